@@ -1,0 +1,13 @@
+"""The corruptions of Hendrycks & Dietterich (2019), on batches, on CPU and GPU.
+
+```python
+from hf_rws.corruptions import corrupt
+
+foggy = corrupt(images, "fog", severity=5)  # numpy NHWC, torch NCHW or PIL: the same kind back
+```
+"""
+
+from hf_rws.corruptions.batch import corrupt
+from hf_rws.corruptions.registry import BENCHMARK, CORRUPTIONS, EXTRA
+
+__all__ = ["BENCHMARK", "CORRUPTIONS", "EXTRA", "corrupt"]

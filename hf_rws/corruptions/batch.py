@@ -1,0 +1,99 @@
+"""`corrupt`: images in, the same kind of images out."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hf_rws.corruptions.definition import CIFAR, IMAGENET, PARAMETER_SETS, SEVERITIES, TINY_IMAGENET, Corruption
+from hf_rws.corruptions.images import to_batch
+from hf_rws.corruptions.randomness import MAX_IMAGES, GeneratorSource, ImageSource, Source
+from hf_rws.corruptions.registry import find
+from hf_rws.errors import OptionError
+
+# Values per chunk: temporaries that stay in a CPU's cache are several times faster than larger ones.
+CPU_CHUNK = 50 * 3 * 32 * 32
+DEVICE_CHUNK = 2**24
+_SET_BELOW_SIDE = ((48, CIFAR), (128, TINY_IMAGENET))
+
+
+def corrupt(
+    images: Any,
+    name: str,
+    severity: int = 5,
+    *,
+    seed: int = 0,
+    index: int = 0,
+    parameters: str = "auto",
+    generator: torch.Generator | None = None,
+) -> Any:
+    """Apply one of the corruptions of Hendrycks & Dietterich (2019) to images.
+
+    The random draws of the i-th image depend on `(seed, name, severity, index + i)` only: not on the batch, the order, the
+    device or the number of threads. So `corrupt(x[100:150], ..., index=100)` equals `corrupt(x, ...)[100:150]`.
+
+    Args:
+        images: numpy uint8 (H, W, C) or (N, H, W, C); torch uint8, or floating in [0, 1], (C, H, W) or (N, C, H, W), on
+            any device; a PIL image (RGB or L). C is 3, or 1 for corruptions that have a meaning for grey; H, W >= 32.
+        name: One of `CORRUPTIONS`.
+        severity: 1 to 5.
+        seed: Any integer; another seed gives other draws.
+        index: Number of the first image.
+        parameters: Whose severity constants: `"cifar"` (made for 32 px), `"tiny-imagenet"` (64), `"imagenet"` (224), or
+            `"auto"`: by the shorter side, below 48 px, below 128, from 128 on.
+        generator: For training: a generator on the images' device, from which draws then come batch by batch, without
+            synchronising (uint8 images). The contract on seeds above does not hold; `seed` and `index` are ignored.
+
+    Returns:
+        Corrupted images: the kind, shape, dtype and device that came in. Floating images come back on the 1/255 grid.
+
+    Raises:
+        OptionError: An unknown name, severity or parameter set, or images of another kind, dtype, shape or range.
+    """
+    corruption = find(name)
+    _check_numbers(severity, seed, index)
+    batch, back = to_batch(images)
+    if corruption.needs_colour and batch.shape[1] == 1:
+        raise OptionError(f"{name} is defined for colour images only: these have 1 channel.")
+    if generator is not None and generator.device.type != batch.device.type:
+        raise OptionError(f"The generator is on {generator.device}, the images are on {batch.device}.")
+    constants = corruption.constants[_parameter_set(parameters, batch)][severity - 1]
+
+    def source(numbers: range) -> Source:
+        if generator is not None:
+            return GeneratorSource(generator, len(numbers))
+        return ImageSource(seed, name, severity, numbers, batch.device)
+
+    result = torch.empty(batch.shape, dtype=torch.uint8, device=batch.device)
+    limit = CPU_CHUNK if batch.device.type == "cpu" else DEVICE_CHUNK
+    size = max(1, limit // batch[:1].numel()) if len(batch) else 1
+    for start in range(0, len(batch), size):
+        chunk = batch[start : start + size].contiguous()
+        draws = corruption.draw(source(range(index + start, index + start + len(chunk))), chunk.shape[1:], constants)
+        _store(corruption.apply(chunk, draws, constants), result[start : start + size])
+    return back(result)
+
+
+def _store(values: Tensor, out: Tensor) -> None:
+    out.copy_(values.clamp_(0, 255) if values.is_floating_point() else values)
+
+
+def _parameter_set(parameters: str, batch: Tensor) -> str:
+    if parameters == "auto":
+        shorter = min(batch.shape[2:])
+        return next((name for below, name in _SET_BELOW_SIDE if shorter < below), IMAGENET)
+    if parameters not in PARAMETER_SETS:
+        raise OptionError(f"Unknown parameters {parameters!r}: use 'auto', {', '.join(map(repr, PARAMETER_SETS))}.")
+    return parameters
+
+
+def _check_numbers(severity: int, seed: int, index: int) -> None:
+    for label, value in (("severity", severity), ("seed", seed), ("index", index)):
+        if isinstance(value, bool) or not isinstance(value, int):
+            raise OptionError(f"{label} must be an integer, not {value!r}.")
+    if severity not in SEVERITIES:
+        raise OptionError(f"severity must be one of {', '.join(map(str, SEVERITIES))}, not {severity}.")
+    if not 0 <= index < MAX_IMAGES:
+        raise OptionError(f"index must be at least 0 and below 2**32, not {index}.")

@@ -1,0 +1,42 @@
+"""What one corruption is made of."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from hf_rws.corruptions.randomness import Source
+
+CIFAR, TINY_IMAGENET, IMAGENET = "cifar", "tiny-imagenet", "imagenet"
+PARAMETER_SETS = (CIFAR, TINY_IMAGENET, IMAGENET)
+SEVERITIES = (1, 2, 3, 4, 5)
+
+Draws = tuple[Tensor, ...]
+
+
+def no_draws(source: Source, shape: tuple[int, int, int], constants: Any) -> Draws:
+    """The `draw` of a corruption without randomness."""
+    return ()
+
+
+@dataclass(frozen=True)
+class Corruption:
+    """One corruption, split into its randomness and a deterministic function of it.
+
+    Attributes:
+        name: As in the benchmark, e.g. `"fog"`.
+        constants: For each parameter set the constants of severities 1 to 5 (a number or a tuple each).
+        apply: `(images, draws, constants) -> images`. Takes uint8 NCHW and gives uint8, or float32 grey levels
+            (0..255), which the caller clips and truncates. Batched, on the images' device, without synchronising.
+        draw: `(source, (C, H, W), constants) -> draws`, each draw with the batch first.
+        needs_colour: Whether the definition has no meaning for one channel.
+    """
+
+    name: str
+    constants: Mapping[str, tuple[Any, ...]]
+    apply: Callable[[Tensor, Draws, Any], Tensor]
+    draw: Callable[[Source, tuple[int, int, int], Any], Draws] = no_draws
+    needs_colour: bool = False

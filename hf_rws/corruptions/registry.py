@@ -1,0 +1,37 @@
+"""All corruptions by name."""
+
+from __future__ import annotations
+
+import difflib
+
+from hf_rws.corruptions import blur, colour, noise, weather
+from hf_rws.corruptions.definition import Corruption
+from hf_rws.errors import OptionError
+
+_BENCHMARK = (
+    noise.gaussian_noise,
+    noise.impulse_noise,
+    blur.defocus_blur,
+    weather.fog,
+    colour.brightness,
+    colour.contrast,
+)
+_EXTRA: tuple[Corruption, ...] = ()
+_BY_NAME = {corruption.name: corruption for corruption in (*_BENCHMARK, *_EXTRA)}
+
+BENCHMARK = tuple(corruption.name for corruption in _BENCHMARK)
+EXTRA = tuple(corruption.name for corruption in _EXTRA)
+CORRUPTIONS = BENCHMARK + EXTRA
+
+
+def find(name: str) -> Corruption:
+    """The corruption called `name`.
+
+    Raises:
+        OptionError: There is none; the message suggests the closest and lists all.
+    """
+    if isinstance(name, str) and name in _BY_NAME:
+        return _BY_NAME[name]
+    close = difflib.get_close_matches(str(name), CORRUPTIONS, n=1)
+    hint = f" Did you mean {close[0]!r}?" if close else ""
+    raise OptionError(f"Unknown corruption {name!r}.{hint} Known: {', '.join(CORRUPTIONS)}.")
