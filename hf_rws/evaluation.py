@@ -1,0 +1,181 @@
+"""Accuracy of a model on clean (TA) and on corrupted test images (RA), as a table."""
+
+import csv
+import io
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+from hf_rws.corruptions import CORRUPTIONS, corrupt
+from hf_rws.data import ImageSet, load_split
+from hf_rws.errors import OptionError
+
+CLEAN = "clean"
+
+
+class Normalize(nn.Module):
+    """uint8 images to what a model expects: (x / 255 - mean) / std, float32, channels last."""
+
+    def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
+        super().__init__()
+        self.register_buffer("scale", (1 / (255 * torch.tensor(std))).view(1, -1, 1, 1), persistent=False)
+        self.register_buffer("shift", (-torch.tensor(mean) / torch.tensor(std)).view(1, -1, 1, 1), persistent=False)
+
+    @classmethod
+    def of(cls, model: nn.Module) -> "Normalize":
+        """The normalisation in a timm model's `pretrained_cfg`."""
+        config = getattr(model, "pretrained_cfg", None) or {}
+        if "mean" not in config or "std" not in config:
+            raise OptionError("the model has no pretrained_cfg with mean and std; give it one, as timm models have")
+        return cls(config["mean"], config["std"])
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Normalise uint8 images of shape (N, 3, H, W)."""
+        images = images.to(torch.float32, memory_format=torch.channels_last)
+        return torch.addcmul(self.shift, images, self.scale)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of a table: accuracy in [0, 1] on `n` images; `severity` is 0 for clean images."""
+
+    corruption: str
+    severity: int
+    accuracy: float
+    n: int
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The rows of an evaluation, clean images first."""
+
+    rows: tuple[Row, ...]
+
+    def __getitem__(self, corruption: str) -> float:
+        """Mean accuracy over the severities of one corruption, or of "clean"."""
+        return _mean(row.accuracy for row in self.rows if row.corruption == corruption)
+
+    def mean(self) -> float:
+        """RA: mean accuracy over all corrupted rows (clean images are not in it)."""
+        return _mean(row.accuracy for row in self.rows if row.corruption != CLEAN)
+
+    def to_markdown(self) -> str:
+        """A table with accuracies in percent and the mean below."""
+        lines = ["| corruption | severity | accuracy | n |", "|---|---|---|---|"]
+        lines += [f"| {r.corruption} | {r.severity or ''} | {100 * r.accuracy:.1f} | {r.n} |" for r in self.rows]
+        if any(row.corruption != CLEAN for row in self.rows):
+            lines.append(f"| mean of corruptions | | {100 * self.mean():.1f} | |")
+        return "\n".join(lines)
+
+    def to_csv(self) -> str:
+        """The rows with a header line; accuracies in [0, 1]."""
+        text = io.StringIO()
+        writer = csv.DictWriter(text, fieldnames=list(Row.__dataclass_fields__), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(asdict(row) for row in self.rows)
+        return text.getvalue()
+
+
+def evaluate(
+    model: nn.Module,
+    dataset: Any,
+    corruptions: str | Sequence[str] = "all",
+    *,
+    severities: Sequence[int] = (5,),
+    clean: bool = True,
+    seed: int = 0,
+    batch_size: int = 500,
+    limit: int | None = None,
+    progress: bool = False,
+) -> Evaluation:
+    """Top-1 accuracy on clean and on corrupted images.
+
+    Args:
+        model: A timm model; it is normalised for by its `pretrained_cfg`, run in eval mode where it is, and left in the
+            mode that it was in.
+        dataset: An `ImageSet`, a pair (uint8 images (N, 3, H, W), labels (N,)), or what `load_split` takes (its test
+            split is used).
+        corruptions: Names, one name, or "all" (all that this machine can make).
+        severities: Severities, 1 to 5.
+        clean: Whether to measure clean images too.
+        seed: Seed of the corruptions' draws.
+        batch_size: Images at a time.
+        limit: Use only the first so many images.
+        progress: Show a bar.
+
+    Returns:
+        A row for the clean images and one per corruption and severity.
+
+    Raises:
+        OptionError: Unknown corruption or severity; images and labels that do not fit.
+    """
+    images = as_image_set(dataset)
+    if limit is not None:
+        images = images.subset(slice(limit))
+    if isinstance(corruptions, str):
+        corruptions = CORRUPTIONS if corruptions == "all" else (corruptions,)
+    settings = [(name, severity) for name in corruptions for severity in severities]
+    for name, severity in settings:  # before the first forward pass: nothing is worse than an error after an hour
+        if name not in CORRUPTIONS:
+            raise OptionError(f"unknown corruption {name!r}; known: {', '.join(CORRUPTIONS)}")
+        if severity not in (1, 2, 3, 4, 5):
+            raise OptionError(f"severity must be 1, 2, 3, 4 or 5, got {severity!r}")
+    if clean:
+        settings.insert(0, (CLEAN, 0))
+    rows = []
+    for name, severity in tqdm(settings, desc="evaluating", disable=not progress, leave=False):
+        shown = images.images if name == CLEAN else corrupt(images.images, name, severity, seed=seed)
+        score = accuracy(model, ImageSet(shown, images.labels, images.classes), batch_size=batch_size)
+        rows.append(Row(name, severity, score, len(images)))
+    return Evaluation(tuple(rows))
+
+
+def accuracy(model: nn.Module, images: ImageSet, *, batch_size: int = 500) -> float:
+    """Top-1 accuracy in [0, 1]."""
+    labels = images.labels
+    return float((predict(model, images.images, batch_size=batch_size) == labels).double().mean()) if len(labels) else 0.0
+
+
+def predict(model: nn.Module, images: Tensor, *, batch_size: int = 500) -> Tensor:
+    """Predicted classes, int64 on the CPU, of uint8 images of shape (N, 3, H, W)."""
+    first = next(model.parameters())
+    normalize = Normalize.of(model).to(first.device)
+    found = []
+    with evaluating(model), torch.inference_mode():
+        for chunk in images.split(batch_size):
+            found.append(model(normalize(chunk.to(first.device)).to(first.dtype)).argmax(1).cpu())
+    return torch.cat(found) if found else torch.empty(0, dtype=torch.int64)
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Eval mode for a while; every module gets its own mode back."""
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+
+
+def as_image_set(dataset: Any) -> ImageSet:
+    """An `ImageSet` from what `evaluate` takes."""
+    if isinstance(dataset, ImageSet):
+        return dataset
+    if isinstance(dataset, tuple) and len(dataset) == 2:
+        images, labels = (torch.as_tensor(part) for part in dataset)
+        return ImageSet(images, labels.to(torch.int64), ())
+    if isinstance(dataset, str):
+        return load_split(dataset)
+    raise OptionError(f"dataset must be a name, an ImageSet or a pair (images, labels), got {type(dataset).__name__}")
+
+
+def _mean(values: Iterable[float]) -> float:
+    values = list(values)
+    return sum(values) / len(values) if values else float("nan")

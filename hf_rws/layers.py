@@ -1,0 +1,169 @@
+"""Which tensors of a timm model are its first layers."""
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import torch
+from timm.models._manipulate import group_with_matcher
+from torch import Tensor, nn
+
+from hf_rws.errors import OptionError
+
+DEFAULT_NUM_LAYERS = 7  # the released code's default
+
+Kind = Literal["weight", "vector", "running_mean", "running_var"]
+
+
+@dataclass(frozen=True)
+class LayerTensor:
+    """One tensor of a layer.
+
+    Attributes:
+        name: Its name in the state dict.
+        kind: "weight" (a parameter of two or more dimensions), "vector" (biases, norm parameters), "running_mean" or
+            "running_var" (statistics of a batch norm).
+        layer: Index of its layer; 0 is the shallowest.
+        eps: Epsilon of the batch norm of a "running_var"; 0 for the other kinds.
+    """
+
+    name: str
+    kind: Kind
+    layer: int = 0
+    eps: float = 0.0
+
+
+def find_layers(model: nn.Module) -> list[list[LayerTensor]]:
+    """The layers of a model in depth order, without its head.
+
+    A layer is one group of timm's `model.group_matcher(coarse=False)` that holds a weight of two or more dimensions; a
+    group without one (a norm that timm groups apart) belongs to the layer before it. Running statistics stay with
+    their norm; `num_batches_tracked` is left out. A model whose `group_matcher` is missing or does not work is grouped
+    by modules in the order of registration: each one that holds such a weight itself begins a layer.
+
+    Args:
+        model: A timm model, without wrappers such as DDP.
+
+    Returns:
+        A list of layers, each the list of its tensors in state-dict order.
+    """
+    tensors = _layer_tensors(model)
+    head = head_names(model)
+    layers: list[list[LayerTensor]] = []
+    for group in _groups(model, tensors):
+        group = [tensor for tensor in group if tensor.name not in head]
+        if any(tensor.kind == "weight" for tensor in group) or not layers:
+            layers.append([])
+        layers[-1].extend(group)
+    if len(layers) > 1 and not any(tensor.kind == "weight" for tensor in layers[0]):
+        layers[1][:0] = layers.pop(0)  # a norm or an embedding in front of the first weight
+    order = {name: position for position, name in enumerate(model.state_dict())}
+    return [
+        sorted((replace(tensor, layer=depth) for tensor in layer), key=lambda tensor: order[tensor.name])
+        for depth, layer in enumerate(layers)
+        if layer
+    ]
+
+
+def first_layers(model: nn.Module, num_layers: int | Literal["all"] | None = None) -> list[list[LayerTensor]]:
+    """The first layers of a model.
+
+    Args:
+        model: A timm model.
+        num_layers: How many; None is 7 or what there is, "all" is all but the head.
+
+    Raises:
+        OptionError: More layers are asked for than there are, or fewer than one.
+    """
+    layers = find_layers(model)
+    if num_layers == "all":
+        return layers
+    if num_layers is None:
+        return layers[:DEFAULT_NUM_LAYERS]
+    if not isinstance(num_layers, int) or isinstance(num_layers, bool) or not 1 <= num_layers <= len(layers):
+        raise OptionError(
+            f"num_layers must be 1 to {len(layers)} for this {type(model).__name__} (its head does not count), 'all' or "
+            f"None, got {num_layers!r}"
+        )
+    return layers[:num_layers]
+
+
+def head_names(model: nn.Module) -> frozenset[str]:
+    """State-dict names of the classifier, as timm's `get_classifier` finds it."""
+    if not hasattr(model, "get_classifier"):
+        return frozenset()
+    heads = model.get_classifier()
+    modules = heads if isinstance(heads, tuple | list) else (heads,)
+    parameters = {id(parameter) for module in modules if module is not None for parameter in module.parameters()}
+    return frozenset(name for name, value in model.named_parameters() if id(value) in parameters)
+
+
+def weights_digest(model: nn.Module) -> str:
+    """sha256 of all weights and statistics but the head's: two models with the same digest start from the same point."""
+    head = head_names(model)
+    return _digest((name, value) for name, value in model.state_dict().items() if name not in head)
+
+
+def fingerprint(tensors: Mapping[str, Tensor]) -> dict[str, str]:
+    """A cheap digest of weights for telling whether a base is the one that a signature was made from.
+
+    At most 4,096 evenly spaced values of each tensor enter, cast to each dtype that a base may be kept in. It is no
+    security measure.
+
+    Args:
+        tensors: Floating-point tensors by state-dict name.
+
+    Returns:
+        A hex digest for each dtype of "float32", "float16", "bfloat16" that `tensors` can be cast to without adding
+        precision: all three from float32, only its own from a half precision model.
+    """
+    samples = {name: _sample(value) for name, value in tensors.items()}
+    stored = {value.dtype for value in samples.values()}
+    half = [dtype for dtype in (torch.float16, torch.bfloat16) if dtype in stored]
+    names = {torch.float32: "float32", torch.float16: "float16", torch.bfloat16: "bfloat16"}
+    dtypes = half[:1] or list(names)
+    return {
+        names[dtype]: _digest((name, samples[name].to(dtype)) for name in sorted(samples))[:32] for dtype in dtypes
+    }
+
+
+def _sample(value: Tensor, count: int = 4096) -> Tensor:
+    flat = value.detach().flatten()
+    step = max(1, -(-flat.numel() // count))
+    return flat[::step].cpu()
+
+
+def _digest(named: Iterator[tuple[str, Tensor]]) -> str:
+    digest = hashlib.sha256()
+    for name, value in named:
+        value = value.detach().cpu().contiguous()
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
+        digest.update(value.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def _layer_tensors(model: nn.Module) -> dict[str, LayerTensor]:
+    found: dict[str, LayerTensor] = {}
+    for name, parameter in model.named_parameters():
+        found[name] = LayerTensor(name, "weight" if parameter.ndim >= 2 else "vector")
+    for prefix, module in model.named_modules():
+        if getattr(module, "running_var", None) is not None and getattr(module, "running_mean", None) is not None:
+            dot = f"{prefix}." if prefix else ""
+            found[f"{dot}running_mean"] = LayerTensor(f"{dot}running_mean", "running_mean")
+            found[f"{dot}running_var"] = LayerTensor(f"{dot}running_var", "running_var", eps=float(module.eps))
+    return found
+
+
+def _groups(model: nn.Module, tensors: dict[str, LayerTensor]) -> list[list[LayerTensor]]:
+    try:
+        matcher = model.group_matcher(coarse=False)
+        groups = group_with_matcher(iter([(name, name) for name in tensors]), matcher)
+        if sum(map(len, groups.values())) == len(tensors):
+            return [[tensors[name] for name in groups[key]] for key in sorted(groups)]
+    except (AttributeError, TypeError, ValueError, KeyError):
+        pass
+    by_module: dict[str, list[LayerTensor]] = {}
+    for name, tensor in tensors.items():
+        by_module.setdefault(name.rpartition(".")[0], []).append(tensor)
+    return list(by_module.values())

@@ -1,0 +1,373 @@
+"""Values <-> packed codes.
+
+One formula serves every bit width of the default codec, "symmetric":
+
+    value = scale[channel] * level[code]            channel: index along dimension 0
+
+The levels lie in [-1, 1], so a scale is its channel's range (the value of the top level), not the step between levels.
+
+| bits      | level[code], in float32                           | codes in the packed bytes                                |
+|-----------|---------------------------------------------------|----------------------------------------------------------|
+| b: 1 to 8 | (2 * code - (2**b - 1)) / (2**b - 1), all 2**b used | one bit stream, b bits per code, least significant first |
+| "ternary" | code - 1, three levels                            | five per byte: c0 + 3 c1 + 9 c2 + 27 c3 + 81 c4          |
+
+Codes run in row-major order through the whole tensor; only the last byte is padded, with zeros. Scales are float16.
+
+The codecs "linear" and "log" are the two schemes of the released code (VITA-Group/Robust_Weight_Signatures), there for
+comparison. Both lay 2**b (log: a sign bit and 2**(b-1)) evenly spaced points between two ends that `scales` holds:
+the smallest and largest value of the tensor, or the smallest and largest log2 of its magnitudes.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Literal, TypeAlias
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hf_rws.errors import FormatError, OptionError
+
+__all__ = ["CODECS", "PRESETS", "Bits", "decode", "encode", "packed_sizes", "resolve_bits"]
+
+Bits: TypeAlias = int | Literal["ternary"]
+
+CODECS = ("symmetric", "linear", "log")
+
+# (largest relative depth, bits): layer i of n, at depth (i + 1) / n, takes the first row that reaches it.
+PRESETS: dict[str, tuple[tuple[float, Bits], ...]] = {
+    "default": ((1.0, 4),),
+    "small": ((2 / 7, 8), (4 / 7, 4), (5 / 7, 3), (1.0, "ternary")),
+}
+
+_FLOAT16_MAX = torch.finfo(torch.float16).max
+_FLOAT16_SMALLEST = 2.0**-24
+_FLOAT32_TINY = torch.finfo(torch.float32).tiny
+
+# The search comes within 0.3 % of the least squared error of an exhaustive one up to 4 bits, 1 % at 8 (normal and
+# Student-t channels of 9 to 4,608 values).
+_CANDIDATES = 24
+_REFINEMENTS = 2
+_CHUNK = 2**17  # values searched at a time: what fits a CPU's second-level cache
+
+_TERNARY_DIGITS = (torch.arange(3**5)[:, None] // 3 ** torch.arange(5) % 3).to(torch.uint8)
+
+
+# --- settings ---
+
+
+def resolve_bits(bits: Bits | str | Sequence[Bits | None] | None, num_layers: int) -> tuple[Bits | None, ...]:
+    """One bit width per layer, in depth order.
+
+    Args:
+        bits: 1 to 8, "ternary", None (float32), the name of a preset, or a list or tuple of `num_layers` entries, each
+            1 to 8, "ternary" or None.
+        num_layers: how many layers the signature has.
+
+    Raises:
+        OptionError: `bits` is none of these, or a list of another length.
+
+    Example:
+        >>> resolve_bits("small", 7)
+        (8, 8, 4, 4, 3, 'ternary', 'ternary')
+    """
+    if isinstance(bits, str) and bits in PRESETS:
+        depths = ((i + 1) / num_layers for i in range(num_layers))
+        return tuple(next(width for deepest, width in PRESETS[bits] if depth <= deepest) for depth in depths)
+    if isinstance(bits, (list, tuple)):
+        if len(bits) != num_layers:
+            raise OptionError(f"bits={bits!r} has {len(bits)} entries, but there are {num_layers} layers: give one each")
+        return tuple(_checked_bits(entry, f"bits[{i}]={entry!r}") for i, entry in enumerate(bits))
+    presets = ", ".join(f'"{name}"' for name in PRESETS)
+    hint = f", a preset ({presets}) or a list with one entry per layer"
+    return (_checked_bits(bits, f"bits={bits!r}", hint),) * num_layers
+
+
+def packed_sizes(shape: Sequence[int], bits: Bits, *, codec: str = "symmetric") -> tuple[int, int]:
+    """Lengths of what `encode` returns for a tensor of this shape: (bytes of codes, number of scales).
+
+    Raises:
+        OptionError: bits or codec are unknown or do not go together, or the shape has no dimension.
+    """
+    _check_setting(bits, codec)
+    if len(shape) == 0:
+        raise OptionError("a tensor without dimensions has no channels to quantize: use bits=None")
+    count = math.prod(shape)
+    num_bytes = -(-count // 5) if bits == "ternary" else -(-count * bits // 8)
+    return num_bytes, shape[0] if codec == "symmetric" else 2
+
+
+def _checked_bits(bits: object, given: str, hint: str = "") -> Bits | None:
+    if bits is None or bits == "ternary" or (isinstance(bits, int) and not isinstance(bits, bool) and 1 <= bits <= 8):
+        return bits  # type: ignore[return-value]
+    raise OptionError(f'{given} is not a bit width: give 1 to 8, "ternary", None (float32){hint}')
+
+
+def _check_setting(bits: object, codec: str) -> None:
+    if codec not in CODECS:
+        raise OptionError(f"codec={codec!r} is unknown: give one of {', '.join(CODECS)}")
+    if _checked_bits(bits, f"bits={bits!r}") is None:
+        raise OptionError('bits=None means float32, which has no codes: give 1 to 8 or "ternary"')
+    if bits == "ternary" and codec != "symmetric":
+        raise OptionError(f'bits="ternary" goes with codec="symmetric" only, not with {codec!r}: give 1 to 8')
+    if bits == 1 and codec == "log":
+        raise OptionError('bits=1 is too few for codec="log", which spends one on the sign: give 2 to 8')
+
+
+# --- encoding and decoding ---
+
+
+def encode(values: Tensor, bits: Bits, *, codec: str = "symmetric") -> tuple[Tensor, Tensor]:
+    """Quantizes a tensor.
+
+    "symmetric" chooses each channel's scale for the least squared error, never worse than scaling by the largest
+    magnitude; a channel of zeros, or of values below float16's smallest number, has scale 0. For every codec, encoding
+    what `decode` returns gives the same codes and scales again.
+
+    Args:
+        values: float tensor (read as float32) on any device, of shape (channels, ...), at least one dimension; finite
+            and within float16's range of ±65,504.
+        bits: 1 to 8 ("log": 2 to 8), or "ternary" ("symmetric" only).
+        codec: one of `CODECS`. "log" has no code for zero: zeros take the smallest magnitude of the tensor (a tensor
+            of nothing but zeros stays zero).
+
+    Returns:
+        codes: uint8, one-dimensional, packed.
+        scales: float16; one per channel for "symmetric", [smallest, largest] value or log2 magnitude for the others.
+        Both on the CPU, with the lengths of `packed_sizes`.
+
+    Raises:
+        OptionError: unknown or unfit bits or codec, or values that are no floats, not finite or out of range.
+    """
+    num_bytes, num_scales = packed_sizes(values.shape, bits, codec=codec)
+    _check_dtype(values)
+    rows = values.detach().to("cpu", torch.float32).reshape(len(values), math.prod(values.shape[1:]))
+    if rows.numel() == 0:
+        return torch.empty(0, dtype=torch.uint8), torch.zeros(num_scales, dtype=torch.float16)
+    _check_range(rows)
+    if codec == "symmetric":
+        codes, scales = _encode_symmetric(rows, _top_code(bits))
+    elif codec == "linear":
+        codes, scales = _encode_linear(rows, _top_code(bits))
+    else:
+        codes, scales = _encode_log(rows, _top_code(bits) // 2)
+    return _pack(codes.view(-1), bits)[:num_bytes], scales
+
+
+def decode(codes: Tensor, scales: Tensor, shape: Sequence[int], bits: Bits, *, codec: str = "symmetric") -> Tensor:
+    """The float32 tensor (on the CPU) that `encode` packed into `codes` and `scales`.
+
+    "symmetric" is exact to the bit on every machine: one float32 division for the level, one float32 product.
+
+    Raises:
+        FormatError: the arrays have other dtypes or lengths than `packed_sizes(shape, bits)`, or hold what no encoder
+            writes: scales that are not finite, ternary bytes above 242.
+        OptionError: unknown or unfit bits or codec.
+    """
+    num_bytes, num_scales = packed_sizes(shape, bits, codec=codec)
+    _check_array("codes", codes, torch.uint8, num_bytes, shape)
+    _check_array("scales", scales, torch.float16, num_scales, shape)
+    unpacked = _unpack(codes.cpu(), bits)[: math.prod(shape)]
+    ends = scales.cpu().float()
+    if not ends.isfinite().all():
+        raise FormatError(f"scales of a tensor of shape {tuple(shape)} hold NaN or Inf: the file is broken")
+    if codec == "symmetric":
+        levels = _levels(unpacked.float(), _top_code(bits)).view(shape[0], math.prod(shape[1:]))
+        return levels.mul_(ends[:, None]).view(tuple(shape))
+    table = _linear_table(ends, _top_code(bits)) if codec == "linear" else _log_table(ends, _top_code(bits) // 2)
+    return table.index_select(0, unpacked.int()).view(tuple(shape))
+
+
+def _check_dtype(values: Tensor) -> None:
+    if not values.is_floating_point():
+        raise OptionError(f"values must be floating point, not {values.dtype}")
+
+
+def _check_range(rows: Tensor) -> None:
+    low, high = (end.item() for end in rows.aminmax())
+    if not (math.isfinite(low) and math.isfinite(high)):
+        raise OptionError(
+            f"{int((~rows.isfinite()).sum())} of {rows.numel()} values are NaN or Inf: codes cannot hold them. "
+            "Mend the model they come from; bits=None would store them as they are, as float32"
+        )
+    if max(-low, high) > _FLOAT16_MAX:
+        raise OptionError(
+            f"values from {low:g} to {high:g} are beyond the range of float16 scales (65504): use bits=None (float32)"
+        )
+
+
+def _check_array(name: str, array: Tensor, dtype: torch.dtype, length: int, shape: Sequence[int]) -> None:
+    if array.dtype != dtype or tuple(array.shape) != (length,):
+        raise FormatError(
+            f"{name} of a tensor of shape {tuple(shape)} must be {length} numbers of {dtype}, "
+            f"got shape {tuple(array.shape)} of {array.dtype}"
+        )
+
+
+def _top_code(bits: Bits) -> int:
+    return 2 if bits == "ternary" else 2**bits - 1
+
+
+# --- symmetric ---
+
+
+def _encode_symmetric(rows: Tensor, top: int) -> tuple[Tensor, Tensor]:
+    codes = torch.empty(rows.shape, dtype=torch.uint8)
+    scales = torch.empty(len(rows), dtype=torch.float16)
+    step = max(1, _CHUNK // rows.shape[1])
+    for start in range(0, len(rows), step):
+        part = slice(start, start + step)
+        scales[part] = _best_scales(rows[part].abs(), top)
+        codes[part] = _nearest_codes(rows[part], scales[part].float(), top)
+    return codes, scales
+
+
+def _best_scales(magnitudes: Tensor, top: int) -> Tensor:
+    """The float16 scale of each row that (nearly) minimises its squared error.
+
+    The least-squares scale is never below the mean magnitude: the levels are at most 1 and grow with the magnitudes. So
+    the candidates run from the largest to the mean one, in geometric steps that are finer near the largest.
+
+    No scale exceeds the one from which the largest magnitude would miss the top level. So the top level is always in use, the scale
+    can be read off the decoded values as their largest magnitude, and encoding them once more finds it, at no error.
+    """
+    largest, mean = magnitudes.amax(1), magnitudes.mean(1)
+    limit = largest * (top / (top - 0.5))
+    best, best_gain = largest, torch.full_like(largest, -1.0)
+    for i in range(_CANDIDATES if top > 1 else 1):
+        toward_mean = (i / _CANDIDATES) ** 2
+        scales, gain = _least_squares(magnitudes, largest ** (1 - toward_mean) * mean**toward_mean, top)
+        best, best_gain = torch.where(gain > best_gain, scales, best), torch.maximum(gain, best_gain)
+    for _ in range(_REFINEMENTS):
+        best, _gain = _least_squares(magnitudes, torch.minimum(best, limit), top)
+    plain, best = _scales_to_float16(largest, limit), _scales_to_float16(best, limit)
+    better = _squared_error(magnitudes, best, top) < _squared_error(magnitudes, plain, top)
+    return torch.where(better, best, plain)
+
+
+def _least_squares(magnitudes: Tensor, scales: Tensor, top: int) -> tuple[Tensor, Tensor]:
+    """The best scales for the codes that `scales` give, and by how much they lower the squared error from that of 0."""
+    levels = _levels(_nearest_codes(magnitudes, scales, top), top)
+    product = (magnitudes * levels).sum(1)
+    refined = product / levels.square_().sum(1).clamp_min_(_FLOAT32_TINY)
+    return refined, refined * product
+
+
+def _squared_error(magnitudes: Tensor, scales: Tensor, top: int) -> Tensor:
+    wide = scales.float()
+    decoded = _levels(_nearest_codes(magnitudes, wide, top), top).mul_(wide[:, None])
+    return decoded.sub_(magnitudes).square_().sum(1)
+
+
+def _nearest_codes(rows: Tensor, scales: Tensor, top: int) -> Tensor:
+    """The codes of the nearest levels, as floats. A scale below float16's smallest number counts as 0."""
+    codes_per_value = torch.where(scales < _FLOAT16_SMALLEST, 0.0, top / (2 * scales))
+    return rows.mul(codes_per_value[:, None]).add_((top + 1) / 2).floor_().clamp_(0, top)
+
+
+def _levels(codes: Tensor, top: int) -> Tensor:
+    """Overwrites float `codes` with their levels, in [-1, 1]. The format fixes the order of these operations."""
+    return codes.mul_(2).sub_(top).div_(top)
+
+
+def _scales_to_float16(scales: Tensor, limit: Tensor) -> Tensor:
+    """The nearest float16 numbers, or the next lower ones where those are above `limit` (subnormal numbers only)."""
+    nearest = scales.to(torch.float16)
+    return torch.where(nearest <= limit, nearest, _float16_at_most(limit))
+
+
+# --- linear and log ---
+
+
+def _encode_linear(rows: Tensor, top: int) -> tuple[Tensor, Tensor]:
+    low, high = (end.double() for end in rows.aminmax())
+    ends = _ends_to_float16(low, high)
+    return _grid_codes(rows, ends, top).to(torch.uint8), ends
+
+
+def _encode_log(rows: Tensor, top: int) -> tuple[Tensor, Tensor]:
+    """The magnitudes' codes, plus `top + 1` for negative values. Subnormal float32 numbers count as zeros."""
+    magnitudes = rows.abs()
+    nonzero = magnitudes[magnitudes >= _FLOAT32_TINY]
+    if len(nonzero) == 0:
+        return torch.zeros(rows.shape, dtype=torch.uint8), torch.full((2,), -_FLOAT16_MAX, dtype=torch.float16)
+    smallest, largest = nonzero.aminmax()
+    # Multiples of 2**-10, and a tolerance above float32's rounding of the decoded ends: encoding those finds the same.
+    low = torch.ceil((smallest.double().log2() - 2.0**-22) * 1024) / 1024
+    high = torch.floor((largest.double().log2() + 2.0**-22) * 1024) / 1024
+    ends = _ends_to_float16(low, high)
+    codes = _grid_codes(magnitudes.clamp_min_(smallest).log2_(), ends, top)
+    return codes.add_(rows < 0, alpha=top + 1).to(torch.uint8), ends
+
+
+def _grid_codes(values: Tensor, ends: Tensor, top: int) -> Tensor:
+    """The nearest of `top + 1` evenly spaced points between the two ends, as float codes."""
+    low, high = ends.tolist()
+    per_value = top / (high - low) if high > low else 0.0
+    return values.sub(low).mul_(per_value).round_().clamp_(0, top)
+
+
+def _linear_table(ends: Tensor, top: int) -> Tensor:
+    low, high = ends.double()
+    return (low + (high - low) * torch.arange(top + 1) / top).float()
+
+
+def _log_table(ends: Tensor, top: int) -> Tensor:
+    low, high = ends.double()
+    magnitudes = torch.exp2(low + (high - low) * torch.arange(top + 1) / top).float()
+    if not magnitudes.isfinite().all():
+        raise FormatError(f"scales {ends.tolist()} of codec 'log' give values beyond float32: the file is broken")
+    return torch.cat([magnitudes, -magnitudes])
+
+
+def _ends_to_float16(low: Tensor, high: Tensor) -> Tensor:
+    """Both ends as float16, rounded inwards: then both are in use, and encoding decoded values finds them again."""
+    inner_low, inner_high = -_float16_at_most(-low), _float16_at_most(high)
+    return torch.stack([inner_low, torch.maximum(inner_low, inner_high)])
+
+
+def _float16_at_most(values: Tensor) -> Tensor:
+    nearest = values.to(torch.float16)
+    below = torch.from_numpy(np.nextafter(nearest.numpy(), np.float16(-np.inf), dtype=np.float16))
+    return torch.where(nearest > values, below, nearest)
+
+
+# --- packing ---
+
+
+def _pack(codes: Tensor, bits: Bits) -> Tensor:
+    """Packed bytes; up to `bits` - 1 bytes of padding too many."""
+    if bits != "ternary":
+        return _regroup(codes, bits, 8)
+    digits = _grouped(codes, 5)
+    packed = digits[:, 4].clone()
+    for i in (3, 2, 1, 0):
+        packed.mul_(3).add_(digits[:, i])
+    return packed
+
+
+def _unpack(packed: Tensor, bits: Bits) -> Tensor:
+    """Codes, one per byte, with those of the padding at the end."""
+    if bits != "ternary":
+        return _regroup(packed, 8, bits)
+    if len(packed) and packed.max() >= 3**5:
+        raise FormatError(f"ternary codes hold the byte {int(packed.max())}, the largest is 242: the file is broken")
+    return _TERNARY_DIGITS.index_select(0, packed.int()).view(-1)
+
+
+def _regroup(units: Tensor, old: int, new: int) -> Tensor:
+    """Cuts the bit stream (least significant bit first) of units of `old` bits into units of `new` bits."""
+    if old == new:
+        return units
+    groups = _grouped(units, new)  # `new` units of `old` bits hold as many bits as `old` units of `new` bits
+    words = torch.zeros(len(groups), dtype=torch.int64)
+    for i in range(new):
+        words |= groups[:, i].long() << (old * i)
+    regrouped = torch.empty(len(groups), old, dtype=torch.uint8)
+    for i in range(old):
+        regrouped[:, i] = (words >> (new * i)) & (2**new - 1)
+    return regrouped.view(-1)
+
+
+def _grouped(units: Tensor, size: int) -> Tensor:
+    return torch.nn.functional.pad(units, (0, -len(units) % size)).view(-1, size)

@@ -1,0 +1,435 @@
+"""The trainer: a timm model, image tensors, an Accelerate loop that can be stopped and resumed.
+
+Every draw (order of images, crops, flips, rotations) is made for the whole global batch from (seed, epoch, step) and
+then shared out, so that the result does not depend on the number of processes or of accumulation steps.
+"""
+
+import json
+import shutil
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from timm.optim import create_optimizer_v2
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, MultiStepLR, OneCycleLR
+from tqdm.auto import tqdm
+
+from hf_rws import augmentation
+from hf_rws.augmentation import AUGMENTATIONS, default_augmentation
+from hf_rws.corruptions import CORRUPTIONS, corrupt
+from hf_rws.data import ImageSet, Splits
+from hf_rws.errors import OptionError
+from hf_rws.evaluation import Normalize, accuracy
+from hf_rws.layers import weights_digest
+from hf_rws.models import save_timm_repo
+
+SCHEDULES = ("step", "one-cycle", "cosine", "constant")
+PRECISIONS = ("auto", "no", "fp16", "bf16")
+
+# Learning rates are the paper's; the rest of the two "paper" recipes is its released code's.
+RECIPES: dict[str, dict[str, Any]] = {
+    "paper-vgg16": {"epochs": 50, "lr": 0.01, "schedule": "step", "milestones": (20, 40), "nesterov": False},
+    "paper-resnet50": {"epochs": 50, "lr": 0.001, "schedule": "step", "milestones": (20, 40), "nesterov": False},
+    "short": {"epochs": 4, "lr": 0.02, "schedule": "one-cycle", "milestones": (), "nesterov": True},
+}
+
+
+@dataclass(frozen=True)
+class TrainingArguments:
+    """How a model is trained; written to training_args.json as it is.
+
+    Attributes:
+        corruption: Names of corruptions to be robust to; empty for a standard model.
+        severity: Severity of the corruption, 1 to 5.
+        fresh_corruption: Draw the corruption anew every epoch instead of once per image.
+        epochs: Passes over the training images.
+        lr: Learning rate (the peak of the one-cycle schedule).
+        schedule: One of `SCHEDULES`.
+        milestones: Epochs after which the "step" schedule multiplies the rate by `gamma`.
+        gamma: That factor.
+        batch_size: Images per optimizer step, over all processes and accumulation steps.
+        momentum: Of SGD.
+        nesterov: Nesterov's form of it.
+        weight_decay: On all parameters, as in the released code.
+        augmentation: One of `AUGMENTATIONS`, or "auto" for the released code's choice by image size.
+        seed: Seed of the head, the order, the augmentation and the corruption.
+        mixed_precision: One of `PRECISIONS`; "auto" asks the hardware what it computes fast.
+        gradient_accumulation_steps: Parts in which a batch is computed.
+        log_with: Trackers of Accelerate to report to, e.g. ("tensorboard",).
+    """
+
+    corruption: tuple[str, ...] = ()
+    severity: int = 5
+    fresh_corruption: bool = False
+    epochs: int = 50
+    lr: float = 0.01
+    schedule: str = "step"
+    milestones: tuple[int, ...] = (20, 40)
+    gamma: float = 0.1
+    batch_size: int = 128
+    momentum: float = 0.9
+    nesterov: bool = False
+    weight_decay: float = 5e-4
+    augmentation: str = "auto"
+    seed: int = 0
+    mixed_precision: str = "auto"
+    gradient_accumulation_steps: int = 1
+    log_with: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        for name, value, choices in (
+            ("schedule", self.schedule, SCHEDULES),
+            ("augmentation", self.augmentation, ("auto", *AUGMENTATIONS)),
+            ("mixed_precision", self.mixed_precision, PRECISIONS),
+            *(("corruption", name, CORRUPTIONS) for name in self.corruption),
+        ):
+            if value not in choices:
+                raise OptionError(f"{name} must be one of {', '.join(choices)}, got {value!r}")
+        if self.severity not in (1, 2, 3, 4, 5):
+            raise OptionError(f"severity must be 1, 2, 3, 4 or 5, got {self.severity!r}")
+        for name in ("epochs", "lr", "batch_size", "gradient_accumulation_steps"):
+            if not getattr(self, name) > 0:
+                raise OptionError(f"{name} must be above 0, got {getattr(self, name)!r}")
+
+    @classmethod
+    def from_recipe(cls, recipe: str, **overrides: Any) -> "TrainingArguments":
+        """The arguments of a recipe of `RECIPES`, with some of them replaced."""
+        if recipe not in RECIPES:
+            raise OptionError(f"unknown recipe {recipe!r}; known: {', '.join(RECIPES)}")
+        return cls(**{**RECIPES[recipe], **overrides})
+
+
+@dataclass
+class _Progress:
+    """What a resumed run must know besides weights, optimizer and schedule."""
+
+    epoch: int = 0
+    best_epoch: int = -1
+    best_accuracy: float = -1.0
+
+    def state_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """What a finished training left.
+
+    Attributes:
+        folder: The timm repo with the best epoch's weights.
+        best_epoch: Counted from 0; chosen by `validation_accuracy`.
+        validation_accuracy: On the validation split, under the training corruption.
+        test_accuracy: Top-1 accuracy in [0, 1] on the test split, clean ("clean") and under the training corruptions.
+        n: Number of test images.
+    """
+
+    folder: Path
+    best_epoch: int
+    validation_accuracy: float
+    test_accuracy: dict[str, float] = field(default_factory=dict)
+    n: int = 0
+
+
+def train(
+    model: nn.Module,
+    data: Splits,
+    output_dir: str | Path,
+    arguments: TrainingArguments,
+    *,
+    resume: bool = False,
+    notes: dict[str, Any] | None = None,
+) -> TrainingResult:
+    """Train `model` on `data` and leave a timm repo in `output_dir`.
+
+    Writes config.json and model.safetensors (the epoch that is best on the validation split), training_args.json and
+    metrics.jsonl (a line per epoch, then one with the test accuracies). Until it is finished the folder holds a
+    `checkpoint/` from which `resume` goes on; at most one epoch is lost.
+
+    Args:
+        model: A timm model with as many outputs as `data` has classes; trained in place.
+        data: Training, validation and test images.
+        output_dir: Folder of this run.
+        arguments: The recipe.
+        resume: Go on from an earlier run in `output_dir`; a finished one is returned as it is.
+        notes: More to record in training_args.json (dataset, model name, ...).
+
+    Raises:
+        OptionError: The folder holds another run, or the batch cannot be shared out.
+    """
+    folder = Path(output_dir)
+    record = _record(model, data, arguments, notes or {})
+    if _finished(folder, record, resume):
+        return _read_result(folder)
+    run = _Run(model, data, folder, arguments, record, resume)
+    for epoch in range(run.progress.epoch, arguments.epochs):
+        loss = run.train_epoch(epoch)
+        run.end_epoch(epoch, loss)
+    return run.finish()
+
+
+class _Run:
+    """One training: what is prepared once, and the three steps that `train` goes through."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        data: Splits,
+        folder: Path,
+        arguments: TrainingArguments,
+        record: dict[str, Any],
+        resume: bool,
+    ) -> None:
+        from accelerate import Accelerator
+        from accelerate.utils import set_seed
+
+        set_seed(arguments.seed)
+        self.accelerator = Accelerator(
+            mixed_precision=resolve_precision(arguments.mixed_precision),
+            gradient_accumulation_steps=arguments.gradient_accumulation_steps,
+            log_with=list(arguments.log_with) or None,
+            project_dir=str(folder),
+        )
+        self.arguments, self.data, self.folder = arguments, data, folder
+        self.checkpoint = folder / "checkpoint"
+        self.parts = self.accelerator.num_processes * arguments.gradient_accumulation_steps
+        if arguments.batch_size % self.parts or len(data.train) < arguments.batch_size:
+            raise OptionError(
+                f"batch_size {arguments.batch_size} must be a multiple of {self.parts} (processes x accumulation steps) "
+                f"and at most the number of training images, {len(data.train)}"
+            )
+        self.steps = len(data.train) // arguments.batch_size
+        if self.accelerator.is_main_process:
+            folder.mkdir(parents=True, exist_ok=True)
+            _write_json(folder / "training_args.json", record)
+        if arguments.log_with:
+            self.accelerator.init_trackers("hf_rws", config={k: str(v) for k, v in asdict(arguments).items()})
+        self.device = self.accelerator.device
+        self.plain = model.to(self.device, memory_format=torch.channels_last)
+        optimizer = create_optimizer_v2(
+            model,
+            opt="sgd" if arguments.nesterov else "momentum",
+            lr=arguments.lr,
+            momentum=arguments.momentum,
+            weight_decay=arguments.weight_decay,
+            filter_bias_and_bn=False,
+        )
+        self.scheduler = _scheduler(optimizer, arguments, self.steps)
+        self.model, self.optimizer = self.accelerator.prepare(model, optimizer)
+        self.progress = _Progress()
+        self.accelerator.register_for_checkpointing(self.scheduler, self.progress)
+        state = self.checkpoint / "state"
+        if resume and state.is_dir():
+            self.accelerator.load_state(str(state))
+        self.normalize = Normalize.of(model).to(self.device)
+        self.augmentation = arguments.augmentation
+        if self.augmentation == "auto":
+            self.augmentation = default_augmentation(min(data.train.images.shape[2:]))
+        self.pixels = self._training_pixels(epoch=0)
+        self.labels = data.train.labels.to(self.device)
+        self.validation = corrupted(data.validation, arguments, seed=_draw_seed(arguments, epoch=0) + 1)
+        self.bar = tqdm(
+            total=arguments.epochs * self.steps,
+            initial=self.progress.epoch * self.steps,
+            desc=folder.name,
+            unit="step",
+            disable=not self.accelerator.is_local_main_process,
+            mininterval=1,
+        )
+
+    def train_epoch(self, epoch: int) -> float:
+        """One pass over the training images; returns the mean loss."""
+        arguments, accelerator = self.arguments, self.accelerator
+        if arguments.fresh_corruption and epoch:
+            self.pixels = self._training_pixels(epoch)
+        share = arguments.batch_size // self.parts
+        total = torch.zeros((), device=self.device)
+        self.model.train()
+        for rows, draws in self._batches(epoch):
+            for part in range(arguments.gradient_accumulation_steps):
+                first = (part * accelerator.num_processes + accelerator.process_index) * share
+                mine = slice(first, first + share)
+                with accelerator.accumulate(self.model):
+                    chosen = rows[mine].to(self.device)
+                    images = augmentation.apply(
+                        self.augmentation, self.pixels[chosen], {name: draw[mine] for name, draw in draws.items()}
+                    )
+                    with accelerator.autocast():
+                        loss = F.cross_entropy(self.model(self.normalize(images)), self.labels[chosen])
+                    accelerator.backward(loss)
+                    self.optimizer.step()
+                    self.optimizer.zero_grad()
+                total += loss.detach()
+            self.scheduler.step()
+            self.bar.update()
+        mean = accelerator.reduce(total, "mean") / (self.steps * arguments.gradient_accumulation_steps)
+        return float(mean)
+
+    def end_epoch(self, epoch: int, loss: float) -> None:
+        """Validate, log, keep the best weights and write a checkpoint."""
+        from accelerate.utils import broadcast
+
+        # batch norm statistics differ between processes: the main process' ones are kept, so it decides
+        score = torch.tensor(accuracy(self.plain, self.validation), dtype=torch.float64)
+        score = float(broadcast(score.to(self.device, torch.float32)))
+        row = {"epoch": epoch, "loss": loss, "validation_accuracy": score, "lr": self.scheduler.get_last_lr()[0]}
+        self.bar.set_postfix(loss=f"{loss:.3f}", validation=f"{score:.3f}")
+        self.accelerator.log(row, step=epoch)
+        best = score > self.progress.best_accuracy
+        if self.accelerator.is_main_process:
+            _append(self.folder / "metrics.jsonl", row)
+            if best:
+                save_timm_repo(self.plain, self.checkpoint / "best", label_names=self.data.train.classes)
+        if best:
+            self.progress.best_accuracy, self.progress.best_epoch = score, epoch
+        self.progress.epoch = epoch + 1
+        self._save_state()
+
+    def finish(self) -> TrainingResult:
+        """Measure the best epoch's weights on the test split, once, and leave the finished repo."""
+        self.bar.close()
+        accelerator = self.accelerator
+        accelerator.wait_for_everyone()
+        self.plain.load_state_dict(load_file(self.checkpoint / "best" / "model.safetensors"))
+        if accelerator.is_main_process:
+            test_accuracy = {"clean": accuracy(self.plain, self.data.test)}
+            for name in self.arguments.corruption:
+                pixels = corrupt(self.data.test.images, name, self.arguments.severity)
+                shown = replace(self.data.test, images=pixels)
+                test_accuracy[f"{name}-{self.arguments.severity}"] = accuracy(self.plain, shown)
+            _append(
+                self.folder / "metrics.jsonl",
+                {
+                    "best_epoch": self.progress.best_epoch,
+                    "validation_accuracy": self.progress.best_accuracy,
+                    "test_accuracy": test_accuracy,
+                    "n": len(self.data.test),
+                },
+            )
+            for name in ("config.json", "model.safetensors"):
+                (self.checkpoint / "best" / name).replace(self.folder / name)
+            shutil.rmtree(self.checkpoint)
+        accelerator.wait_for_everyone()
+        if self.arguments.log_with:
+            accelerator.end_training()
+        return _read_result(self.folder)
+
+    def _training_pixels(self, epoch: int) -> Tensor:
+        seed = _draw_seed(self.arguments, epoch)
+        return corrupted(self.data.train, self.arguments, seed=seed).images.to(self.device)
+
+    def _batches(self, epoch: int) -> Iterator[tuple[Tensor, augmentation.Draws]]:
+        """Indices and augmentation draws of each global batch; what is left over at the end is dropped."""
+        generator = torch.Generator().manual_seed(self.arguments.seed * 100_003 + epoch)
+        order = torch.randperm(len(self.labels), generator=generator)
+        for step in range(self.steps):
+            rows = order[step * self.arguments.batch_size : (step + 1) * self.arguments.batch_size]
+            yield rows, augmentation.draw(self.augmentation, len(rows), generator)
+
+    def _save_state(self) -> None:
+        """Write a checkpoint beside the last one, then put it in its place."""
+        fresh, kept = self.checkpoint / "state-new", self.checkpoint / "state"
+        if self.accelerator.is_main_process:
+            shutil.rmtree(fresh, ignore_errors=True)
+        self.accelerator.wait_for_everyone()
+        self.accelerator.save_state(str(fresh))
+        self.accelerator.wait_for_everyone()
+        if self.accelerator.is_main_process:
+            shutil.rmtree(kept, ignore_errors=True)
+            fresh.rename(kept)
+        self.accelerator.wait_for_everyone()
+
+
+def corrupted(images: ImageSet, arguments: TrainingArguments, *, seed: int) -> ImageSet:
+    """The images under the training corruption; with several, each image gets one of them, in equal shares."""
+    names = arguments.corruption
+    if not names:
+        return images
+    if len(names) == 1:
+        return replace(images, images=corrupt(images.images, names[0], arguments.severity, seed=seed))
+    shares = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed)).tensor_split(len(names))
+    pixels = images.images.clone()
+    for name, rows in zip(names, shares, strict=True):
+        pixels[rows] = corrupt(images.images[rows], name, arguments.severity, seed=seed)
+    return replace(images, images=pixels)
+
+
+def resolve_precision(precision: str) -> str:
+    """What "auto" means on this machine: bf16 or fp16 where it is fast, "no" elsewhere.
+
+    On a CPU without AVX-512 BF16 or AMX bf16 autocast is emulated and many times slower than float32.
+    """
+    if precision != "auto":
+        return precision
+    if torch.cuda.is_available():
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
+    has = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+    return "bf16" if has.get("avx512_bf16") or has.get("amx_bf16") else "no"
+
+
+def _draw_seed(arguments: TrainingArguments, epoch: int) -> int:
+    """Seeds of the training draws; odd distances keep clear of the validation draws and of 0, the test draws' seed."""
+    return 2 * (arguments.seed * 10_007 + epoch) + 1
+
+
+def _scheduler(optimizer: torch.optim.Optimizer, arguments: TrainingArguments, steps: int) -> LRScheduler:
+    total = arguments.epochs * steps
+    if arguments.schedule == "one-cycle":
+        return OneCycleLR(optimizer, arguments.lr, total_steps=total + 1, cycle_momentum=False)
+    if arguments.schedule == "cosine":
+        return CosineAnnealingLR(optimizer, total)
+    milestones = [epoch * steps for epoch in arguments.milestones] if arguments.schedule == "step" else []
+    return MultiStepLR(optimizer, milestones, arguments.gamma)
+
+
+def _record(model: nn.Module, data: Splits, arguments: TrainingArguments, notes: dict[str, Any]) -> dict[str, Any]:
+    """What training_args.json says."""
+    config = model.pretrained_cfg
+    return {
+        **notes,
+        **{name: list(value) if isinstance(value, tuple) else value for name, value in asdict(arguments).items()},
+        "architecture": config.get("architecture"),
+        "input_size": list(config["input_size"]),
+        "mean": list(config["mean"]),
+        "std": list(config["std"]),
+        "train_images": len(data.train),
+        "validation_images": len(data.validation),
+        "test_images": len(data.test),
+        "init_sha256": weights_digest(model),
+    }
+
+
+def _finished(folder: Path, record: dict[str, Any], resume: bool) -> bool:
+    """Whether the folder holds this very run, finished; an error if it holds another, or this one without `resume`."""
+    path = folder / "training_args.json"
+    if not path.is_file():
+        return False
+    if not resume:
+        raise OptionError(f"{folder} already holds a training run; resume it, or choose another output folder")
+    earlier = json.loads(path.read_text())
+    differing = sorted(key for key in record.keys() | earlier.keys() if record.get(key) != earlier.get(key))
+    if differing:
+        listed = "; ".join(f"{key}: {earlier.get(key)!r} then, {record.get(key)!r} now" for key in differing)
+        raise OptionError(f"{folder} holds a run with other settings ({listed}); choose another output folder")
+    return (folder / "model.safetensors").is_file() and not (folder / "checkpoint").exists()
+
+
+def _read_result(folder: Path) -> TrainingResult:
+    last = json.loads((folder / "metrics.jsonl").read_text().splitlines()[-1])
+    return TrainingResult(folder, last["best_epoch"], last["validation_accuracy"], last["test_accuracy"], last["n"])
+
+
+def _write_json(path: Path, value: Any) -> None:
+    path.write_text(json.dumps(value, indent=2, sort_keys=True) + "\n")
+
+
+def _append(path: Path, row: dict[str, Any]) -> None:
+    with path.open("a") as log:
+        log.write(json.dumps(row) + "\n")
