@@ -1,5 +1,34 @@
-"""Robust weight signatures for timm models: robustness as easy as patching weights."""
+"""Robust weight signatures for timm models: robustness as easy as patching weights.
 
-import hf_rws.models  # noqa: F401  (registers vgg16_gap and vgg16_bn_gap with timm)
+```python
+import hf_rws
+
+model = hf_rws.load_patched("user/base", ["user/rws-fog"])
+model.rws.set({"rws-fog": 0.7})
+model.rws.clear()
+```
+"""
 
 __version__ = "0.1.0"
+
+import hf_rws.models  # noqa: F401  (registers vgg16_gap and vgg16_bn_gap with timm)
+from hf_rws.corruptions import CORRUPTIONS, corrupt
+from hf_rws.errors import RWSError
+from hf_rws.evaluation import evaluate
+from hf_rws.extraction import extract
+from hf_rws.hub import push_base
+from hf_rws.loading import load_patched
+from hf_rws.patching import patch
+from hf_rws.signature import Signature
+
+__all__ = [
+    "CORRUPTIONS",
+    "RWSError",
+    "Signature",
+    "corrupt",
+    "evaluate",
+    "extract",
+    "load_patched",
+    "patch",
+    "push_base",
+]

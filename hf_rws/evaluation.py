@@ -138,7 +138,9 @@ def evaluate(
 def accuracy(model: nn.Module, images: ImageSet, *, batch_size: int = 500) -> float:
     """Top-1 accuracy in [0, 1]."""
     labels = images.labels
-    return float((predict(model, images.images, batch_size=batch_size) == labels).double().mean()) if len(labels) else 0.0
+    return (
+        float((predict(model, images.images, batch_size=batch_size) == labels).double().mean()) if len(labels) else 0.0
+    )
 
 
 def predict(model: nn.Module, images: Tensor, *, batch_size: int = 500) -> Tensor:

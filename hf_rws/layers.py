@@ -123,9 +123,7 @@ def fingerprint(tensors: Mapping[str, Tensor]) -> dict[str, str]:
     half = [dtype for dtype in (torch.float16, torch.bfloat16) if dtype in stored]
     names = {torch.float32: "float32", torch.float16: "float16", torch.bfloat16: "bfloat16"}
     dtypes = half[:1] or list(names)
-    return {
-        names[dtype]: _digest((name, samples[name].to(dtype)) for name in sorted(samples))[:32] for dtype in dtypes
-    }
+    return {names[dtype]: _digest((name, samples[name].to(dtype)) for name in sorted(samples))[:32] for dtype in dtypes}
 
 
 def _sample(value: Tensor, count: int = 4096) -> Tensor:

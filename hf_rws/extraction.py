@@ -1,0 +1,203 @@
+"""Pretrained, standard and robust weights -> signature."""
+
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+import torch
+from torch import Tensor, nn
+
+from hf_rws.errors import MismatchError, OptionError
+from hf_rws.format import PROJECTIONS, BaseModel, Corruption, Method, SignatureConfig, TensorSpec
+from hf_rws.layers import LayerTensor, fingerprint, first_layers
+from hf_rws.quantization import Bits
+from hf_rws.signature import Signature
+
+Weights: TypeAlias = nn.Module | Mapping[str, Tensor] | str | Path
+
+
+def extract(
+    robust: Weights,
+    standard: Weights,
+    pretrained: Weights | None,
+    *,
+    corruption: str | Sequence[str],
+    severity: int | None = None,
+    dataset: str | None = None,
+    num_layers: int | Literal["all"] | None = None,
+    projection: Literal["weights", "all"] | None = "weights",
+    bits: Bits | str | Sequence[Bits | None] | None = "default",
+    name: str | None = None,
+    training: Mapping[str, Any] | None = None,
+) -> Signature:
+    """Extract the signature of a corruption from three models (Cai et al., ICML 2023).
+
+    For each tensor of the first layers, flattened, with ds = standard - pretrained and dr = robust - pretrained:
+
+        signature = dr - (<dr, ds> / <ds, ds>) ds
+
+    Batch norm statistics are stored as the difference of the means and of the logarithms of the variances.
+
+    Args:
+        robust: `pretrained` fine-tuned on corrupted images: a timm model, a state dict, a folder or a Hub id.
+        standard: `pretrained` fine-tuned on clean images with the same recipe.
+        pretrained: What both started from; may be None with `projection=None`.
+        corruption: What it makes robust to: any label ("fog", "rain"), or several for a model trained on several.
+        severity: Severity of the training corruption, 1 to 5, if it has one.
+        dataset: Name of the dataset, for the card.
+        num_layers: How many layers from the shallow end; None is 7 or what there is, "all" is all but the head.
+        projection: Which differences are projected: "weights" those of tensors of two or more dimensions, "all" those
+            of biases and norm parameters too (the released code), None no difference at all.
+        bits: Bits per weight: 1 to 8, "ternary", a preset ("default", "small"), a list with one entry per layer, or None
+            for float32.
+        name: Name of the signature; the corruption's label if None.
+        training: How the models were trained, recorded in the config.
+
+    Returns:
+        The signature; nothing is written and no model is changed.
+
+    Raises:
+        OptionError: An option makes no sense, or only state dicts are given (one of the three must be a model).
+        MismatchError: The three do not have the same tensors.
+    """
+    if projection not in PROJECTIONS:
+        raise OptionError(f"projection must be 'weights', 'all' or None, got {projection!r}")
+    if pretrained is None and projection is not None:
+        raise OptionError("pretrained may be None only with projection=None: the projection needs the common start")
+    names = (corruption,) if isinstance(corruption, str) else tuple(corruption)
+    if not names or not all(isinstance(label, str) and label for label in names):
+        raise OptionError(f"corruption must be a label or a list of labels, got {corruption!r}")
+    given = {"standard": standard, "robust": robust, "pretrained": pretrained}
+    sources = {role: _open(weights, role) for role, weights in given.items() if weights is not None}
+    _warn_of_other_start(sources)
+    models = [source.model for source in sources.values() if source.model is not None]
+    if not models:
+        raise OptionError("at least one of robust, standard and pretrained must be a model, not a state dict")
+    layers = first_layers(models[0], num_layers)
+    tensors = [tensor for layer in layers for tensor in layer]
+    _check_tensors(sources, tensors)
+    states = {role: source.state for role, source in sources.items()}
+    deltas = {
+        tensor.name: _difference(
+            tensor,
+            states["robust"][tensor.name],
+            states["standard"][tensor.name],
+            states["pretrained"][tensor.name] if _is_projected(tensor, projection) else None,
+        )
+        for tensor in tensors
+    }
+    config = SignatureConfig(
+        base_model=describe_base(
+            sources["standard"].model or models[0],
+            {tensor.name: states["standard"][tensor.name] for tensor in tensors},
+            repo_id=sources["standard"].repo_id,
+            revision=sources["standard"].revision,
+        ),
+        corruption=Corruption(names, severity, dataset),
+        method=Method("extracted", len(layers), projection, training=dict(training or {})),
+        tensors=tuple(
+            TensorSpec(tensor.name, tuple(deltas[tensor.name].shape), tensor.kind, tensor.layer, 32)
+            for tensor in tensors
+        ),
+    )
+    return Signature.from_deltas(deltas, config, bits, name=name)
+
+
+def describe_base(
+    model: nn.Module, touched: Mapping[str, Tensor], *, repo_id: str | None = None, revision: str | None = None
+) -> BaseModel:
+    """What a config says of the base: architecture, preprocessing and the fingerprint of the touched tensors."""
+    config = getattr(model, "pretrained_cfg", None) or {}
+    return BaseModel(
+        architecture=config.get("architecture") or type(model).__name__,
+        num_classes=int(getattr(model, "num_classes", 0)),
+        mean=tuple(config.get("mean", ())),
+        std=tuple(config.get("std", ())),
+        input_size=tuple(config.get("input_size", ())),
+        fingerprint=fingerprint(touched),
+        repo_id=repo_id,
+        revision=revision,
+    )
+
+
+def project_out(delta: Tensor, direction: Tensor) -> Tensor:
+    """`delta` without its part along `direction`, in float64; `delta` itself where `direction` is zero."""
+    delta, direction = delta.double(), direction.double()
+    length = torch.vdot(direction.flatten(), direction.flatten())
+    if length == 0:  # a frozen tensor
+        return delta
+    return delta - (torch.vdot(delta.flatten(), direction.flatten()) / length) * direction
+
+
+@dataclass(frozen=True)
+class _Source:
+    """One of the three inputs: its weights, and what else is known of it."""
+
+    state: Mapping[str, Tensor]
+    model: nn.Module | None = None
+    repo_id: str | None = None
+    revision: str | None = None
+    init_sha256: str | None = None
+
+
+def _open(weights: Weights, role: str) -> _Source:
+    if isinstance(weights, nn.Module):
+        return _Source(_cpu(weights.state_dict()), weights)
+    if isinstance(weights, Mapping):
+        return _Source(_cpu(weights))
+    if isinstance(weights, str | Path):
+        from hf_rws import loading  # ids are the business of the modules above
+
+        base = loading.load_base(weights)
+        return _Source(
+            _cpu(base.model.state_dict()), base.model, base.repo_id, base.revision, base.training.get("init_sha256")
+        )
+    raise OptionError(f"{role} must be a model, a state dict, a folder or an id, got {type(weights).__name__}")
+
+
+def _cpu(state: Mapping[str, Any]) -> dict[str, Tensor]:
+    return {name: value.detach().cpu() for name, value in state.items() if isinstance(value, Tensor)}
+
+
+def _warn_of_other_start(sources: Mapping[str, _Source]) -> None:
+    starts = {
+        role: source.init_sha256 for role, source in sources.items() if role != "pretrained" and source.init_sha256
+    }
+    if len(set(starts.values())) > 1:
+        warnings.warn(
+            "robust and standard record different starting weights (init_sha256 in training_args.json); their difference "
+            "is not a signature of the corruption alone",
+            stacklevel=3,
+        )
+
+
+def _check_tensors(sources: Mapping[str, _Source], tensors: Sequence[LayerTensor]) -> None:
+    expected = sources["standard"].state
+    for role, source in sources.items():
+        for tensor in tensors:
+            found, wanted = source.state.get(tensor.name), expected.get(tensor.name)
+            if found is None or wanted is None:
+                raise MismatchError(f"{role if found is None else 'standard'} has no tensor {tensor.name!r}")
+            if found.shape != wanted.shape:
+                raise MismatchError(
+                    f"{tensor.name!r} is {tuple(found.shape)} in {role} but {tuple(wanted.shape)} in standard"
+                )
+            if not found.dtype.is_floating_point:
+                raise MismatchError(f"{tensor.name!r} is {found.dtype} in {role}; a signature needs floating point")
+
+
+def _is_projected(tensor: LayerTensor, projection: str | None) -> bool:
+    projected = {"weights": ("weight",), "all": ("weight", "vector"), None: ()}
+    return tensor.kind in projected[projection]
+
+
+def _difference(tensor: LayerTensor, robust: Tensor, standard: Tensor, pretrained: Tensor | None) -> Tensor:
+    robust, standard = robust.double(), standard.double()
+    if tensor.kind == "running_var":
+        return ((robust + tensor.eps).log() - (standard + tensor.eps).log()).float()
+    if pretrained is None:
+        return (robust - standard).float()
+    pretrained = pretrained.double()
+    return project_out(robust - pretrained, standard - pretrained).float()

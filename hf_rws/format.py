@@ -1,0 +1,337 @@
+"""The file format of a signature: config.json and signature.safetensors <-> checked Python values.
+
+The bytes are specified in the README. Nothing read here chooses code, a path or another repo.
+"""
+
+import json
+import math
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from hf_rws.errors import FormatError, OptionError
+from hf_rws.layers import Kind
+from hf_rws.quantization import CODECS, Bits, decode, encode, packed_sizes
+
+FORMAT_VERSION = "1.0"
+LIBRARY_NAME = "hf-rws"
+CONFIG_NAME = "config.json"
+WEIGHTS_NAME = "signature.safetensors"
+
+KINDS: tuple[Kind, ...] = ("weight", "vector", "running_mean", "running_var")
+METHODS = ("extracted", "distilled", "combined")
+PROJECTIONS = ("weights", "all", None)
+ARRAYS = {"codes": torch.uint8, "scales": torch.float16, "vectors": torch.float16, "values": torch.float32}
+_TOP_LEVEL = {
+    "format_version", "library_name", "hf_rws_version", "base_model", "corruption", "method", "tensors", "sha256",
+    "recommended_scale", "metrics", "statistics",
+}  # fmt: skip
+
+StoredBits = Bits | Literal[16, 32]
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """One stored tensor.
+
+    Attributes:
+        name: Its name in the base's state dict.
+        shape: Its shape.
+        kind: "weight", "vector", "running_mean" or "running_var" (which holds a difference of log variances).
+        layer: Index of its layer; 0 is the shallowest.
+        bits: 1 to 8 or "ternary": quantized, in `codes` and `scales`; 16: float16, in `vectors`; 32: float32, in `values`.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    kind: Kind
+    layer: int
+    bits: StoredBits
+
+    @property
+    def numel(self) -> int:
+        """Number of values."""
+        return math.prod(self.shape)
+
+    def sizes(self, codec: str) -> dict[str, int]:
+        """How many elements it takes in each array."""
+        if self.bits == 32:
+            return {"values": self.numel}
+        if self.bits == 16:
+            return {"vectors": self.numel}
+        codes, scales = packed_sizes(self.shape, self.bits, codec=codec)
+        return {"codes": codes, "scales": scales}
+
+
+@dataclass(frozen=True)
+class BaseModel:
+    """The standard model that a signature was made from."""
+
+    architecture: str
+    num_classes: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    input_size: tuple[int, ...]
+    fingerprint: Mapping[str, str]
+    repo_id: str | None = None
+    revision: str | None = None
+
+
+@dataclass(frozen=True)
+class Corruption:
+    """What a signature makes robust to."""
+
+    names: tuple[str, ...]
+    severity: int | None = None
+    dataset: str | None = None
+
+    @property
+    def label(self) -> str:
+        """The name, or several names joined by "+"."""
+        return "+".join(self.names)
+
+
+@dataclass(frozen=True)
+class Method:
+    """How a signature was made."""
+
+    kind: Literal["extracted", "distilled", "combined"]
+    num_layers: int
+    projection: Literal["weights", "all"] | None
+    codec: str = "symmetric"
+    training: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class SignatureConfig:
+    """The content of config.json but for its versions and the weight file's sha256."""
+
+    base_model: BaseModel
+    corruption: Corruption
+    method: Method
+    tensors: tuple[TensorSpec, ...]
+    recommended_scale: float = 1.0
+    metrics: Mapping[str, Any] | None = None
+    statistics: Mapping[str, Any] | None = None
+
+    def to_json(self, *, version: str, sha256: str) -> str:
+        """config.json as text, with sorted keys."""
+        corruption = asdict(self.corruption)
+        names = corruption.pop("names")
+        corruption |= {"name": names[0]} if len(names) == 1 else {"names": list(names)}
+        content = {
+            "format_version": FORMAT_VERSION,
+            "library_name": LIBRARY_NAME,
+            "hf_rws_version": version,
+            "base_model": asdict(self.base_model),
+            "corruption": corruption,
+            "method": asdict(self.method),
+            "tensors": [asdict(spec) for spec in self.tensors],
+            "sha256": sha256,
+            "recommended_scale": self.recommended_scale,
+        }
+        for key in ("metrics", "statistics"):
+            if getattr(self, key) is not None:
+                content[key] = getattr(self, key)
+        return json.dumps(content, indent=2, sort_keys=True, allow_nan=False) + "\n"
+
+
+def parse_config(text: str | bytes, where: str) -> tuple[SignatureConfig, str]:
+    """Read config.json.
+
+    Args:
+        text: The file's content.
+        where: What to call the file in errors, e.g. "user/rws-fog@abc config.json".
+
+    Returns:
+        The config and the sha256 that the weight file must have.
+
+    Raises:
+        FormatError: It is no config of a signature, is broken, or is of a newer major format version.
+    """
+    read = _Reader(_load_json(text, where), where)
+    version = read("format_version", str)
+    if version.split(".")[0] != FORMAT_VERSION.split(".")[0]:
+        raise FormatError(
+            f"{where}: format_version {version} is not one that this hf-rws reads ({FORMAT_VERSION}); if it is newer, "
+            "upgrade: pip install -U hf-rws"
+        )
+    unknown = sorted(read.data.keys() - _TOP_LEVEL)
+    if unknown:
+        warnings.warn(f"{where}: ignoring unknown keys {', '.join(unknown)}", stacklevel=4)
+    base, corruption, method = (
+        _Reader(read(key, dict), f"{where}: {key}") for key in ("base_model", "corruption", "method")
+    )
+    names = corruption.strings("names") if "names" in corruption.data else (corruption("name", str),)
+    config = SignatureConfig(
+        base_model=BaseModel(
+            architecture=base("architecture", str),
+            num_classes=base("num_classes", int),
+            mean=base.numbers("mean"),
+            std=base.numbers("std"),
+            input_size=base.sizes("input_size"),
+            fingerprint=base("fingerprint", dict),
+            repo_id=base.optional("repo_id", str),
+            revision=base.optional("revision", str),
+        ),
+        corruption=Corruption(
+            names=names,
+            severity=corruption.optional("severity", int),
+            dataset=corruption.optional("dataset", str),
+        ),
+        method=Method(
+            kind=method.choice("kind", METHODS),
+            num_layers=method("num_layers", int),
+            projection=method.choice("projection", PROJECTIONS),
+            codec=method.choice("codec", CODECS),
+            training=method.optional("training", dict) or {},
+        ),
+        tensors=tuple(_parse_tensor(entry, f"{where}: tensor {i}") for i, entry in enumerate(read("tensors", list))),
+        recommended_scale=float(read("recommended_scale", (int, float))),
+        metrics=read.optional("metrics", dict),
+        statistics=read.optional("statistics", dict),
+    )
+    repeated = [spec.name for spec in config.tensors]
+    if len(set(repeated)) != len(repeated) or not repeated:
+        raise FormatError(f"{where}: tensors must be at least one, each named once")
+    if not config.corruption.names:
+        raise FormatError(f"{where}: corruption has no name")
+    return config, read("sha256", str)
+
+
+def pack(deltas: Mapping[str, Tensor], tensors: Sequence[TensorSpec], codec: str) -> dict[str, Tensor]:
+    """Flat arrays, in storage order, of float32 tensors by name; arrays without elements are left out.
+
+    Raises:
+        OptionError: Values are not finite or beyond float16 where they would be stored as such.
+    """
+    parts: dict[str, list[Tensor]] = {name: [] for name in ARRAYS}
+    for spec in tensors:
+        value = deltas[spec.name].detach().to("cpu", torch.float32).contiguous()
+        if spec.bits == 32:
+            parts["values"].append(value.flatten())
+        elif spec.bits == 16:
+            parts["vectors"].append(_to_float16(value, spec.name).flatten())
+        else:
+            codes, scales = encode(value, spec.bits, codec=codec)
+            parts["codes"].append(codes)
+            parts["scales"].append(scales)
+    return {name: torch.cat(pieces) for name, pieces in parts.items() if sum(map(len, pieces))}
+
+
+def check_arrays(arrays: Mapping[str, Tensor], tensors: Sequence[TensorSpec], codec: str, where: str) -> None:
+    """FormatError unless the arrays have just the dtypes, lengths and finite values that `tensors` ask for."""
+    lengths = dict.fromkeys(ARRAYS, 0)
+    for spec in tensors:
+        for name, size in spec.sizes(codec).items():
+            lengths[name] += size
+    for name, dtype in ARRAYS.items():
+        found = arrays.get(name, torch.empty(0, dtype=dtype))
+        if found.dtype != dtype or found.ndim != 1 or len(found) != lengths[name]:
+            raise FormatError(
+                f"{where}: array {name!r} is {found.dtype} of shape {tuple(found.shape)}; config.json asks for "
+                f"{dtype} of shape ({lengths[name]},)"
+            )
+        if dtype.is_floating_point and not bool(torch.isfinite(found).all()):
+            raise FormatError(f"{where}: array {name!r} holds NaN or infinite values")
+
+
+def slices(arrays: Mapping[str, Tensor], tensors: Sequence[TensorSpec], codec: str) -> Iterator[dict[str, Tensor]]:
+    """The parts of the arrays that belong to each tensor, in storage order; views, nothing is copied."""
+    position = dict.fromkeys(ARRAYS, 0)
+    for spec in tensors:
+        mine = {}
+        for name, size in spec.sizes(codec).items():
+            array = arrays.get(name, torch.empty(0, dtype=ARRAYS[name]))
+            mine[name] = array[position[name] : position[name] + size]
+            position[name] += size
+        yield mine
+
+
+def unpack(parts: Mapping[str, Tensor], spec: TensorSpec, codec: str) -> Tensor:
+    """The float32 tensor of one spec from its parts of the arrays."""
+    if spec.bits == 32:
+        return parts["values"].view(spec.shape).clone()
+    if spec.bits == 16:
+        return parts["vectors"].view(spec.shape).float()
+    return decode(parts["codes"], parts["scales"], spec.shape, spec.bits, codec=codec)
+
+
+def _to_float16(value: Tensor, name: str) -> Tensor:
+    half = value.half()
+    if not bool(torch.isfinite(half).all()):
+        raise OptionError(f"{name} holds values that are not finite or beyond float16; use bits=None")
+    return half
+
+
+def _load_json(text: str | bytes, where: str) -> dict[str, Any]:
+    def refuse(constant: str) -> None:
+        raise ValueError(f"{constant} is not JSON")
+
+    try:
+        data = json.loads(text, parse_constant=refuse)
+    except (ValueError, RecursionError) as error:
+        raise FormatError(f"{where}: not valid JSON ({error})") from error
+    if not isinstance(data, dict):
+        raise FormatError(f"{where}: must hold a JSON object, not {type(data).__name__}")
+    if "architecture" in data:
+        raise FormatError(f"{where}: this is a timm model's config, not a signature's")
+    return data
+
+
+def _parse_tensor(entry: Any, where: str) -> TensorSpec:
+    if not isinstance(entry, dict):
+        raise FormatError(f"{where}: must be an object, not {type(entry).__name__}")
+    read = _Reader(entry, where)
+    return TensorSpec(
+        name=read("name", str),
+        shape=read.sizes("shape"),
+        kind=read.choice("kind", KINDS),
+        layer=read("layer", int),
+        bits=read.choice("bits", (*range(1, 9), "ternary", 16, 32)),
+    )
+
+
+@dataclass(frozen=True)
+class _Reader:
+    """Typed access to a JSON object, with errors that say where."""
+
+    data: dict[str, Any]
+    where: str
+
+    def __call__(self, key: str, kind: Any) -> Any:
+        value = self.data.get(key)
+        if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+            raise FormatError(f"{self.where}: {key!r} is missing or of the wrong type ({value!r:.80})")
+        return value
+
+    def optional(self, key: str, kind: Any) -> Any:
+        return None if self.data.get(key) is None else self(key, kind)
+
+    def choice(self, key: str, choices: Sequence[Any]) -> Any:
+        value = self.data.get(key)
+        if isinstance(value, bool | dict | list | float) or value not in choices:
+            raise FormatError(f"{self.where}: {key!r} must be one of {choices}, got {value!r:.80}")
+        return value
+
+    def numbers(self, key: str) -> tuple[float, ...]:
+        return tuple(float(value) for value in self._items(key, (int, float)))
+
+    def sizes(self, key: str) -> tuple[int, ...]:
+        values = self._items(key, int)
+        if any(value < 0 for value in values):
+            raise FormatError(f"{self.where}: {key!r} holds a negative size")
+        return tuple(values)
+
+    def strings(self, key: str) -> tuple[str, ...]:
+        return tuple(self._items(key, str))
+
+    def _items(self, key: str, kind: Any) -> list[Any]:
+        values = self(key, list)
+        if any(not isinstance(value, kind) or isinstance(value, bool) for value in values):
+            raise FormatError(f"{self.where}: {key!r} holds values of the wrong type ({values!r:.80})")
+        return values

@@ -1,0 +1,256 @@
+"""A study: one start, a standard model, robust models, their signatures, and what they are worth."""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import timm
+import torch
+from torch import nn
+from tqdm.auto import tqdm
+
+from hf_rws import cards
+from hf_rws.corruptions import corrupt
+from hf_rws.data import ImageSet, Splits
+from hf_rws.errors import OptionError
+from hf_rws.evaluation import accuracy, evaluate
+from hf_rws.extraction import extract
+from hf_rws.loading import load_base
+from hf_rws.models import save_timm_repo
+from hf_rws.patching import patch
+from hf_rws.quantization import Bits
+from hf_rws.signature import Signature
+from hf_rws.training import TrainingArguments, TrainingResult, train
+
+START, BASE = "pretrained", "base"
+CURVE_SCALES = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5)
+
+
+@dataclass(frozen=True)
+class StudyRow:
+    """One corruption of a study; accuracies in [0, 1] on the test split, sizes in bytes.
+
+    TA is the accuracy on clean images, RA under the corruption.
+    """
+
+    corruption: str
+    severity: int
+    n: int
+    standard_ta: float
+    standard_ra: float
+    patched_ta: float
+    patched_ra: float
+    robust_ta: float
+    robust_ra: float
+    signature_nbytes: int
+    base_nbytes: int
+
+
+@dataclass(frozen=True)
+class Study:
+    """The rows of a study and its folder."""
+
+    folder: Path
+    rows: tuple[StudyRow, ...]
+
+    def recovery(self) -> float:
+        """(mean RA patched - mean RA standard) / (mean RA robust - mean RA standard)."""
+        return recovery(*(([getattr(row, f"{who}_ra") for row in self.rows]) for who in ("standard", "patched", "robust")))
+
+    def to_markdown(self) -> str:
+        """A table in percent, kB and times smaller than the base's weight file."""
+        lines = [
+            "| corruption | TA standard | TA patched | TA robust | RA standard | RA patched | RA robust | kB | smaller by |",
+            "|---|---|---|---|---|---|---|---|---|",
+        ]
+        for row in self.rows:
+            accuracies = (getattr(row, f"{who}_{what}") for what in ("ta", "ra") for who in ("standard", "patched", "robust"))
+            lines.append(
+                f"| {row.corruption}-{row.severity} | "
+                + " | ".join(f"{100 * value:.1f}" for value in accuracies)
+                + f" | {row.signature_nbytes / 1000:.1f} | {row.base_nbytes / row.signature_nbytes:.0f}x |"
+            )
+        lines.append(f"\nrecovery {self.recovery():.2f}, n = {self.rows[0].n} test images")
+        return "\n".join(lines)
+
+
+def recovery(standard: Sequence[float], patched: Sequence[float], robust: Sequence[float]) -> float:
+    """Share of the robust models' gain in RA that patching brings: a ratio of means over corruptions."""
+    gained, gap = (sum(values) - sum(standard) for values in (patched, robust))
+    return gained / gap if gap else float("nan")
+
+
+def create_start(
+    model: str | Path,
+    data: Splits,
+    *,
+    pretrained: bool = False,
+    seed: int = 0,
+    normalization: Literal["auto", "dataset"] = "auto",
+    **model_args: Any,
+) -> nn.Module:
+    """The model that a training starts from, with a fresh head and the preprocessing of `data` in its config.
+
+    Args:
+        model: A timm name (its weights are random unless `pretrained`), a folder or a Hub id (its weights are kept).
+        data: Gives the number of classes, the input size and, where nothing is pretrained, the normalisation.
+        pretrained: For a timm name: start from timm's weights.
+        seed: Seed of what is initialised at random.
+        normalization: "auto" keeps that of pretrained weights; "dataset" takes the training images' mean and deviation.
+        model_args: Options of `timm.create_model`, such as `width`.
+    """
+    classes, size = len(data.train.classes), tuple(data.train.images.shape[1:])
+    torch.manual_seed(seed)
+    is_name = timm.is_model(str(model).partition(".")[0]) and not Path(model).is_dir()
+    if is_name:
+        start = timm.create_model(str(model), pretrained=pretrained, num_classes=classes, **model_args)
+    else:
+        start = load_base(model, num_classes=classes, **model_args).model
+        torch.manual_seed(seed)
+        start.reset_classifier(classes)
+    config = dict(start.pretrained_cfg, num_classes=classes, input_size=size, crop_pct=1.0, tag=None)
+    config.pop("label_names", None)
+    if normalization == "dataset" or (is_name and not pretrained):
+        config["mean"], config["std"] = data.train.mean_std()
+    start.pretrained_cfg = start.default_cfg = config
+    return start
+
+
+def run_study(
+    start: nn.Module,
+    data: Splits,
+    output_dir: str | Path,
+    arguments: TrainingArguments,
+    *,
+    corruptions: Sequence[str],
+    num_layers: int | Literal["all"] | None = None,
+    projection: Literal["weights", "all"] | None = "weights",
+    bits: Bits | str | Sequence[Bits | None] | None = "default",
+    scale_curve: bool = True,
+    notes: Mapping[str, Any] | None = None,
+) -> Study:
+    """Train a standard and robust models from one start, extract signatures, measure and describe everything.
+
+    Leaves in `output_dir`: `pretrained/` (the start), `base/` (the standard model), `robust-fog/`, `rws-fog/`, ... each a
+    Hub-layout repo with a card, and `study.json`. What is finished is skipped and what was interrupted is resumed.
+
+    Args:
+        start: The common start, see `create_start`.
+        data: Training, validation and test images.
+        output_dir: Folder of the study.
+        arguments: The recipe, without corruptions.
+        corruptions: One robust model and one signature for each.
+        num_layers: As in `extract`, like `projection` and `bits`.
+        scale_curve: Also measure TA and RA at the scales of `CURVE_SCALES`.
+        notes: More to record in each training_args.json.
+    """
+    if not corruptions:
+        raise OptionError("a study needs at least one corruption")
+    folder = Path(output_dir)
+    if not (folder / START / "model.safetensors").is_file():
+        save_timm_repo(start, folder / START)
+    weights = {name: value.clone() for name, value in start.state_dict().items()}
+    runs = [(BASE, ())] + [(f"robust-{name}", (name,)) for name in corruptions]
+    results: dict[str, TrainingResult] = {}
+    for name, corruption in tqdm(runs, desc="study", unit="model"):
+        start.load_state_dict(weights)
+        wanted = replace(arguments, corruption=corruption)
+        resume = (folder / name / "training_args.json").is_file()
+        results[name] = train(start, data, folder / name, wanted, resume=resume, notes=dict(notes or {}))
+        write_base_card(folder / name, results[name])
+    rows = [
+        _measure_signature(folder, name, data.test, arguments, num_layers, projection, bits, scale_curve, results)
+        for name in tqdm(corruptions, desc="signatures", unit="signature")
+    ]
+    study = Study(folder, tuple(rows))
+    (folder / "study.json").write_text(json.dumps([asdict(row) for row in rows], indent=2) + "\n")
+    return study
+
+
+def write_base_card(folder: Path, result: TrainingResult) -> None:
+    """Write the README.md of a trained model from what its folder says."""
+    config, training = (json.loads((folder / name).read_text()) for name in ("config.json", "training_args.json"))
+    clean = result.test_accuracy["clean"]
+    metrics = {"ta": clean, "ra": {k: v for k, v in result.test_accuracy.items() if k != "clean"}, "n": result.n}
+    card = cards.base_card(config, training=training, metrics=metrics, repo_id=folder.name)
+    (folder / "README.md").write_text(card, encoding="utf-8")
+
+
+def _measure_signature(
+    folder: Path,
+    corruption: str,
+    test: ImageSet,
+    arguments: TrainingArguments,
+    num_layers: int | Literal["all"] | None,
+    projection: Literal["weights", "all"] | None,
+    bits: Any,
+    scale_curve: bool,
+    results: Mapping[str, TrainingResult],
+) -> StudyRow:
+    severity = arguments.severity
+    start, standard, robust = (folder / name for name in (START, BASE, f"robust-{corruption}"))
+    training = {
+        "recipe": {"epochs": arguments.epochs, "lr": arguments.lr, "schedule": arguments.schedule, "seed": arguments.seed}
+    }
+    signature = extract(
+        robust,
+        standard,
+        start,
+        corruption=corruption,
+        severity=severity,
+        dataset=test.name or None,
+        num_layers=num_layers,
+        projection=projection,
+        bits=bits,
+        training=training,
+    )
+    model = load_base(standard).model
+    shown = replace(test, images=corrupt(test.images, corruption, severity))
+    curve = measure_scales(model, signature, test, shown, CURVE_SCALES if scale_curve else (0.0, 1.0))
+    off, on = (next(point for point in curve if point["scale"] == scale) for scale in (0.0, 1.0))
+    trained = results[f"robust-{corruption}"].test_accuracy
+    row = StudyRow(
+        corruption=corruption,
+        severity=severity,
+        n=len(test),
+        standard_ta=off["ta"],
+        standard_ra=off["ra"],
+        patched_ta=on["ta"],
+        patched_ra=on["ra"],
+        robust_ta=trained["clean"],
+        robust_ra=trained[f"{corruption}-{severity}"],
+        signature_nbytes=signature.nbytes,
+        base_nbytes=(standard / "model.safetensors").stat().st_size,
+    )
+    metrics = {
+        "dataset": test.name,
+        "split": "test",
+        "n": row.n,
+        "seed": 0,
+        "severity": severity,
+        "standard": {"ta": row.standard_ta, "ra": row.standard_ra},
+        "patched": {"ta": row.patched_ta, "ra": row.patched_ra},
+        "robust": {"ta": row.robust_ta, "ra": row.robust_ra},
+        "base_nbytes": row.base_nbytes,
+        "signature_nbytes": row.signature_nbytes,
+    }
+    if scale_curve:
+        metrics["scale_curve"] = curve
+    signature.with_results(metrics=metrics).save_pretrained(folder / f"rws-{corruption}")
+    return row
+
+
+def measure_scales(
+    model: nn.Module, signature: Signature, clean: ImageSet, corrupted: ImageSet, scales: Iterable[float]
+) -> list[dict[str, float]]:
+    """TA and RA of `model` with `signature` at each scale; the model is clean again afterwards."""
+    patcher = patch(model, [("measured", signature)])
+    points = []
+    for scale in scales:
+        patcher.set({"measured": scale})
+        points.append({"scale": scale, "ta": accuracy(model, clean), "ra": accuracy(model, corrupted)})
+    patcher.clear()
+    patcher.bake()
+    return points
