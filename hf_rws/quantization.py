@@ -6,16 +6,18 @@ One formula serves every bit width of the default codec, "symmetric":
 
 The levels lie in [-1, 1], so a scale is its channel's range (the value of the top level), not the step between levels.
 
-| bits      | level[code], in float32                           | codes in the packed bytes                                |
-|-----------|---------------------------------------------------|----------------------------------------------------------|
-| b: 1 to 8 | (2 * code - (2**b - 1)) / (2**b - 1), all 2**b used | one bit stream, b bits per code, least significant first |
-| "ternary" | code - 1, three levels                            | five per byte: c0 + 3 c1 + 9 c2 + 27 c3 + 81 c4          |
+| bits      | level[code], in float32              | codes in the packed bytes                                |
+|-----------|--------------------------------------|----------------------------------------------------------|
+| b: 1 to 8 | (2 * code - (2**b - 1)) / (2**b - 1) | one bit stream, b bits per code, least significant first |
+| "ternary" | code - 1                             | five per byte: c0 + 3 c1 + 9 c2 + 27 c3 + 81 c4          |
 
 Codes run in row-major order through the whole tensor; only the last byte is padded, with zeros. Scales are float16.
 
 The codecs "linear" and "log" are the two schemes of the released code (VITA-Group/Robust_Weight_Signatures), there for
-comparison. Both lay 2**b (log: a sign bit and 2**(b-1)) evenly spaced points between two ends that `scales` holds:
-the smallest and largest value of the tensor, or the smallest and largest log2 of its magnitudes.
+comparison. Both lay evenly spaced points between two ends that `scales` holds. "linear": 2**b of them, between the
+smallest and the largest value of the tensor. "log": 2**(b-1), between the smallest and the largest log2 of a nonzero
+magnitude, in the low bits of a code; its top bit is set for negative values. (There a single exact zero makes the whole
+tensor NaN; here zeros take the smallest magnitude.)
 """
 
 import math
@@ -76,7 +78,7 @@ def resolve_bits(bits: Bits | str | Sequence[Bits | None] | None, num_layers: in
         return tuple(next(width for deepest, width in PRESETS[bits] if depth <= deepest) for depth in depths)
     if isinstance(bits, (list, tuple)):
         if len(bits) != num_layers:
-            raise OptionError(f"bits={bits!r} has {len(bits)} entries, but there are {num_layers} layers: give one each")
+            raise OptionError(f"bits={bits!r} has {len(bits)} entries for {num_layers} layers: give one per layer")
         return tuple(_checked_bits(entry, f"bits[{i}]={entry!r}") for i, entry in enumerate(bits))
     presets = ", ".join(f'"{name}"' for name in PRESETS)
     hint = f", a preset ({presets}) or a list with one entry per layer"
@@ -87,11 +89,11 @@ def packed_sizes(shape: Sequence[int], bits: Bits, *, codec: str = "symmetric") 
     """Lengths of what `encode` returns for a tensor of this shape: (bytes of codes, number of scales).
 
     Raises:
-        OptionError: bits or codec are unknown or do not go together, or the shape has no dimension.
+        OptionError: bits or codec are unknown or do not go together, or the shape has no dimensions or negative ones.
     """
     _check_setting(bits, codec)
-    if len(shape) == 0:
-        raise OptionError("a tensor without dimensions has no channels to quantize: use bits=None")
+    if len(shape) == 0 or min(shape) < 0:
+        raise OptionError(f"shape={tuple(shape)} has no channels to quantize: use bits=None")
     count = math.prod(shape)
     num_bytes = -(-count // 5) if bits == "ternary" else -(-count * bits // 8)
     return num_bytes, shape[0] if codec == "symmetric" else 2
@@ -99,7 +101,7 @@ def packed_sizes(shape: Sequence[int], bits: Bits, *, codec: str = "symmetric") 
 
 def _checked_bits(bits: object, given: str, hint: str = "") -> Bits | None:
     if bits is None or bits == "ternary" or (isinstance(bits, int) and not isinstance(bits, bool) and 1 <= bits <= 8):
-        return bits  # type: ignore[return-value]
+        return bits
     raise OptionError(f'{given} is not a bit width: give 1 to 8, "ternary", None (float32){hint}')
 
 
@@ -128,8 +130,8 @@ def encode(values: Tensor, bits: Bits, *, codec: str = "symmetric") -> tuple[Ten
         values: float tensor (read as float32) on any device, of shape (channels, ...), at least one dimension; finite
             and within float16's range of ±65,504.
         bits: 1 to 8 ("log": 2 to 8), or "ternary" ("symmetric" only).
-        codec: one of `CODECS`. "log" has no code for zero: zeros take the smallest magnitude of the tensor (a tensor
-            of nothing but zeros stays zero).
+        codec: one of `CODECS`. "log" has no code for zero: zeros take the smallest nonzero magnitude of the tensor (but
+            a tensor of nothing but zeros stays zero).
 
     Returns:
         codes: uint8, one-dimensional, packed.
@@ -140,7 +142,8 @@ def encode(values: Tensor, bits: Bits, *, codec: str = "symmetric") -> tuple[Ten
         OptionError: unknown or unfit bits or codec, or values that are no floats, not finite or out of range.
     """
     num_bytes, num_scales = packed_sizes(values.shape, bits, codec=codec)
-    _check_dtype(values)
+    if not values.is_floating_point():
+        raise OptionError(f"values must be floating point, not {values.dtype}")
     rows = values.detach().to("cpu", torch.float32).reshape(len(values), math.prod(values.shape[1:]))
     if rows.numel() == 0:
         return torch.empty(0, dtype=torch.uint8), torch.zeros(num_scales, dtype=torch.float16)
@@ -176,11 +179,6 @@ def decode(codes: Tensor, scales: Tensor, shape: Sequence[int], bits: Bits, *, c
         return levels.mul_(ends[:, None]).view(tuple(shape))
     table = _linear_table(ends, _top_code(bits)) if codec == "linear" else _log_table(ends, _top_code(bits) // 2)
     return table.index_select(0, unpacked.int()).view(tuple(shape))
-
-
-def _check_dtype(values: Tensor) -> None:
-    if not values.is_floating_point():
-        raise OptionError(f"values must be floating point, not {values.dtype}")
 
 
 def _check_range(rows: Tensor) -> None:
@@ -228,8 +226,8 @@ def _best_scales(magnitudes: Tensor, top: int) -> Tensor:
     The least-squares scale is never below the mean magnitude: the levels are at most 1 and grow with the magnitudes. So
     the candidates run from the largest to the mean one, in geometric steps that are finer near the largest.
 
-    No scale exceeds the one from which the largest magnitude would miss the top level. So the top level is always in use, the scale
-    can be read off the decoded values as their largest magnitude, and encoding them once more finds it, at no error.
+    `limit` keeps the largest magnitude at the top level. So the scale can be read off the decoded values as their
+    largest magnitude: encoding them once more finds it again, at no error.
     """
     largest, mean = magnitudes.amax(1), magnitudes.mean(1)
     limit = largest * (top / (top - 0.5))
@@ -322,21 +320,23 @@ def _log_table(ends: Tensor, top: int) -> Tensor:
 
 def _ends_to_float16(low: Tensor, high: Tensor) -> Tensor:
     """Both ends as float16, rounded inwards: then both are in use, and encoding decoded values finds them again."""
-    inner_low, inner_high = -_float16_at_most(-low), _float16_at_most(high)
-    return torch.stack([inner_low, torch.maximum(inner_low, inner_high)])
+    minus_low, inner_high = _float16_at_most(torch.stack([-low, high]))
+    inner_low = torch.minimum(-minus_low, inner_high)  # they cross where no float16 number lies between the two
+    return torch.stack([inner_low, inner_high]) + 0.0  # no -0.0: it would not come again
 
 
 def _float16_at_most(values: Tensor) -> Tensor:
     nearest = values.to(torch.float16)
-    below = torch.from_numpy(np.nextafter(nearest.numpy(), np.float16(-np.inf), dtype=np.float16))
-    return torch.where(nearest > values, below, nearest)
+    with np.errstate(over="ignore"):  # below -65504, where nothing is taken from
+        below = np.nextafter(nearest.numpy(), np.float16(-np.inf))
+    return torch.where(nearest > values, torch.from_numpy(below), nearest)
 
 
 # --- packing ---
 
 
 def _pack(codes: Tensor, bits: Bits) -> Tensor:
-    """Packed bytes; up to `bits` - 1 bytes of padding too many."""
+    """Packed bytes, with up to `bits` - 1 bytes of padding at the end."""
     if bits != "ternary":
         return _regroup(codes, bits, 8)
     digits = _grouped(codes, 5)
@@ -347,7 +347,7 @@ def _pack(codes: Tensor, bits: Bits) -> Tensor:
 
 
 def _unpack(packed: Tensor, bits: Bits) -> Tensor:
-    """Codes, one per byte, with those of the padding at the end."""
+    """Codes, one per element, with those of the padding at the end."""
     if bits != "ternary":
         return _regroup(packed, 8, bits)
     if len(packed) and packed.max() >= 3**5:
