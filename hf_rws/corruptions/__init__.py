@@ -8,6 +8,6 @@ foggy = corrupt(images, "fog", severity=5)  # numpy NHWC, torch NCHW or PIL: the
 """
 
 from hf_rws.corruptions.batch import corrupt
-from hf_rws.corruptions.registry import BENCHMARK, CORRUPTIONS, EXTRA
+from hf_rws.corruptions.registry import BENCHMARK, CORRUPTIONS, EXTRA, available
 
-__all__ = ["BENCHMARK", "CORRUPTIONS", "EXTRA", "corrupt"]
+__all__ = ["BENCHMARK", "CORRUPTIONS", "EXTRA", "available", "corrupt"]

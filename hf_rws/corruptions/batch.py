@@ -7,14 +7,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hf_rws.corruptions.definition import CIFAR, IMAGENET, PARAMETER_SETS, SEVERITIES, TINY_IMAGENET, Corruption
+from hf_rws.corruptions.definition import CIFAR, IMAGENET, PARAMETER_SETS, SEVERITIES, TINY_IMAGENET
 from hf_rws.corruptions.images import to_batch
 from hf_rws.corruptions.randomness import MAX_IMAGES, GeneratorSource, ImageSource, Source
 from hf_rws.corruptions.registry import find
 from hf_rws.errors import OptionError
 
 # Values per chunk: temporaries that stay in a CPU's cache are several times faster than larger ones.
-CPU_CHUNK = 50 * 3 * 32 * 32
+CPU_CHUNK = 100 * 3 * 32 * 32
 DEVICE_CHUNK = 2**24
 _SET_BELOW_SIDE = ((48, CIFAR), (128, TINY_IMAGENET))
 
@@ -31,8 +31,8 @@ def corrupt(
 ) -> Any:
     """Apply one of the corruptions of Hendrycks & Dietterich (2019) to images.
 
-    The random draws of the i-th image depend on `(seed, name, severity, index + i)` only: not on the batch, the order, the
-    device or the number of threads. So `corrupt(x[100:150], ..., index=100)` equals `corrupt(x, ...)[100:150]`.
+    The random draws of the i-th image depend on `(seed, name, severity, index + i)` only: not on the batch, the order,
+    the device or the number of threads. So `corrupt(x[100:150], ..., index=100)` equals `corrupt(x, ...)[100:150]`.
 
     Args:
         images: numpy uint8 (H, W, C) or (N, H, W, C); torch uint8, or floating in [0, 1], (C, H, W) or (N, C, H, W), on
@@ -66,12 +66,14 @@ def corrupt(
             return GeneratorSource(generator, len(numbers))
         return ImageSource(seed, name, severity, numbers, batch.device)
 
+    channels, height, width = batch.shape[1:]
+    shape = (channels, height, width)
     result = torch.empty(batch.shape, dtype=torch.uint8, device=batch.device)
     limit = CPU_CHUNK if batch.device.type == "cpu" else DEVICE_CHUNK
-    size = max(1, limit // batch[:1].numel()) if len(batch) else 1
+    size = max(1, limit // (channels * height * width))
     for start in range(0, len(batch), size):
         chunk = batch[start : start + size].contiguous()
-        draws = corruption.draw(source(range(index + start, index + start + len(chunk))), chunk.shape[1:], constants)
+        draws = corruption.draw(source(range(index + start, index + start + len(chunk))), shape, constants)
         _store(corruption.apply(chunk, draws, constants), result[start : start + size])
     return back(result)
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from hf_rws.corruptions.definition import CIFAR, IMAGENET, TINY_IMAGENET, Corruption, Draws
+from hf_rws.corruptions.filters import wide_float
 
 BRIGHTNESS_ADDED = {
     CIFAR: (0.05, 0.1, 0.15, 0.2, 0.3),
@@ -19,6 +20,11 @@ CONTRAST_FACTOR = {
     CIFAR: (0.75, 0.5, 0.4, 0.3, 0.15),
     TINY_IMAGENET: (0.4, 0.3, 0.2, 0.1, 0.05),
     IMAGENET: (0.4, 0.3, 0.2, 0.1, 0.05),
+}
+SATURATE_FACTOR_ADDED = {
+    CIFAR: ((0.3, 0), (0.1, 0), (1.5, 0), (2, 0.1), (2.5, 0.2)),
+    TINY_IMAGENET: ((0.3, 0), (0.1, 0), (2, 0), (5, 0.1), (30, 0.2)),
+    IMAGENET: ((0.3, 0), (0.1, 0), (2, 0), (5, 0.1), (20, 0.2)),
 }
 
 
@@ -32,8 +38,23 @@ def _brightness(images: Tensor, draws: Draws, added: float) -> Tensor:
 
 def _contrast(images: Tensor, draws: Draws, factor: float) -> Tensor:
     levels = images.float()
-    return torch.lerp(levels.mean((2, 3), keepdim=True), levels, factor)
+    row_sums = levels.sum(3, keepdim=True)  # exact, so that the mean does not depend on the order of summation
+    mean = row_sums.sum(2, keepdim=True, dtype=wide_float(images.device)) / images[0, 0].numel()
+    return torch.lerp(mean.float(), levels, factor)
+
+
+def _saturate(images: Tensor, draws: Draws, constants: tuple[float, float]) -> Tensor:
+    """Change S of HSV: the distances of the channels to V grow by S'/S. Grey has hue 0: it turns red if at all."""
+    factor, added = constants
+    value = images.amax(1, keepdim=True).float()
+    spread = value - images.amin(1, keepdim=True)
+    grown = (spread / value.clamp(min=1) * factor + added).clamp_(max=1).mul_(value)
+    ratio = grown / spread.clamp(min=1)
+    levels = torch.addcmul(value, images - value, ratio)
+    levels[:, 1:].sub_(grown.mul_(spread == 0))
+    return levels
 
 
 brightness = Corruption("brightness", BRIGHTNESS_ADDED, _brightness)
 contrast = Corruption("contrast", CONTRAST_FACTOR, _contrast)
+saturate = Corruption("saturate", SATURATE_FACTOR_ADDED, _saturate, needs_colour=True)

@@ -4,19 +4,33 @@ from __future__ import annotations
 
 import difflib
 
-from hf_rws.corruptions import blur, colour, noise, weather
+from hf_rws.corruptions import blur, colour, frost, geometry, jpeg, noise, spatter, weather
 from hf_rws.corruptions.definition import Corruption
 from hf_rws.errors import OptionError
 
 _BENCHMARK = (
     noise.gaussian_noise,
+    noise.shot_noise,
     noise.impulse_noise,
     blur.defocus_blur,
+    blur.glass_blur,
+    blur.motion_blur,
+    blur.zoom_blur,
+    weather.snow,
+    frost.frost,
     weather.fog,
     colour.brightness,
     colour.contrast,
+    geometry.elastic_transform,
+    geometry.pixelate,
+    jpeg.jpeg_compression,
 )
-_EXTRA: tuple[Corruption, ...] = ()
+_EXTRA = (
+    noise.speckle_noise,
+    blur.gaussian_blur,
+    spatter.spatter,
+    colour.saturate,
+)
 _BY_NAME = {corruption.name: corruption for corruption in (*_BENCHMARK, *_EXTRA)}
 
 BENCHMARK = tuple(corruption.name for corruption in _BENCHMARK)
@@ -35,3 +49,8 @@ def find(name: str) -> Corruption:
     close = difflib.get_close_matches(str(name), CORRUPTIONS, n=1)
     hint = f" Did you mean {close[0]!r}?" if close else ""
     raise OptionError(f"Unknown corruption {name!r}.{hint} Known: {', '.join(CORRUPTIONS)}.")
+
+
+def available() -> tuple[str, ...]:
+    """The corruptions that can be used here: all but frost, and frost where its pictures are."""
+    return tuple(name for name in CORRUPTIONS if name != "frost" or frost.has_pictures())

@@ -1,4 +1,4 @@
-"""Weather: fog.
+"""Weather: snow and fog (frost, which needs photographs, has a module of its own).
 
 Constants: hendrycks/robustness, make_cifar_c.py, make_tinyimagenet_c.py, make_imagenet_c.py.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from hf_rws.corruptions import filters
 from hf_rws.corruptions.definition import CIFAR, IMAGENET, TINY_IMAGENET, Corruption, Draws
 from hf_rws.corruptions.randomness import Source
 
@@ -16,6 +17,54 @@ FOG_AMOUNT_DECAY = {
     TINY_IMAGENET: ((0.4, 3), (0.7, 3), (1, 2.5), (1.5, 2), (2, 1.75)),
     IMAGENET: ((1.5, 2), (2, 2), (2.5, 1.7), (2.5, 1.5), (3, 1.4)),
 }
+# location and scale of the flakes' brightness, zoom, threshold, radius and sigma of the motion, share of the image
+SNOW = {
+    CIFAR: (
+        (0.1, 0.2, 1, 0.6, 8, 3, 0.95),
+        (0.1, 0.2, 1, 0.5, 10, 4, 0.9),
+        (0.15, 0.3, 1.75, 0.55, 10, 4, 0.9),
+        (0.25, 0.3, 2.25, 0.6, 12, 6, 0.85),
+        (0.3, 0.3, 1.25, 0.65, 14, 12, 0.8),
+    ),
+    TINY_IMAGENET: (
+        (0.1, 0.2, 1, 0.6, 8, 3, 0.8),
+        (0.1, 0.2, 1, 0.5, 10, 4, 0.8),
+        (0.15, 0.3, 1.75, 0.55, 10, 4, 0.7),
+        (0.25, 0.3, 2.25, 0.6, 12, 6, 0.65),
+        (0.3, 0.3, 1.25, 0.65, 14, 12, 0.6),
+    ),
+    IMAGENET: (
+        (0.1, 0.3, 3, 0.5, 10, 4, 0.8),
+        (0.2, 0.3, 2, 0.5, 12, 4, 0.7),
+        (0.55, 0.3, 4, 0.9, 12, 8, 0.7),
+        (0.55, 0.3, 4.5, 0.85, 12, 8, 0.65),
+        (0.55, 0.3, 2.5, 0.85, 12, 12, 0.55),
+    ),
+}
+GREY_WEIGHTS = (0.299, 0.587, 0.114)
+
+
+def _draw_snow(source: Source, shape: tuple[int, int, int], constants: tuple[float, ...]) -> Draws:
+    """Standard normal flakes, and the direction in which they fall in degrees, between -135 and -45."""
+    return source.normal(*shape[1:]), source.uniform() * 90 - 135
+
+
+def _snow(images: Tensor, draws: Draws, constants: tuple[float, ...]) -> Tensor:
+    location, scale, zoom, threshold, radius, sigma, share = constants
+    normal, angles = draws
+    flakes = filters.clipped_zoom((normal * scale + location).permute(1, 2, 0).contiguous(), zoom)
+    flakes = torch.threshold_(flakes, threshold, 0).clamp_(max=1).mul_(255).floor_().permute(2, 0, 1)
+    snow = filters.line_blur(flakes[:, None], angles.deg2rad(), radius, sigma).floor_()
+    whitened = torch.maximum(_grey(images).mul_(1.5).add_(127.5), images)
+    return (images * share).add_(whitened, alpha=1 - share).add_(snow + snow.rot90(2, (2, 3)))
+
+
+def _grey(images: Tensor) -> Tensor:
+    """Luma, (N, 1, H, W) float32."""
+    if images.shape[1] == 1:
+        return images.float()
+    red, green, blue = GREY_WEIGHTS
+    return (images[:, :1] * red).add_(images[:, 1:2], alpha=green).add_(images[:, 2:], alpha=blue)
 
 
 def _draw_fog(source: Source, shape: tuple[int, int, int], constants: tuple[float, float]) -> Draws:
@@ -43,21 +92,20 @@ def diamond_square(uniform: Tensor, decay: float) -> Tensor:
         (N, S, S) float32 heights, scaled to [0, 1] in each image.
     """
     side = uniform.shape[-1]
-    heights = uniform * 2 - 1
-    heights[:, 0, 0] = 0
+    heights = uniform.permute(1, 2, 0).contiguous().mul_(2).sub_(1)  # images innermost: strided points are blocks
+    heights[0, 0] = 0
     step, root = side, 100.0
     while step >= 2:
         half, amplitude = step // 2, root * root
-        corners = heights[:, ::step, ::step]
-        centres = _displace(heights[:, half::step, half::step], _pair(_pair(corners, 1, -1), 2, -1), amplitude)
-        rows = _pair(centres, 1, 1) + _pair(corners, 2, -1)
-        columns = _pair(centres, 2, 1) + _pair(corners, 1, -1)
-        _displace(heights[:, ::step, half::step], rows, amplitude)
-        _displace(heights[:, half::step, ::step], columns, amplitude)
+        corners = heights[::step, ::step]
+        centres = _displace(heights[half::step, half::step], _pair(_pair(corners, 0, -1), 1, -1), amplitude)
+        rows = _pair(centres, 0, 1) + _pair(corners, 1, -1)
+        columns = _pair(centres, 1, 1) + _pair(corners, 0, -1)
+        _displace(heights[::step, half::step], rows, amplitude)
+        _displace(heights[half::step, ::step], columns, amplitude)
         step, root = half, root / decay
-    low, high = heights.aminmax(dim=-1)
-    low, high = low.amin(1)[:, None, None], high.amax(1)[:, None, None]
-    return heights.sub_(low).div_(high - low)
+    low, high = heights.amin((0, 1)), heights.amax((0, 1))
+    return heights.sub_(low).div_(high - low).permute(2, 0, 1)
 
 
 def _pair(points: Tensor, dim: int, shift: int) -> Tensor:
@@ -69,4 +117,5 @@ def _displace(points: Tensor, neighbours: Tensor, amplitude: float) -> Tensor:
     return points.mul_(amplitude).add_(neighbours, alpha=0.25)
 
 
+snow = Corruption("snow", SNOW, _snow, _draw_snow)
 fog = Corruption("fog", FOG_AMOUNT_DECAY, _fog, _draw_fog)

@@ -1,0 +1,200 @@
+"""Linear filters and resampling on batches, in forms whose result does not depend on the batch.
+
+The arithmetic of a matrix product or a convolution changes with the shape of the batch; so short filters are sums of
+shifted images in a fixed order, and long ones are computed in float64, where the difference vanishes.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import lru_cache
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+Border = Literal["replicate", "mirror", "reflect"]
+
+# Weights sum to a hair over 1: rounding would otherwise truncate flat areas (255 above all) one level too low.
+GAIN = 1 + 2**-18
+LONGEST_SHIFTED_REACH = 12
+MOST_SHIFTED_TAPS = 64
+NEGLIGIBLE = 1e-6
+
+
+def wide_float(device: torch.device) -> torch.dtype:
+    """float64 where the device has it."""
+    return torch.float32 if device.type == "mps" else torch.float64
+
+
+def gaussian_weights(sigma: float, reach: int) -> np.ndarray:
+    """A sampled Gaussian at -reach..reach, summing to 1."""
+    t = np.arange(-reach, reach + 1)
+    weights = np.exp(-(t**2) / (2 * sigma**2))
+    return weights / weights.sum()
+
+
+def gaussian_blur(images: Tensor, sigma: float, *, border: Border = "replicate", truncate: float = 4.0) -> Tensor:
+    """Gaussian blur of the last two dimensions, as SciPy defines it.
+
+    Args:
+        images: (..., H, W), any real dtype.
+        sigma: Standard deviation in pixels.
+        border: `"replicate"`: aaa|abc; `"mirror"`: cb|abc; `"reflect"`: ba|abc.
+        truncate: The kernel ends at this many standard deviations.
+
+    Returns:
+        float32 (..., H, W).
+    """
+    reach = int(truncate * sigma + 0.5)
+    if reach == 0:
+        return images.float()
+    if reach <= LONGEST_SHIFTED_REACH and border == "replicate":
+        return _blur_by_shifts(images, gaussian_weights(sigma, reach) * math.sqrt(GAIN))
+    height, width = images.shape[-2:]
+    dtype = wide_float(images.device)
+    vertical, horizontal = (
+        torch.from_numpy(_blur_matrix(size, sigma, reach, border)).to(images.device, dtype) for size in (height, width)
+    )
+    return (vertical @ (images.to(dtype) @ horizontal.mT)).float()
+
+
+def _blur_by_shifts(images: Tensor, weights: np.ndarray) -> Tensor:
+    """Filter both dimensions with symmetric weights, edges replicated."""
+    reach = len(weights) // 2
+    padded = functional.pad(images.float(), (reach,) * 4, mode="replicate")
+    for dim in (-2, -1):
+        size = images.shape[dim]
+        result = padded.narrow(dim, reach, size) * weights[reach]
+        for i in range(reach):
+            pair = padded.narrow(dim, i, size) + padded.narrow(dim, 2 * reach - i, size)
+            result.add_(pair, alpha=weights[i])
+        padded = result
+    return padded
+
+
+@lru_cache(maxsize=32)
+def _blur_matrix(size: int, sigma: float, reach: int, border: Border) -> np.ndarray:
+    """The (size, size) float64 matrix of a Gaussian blur along one dimension."""
+    source = border_index(np.arange(size)[:, None] + np.arange(-reach, reach + 1), size, border)
+    matrix = np.zeros((size, size))
+    np.add.at(matrix, (np.arange(size)[:, None], source), gaussian_weights(sigma, reach))
+    return matrix * math.sqrt(GAIN)
+
+
+def border_index(positions: np.ndarray, size: int, border: Border) -> np.ndarray:
+    """Where positions outside 0..size-1 read from."""
+    if border == "replicate":
+        return positions.clip(0, size - 1)
+    if border == "mirror":
+        period = 2 * size - 2
+        positions = positions % period
+        return np.minimum(positions, period - positions)
+    positions = positions % (2 * size)
+    return np.minimum(positions, 2 * size - 1 - positions)
+
+
+def correlate(images: Tensor, kernel: np.ndarray) -> Tensor:
+    """Correlate the last two dimensions with a kernel, edges mirrored (cb|abc).
+
+    Args:
+        images: (N, C, H, W), any real dtype.
+        kernel: (2k+1, 2k+1), k below H and W, summing to 1.
+
+    Returns:
+        float32 (N, C, H, W).
+    """
+    taps = np.argwhere(kernel > NEGLIGIBLE)
+    if len(taps) > MOST_SHIFTED_TAPS:
+        return _correlate_by_fft(images, kernel)
+    reach = kernel.shape[0] // 2
+    height, width = images.shape[-2:]
+    padded = functional.pad(images.float(), (reach,) * 4, mode="reflect")
+    result = torch.zeros(images.shape, device=images.device)
+    for y, x in taps.tolist():
+        result.add_(padded[..., y : y + height, x : x + width], alpha=kernel[y, x] * GAIN)
+    return result
+
+
+def _correlate_by_fft(images: Tensor, kernel: np.ndarray) -> Tensor:
+    reach = kernel.shape[0] // 2
+    height, width = images.shape[-2:]
+    dtype = wide_float(images.device)
+    size = [_fast_length(side + 2 * reach) for side in (height, width)]
+    padded = functional.pad(images.to(dtype), (reach,) * 4, mode="reflect")
+    transfer = torch.fft.rfft2(torch.from_numpy(kernel * GAIN).to(images.device, dtype), s=size).conj()
+    spectrum = torch.fft.rfft2(padded, s=size).mul_(transfer)
+    return torch.fft.irfft2(spectrum, s=size)[..., :height, :width].float()
+
+
+def _fast_length(length: int) -> int:
+    """The next length whose only prime factors are 2, 3 and 5."""
+    while math.gcd(length, 2**20 * 3**12 * 5**8) != length:
+        length += 1
+    return length
+
+
+def line_blur(images: Tensor, angles: Tensor, radius: float, sigma: float) -> Tensor:
+    """ImageMagick's motion blur: a one-sided Gaussian along a line, each image at its own angle, edges replicated.
+
+    Args:
+        images: (N, C, H, W), any real dtype.
+        angles: (N,) in radians.
+        radius: Of the kernel, which has 2 * ceil(radius) + 1 taps.
+        sigma: Standard deviation along the line, in pixels.
+
+    Returns:
+        float32 (N, C, H, W).
+    """
+    weights = np.exp(-(np.arange(2 * math.ceil(radius) + 1) ** 2) / (2 * sigma**2))
+    weights = weights / weights.sum()
+    weights = weights[weights > 1e-5]
+    weights *= GAIN / weights.sum()
+
+    count, channels, height, width = images.shape
+    reach = len(weights) - 1
+    padded = functional.pad(images.float(), (reach,) * 4, mode="replicate").flatten(2)
+    row = width + 2 * reach
+    device = images.device
+    home = torch.arange(height, device=device)[:, None] * row + torch.arange(width, device=device) + reach * (row + 1)
+    result = padded.gather(2, home.flatten().expand(count, channels, -1)).mul_(weights[0])
+    sines, cosines = angles.double().sin(), angles.double().cos()
+    for i in range(1, len(weights)):
+        shift = (i * sines - 0.5).ceil() * row + (i * cosines - 0.5).ceil()
+        source = home.flatten() + shift.long()[:, None]
+        result.add_(padded.gather(2, source[:, None].expand(-1, channels, -1)), alpha=weights[i])
+    return result.view(images.shape)
+
+
+def clipped_zoom(planes: Tensor, factor: float, scratch: Tensor | None = None) -> Tensor:
+    """Enlarge the centre linearly and cut it back to the size it had.
+
+    Args:
+        planes: (H, W, M), float32: M planes, innermost, so that rows and columns move as blocks.
+        factor: At least 1.
+        scratch: (3, H, W, M), to work in. Fresh memory costs more than the arithmetic: give it when calling repeatedly.
+
+    Returns:
+        (H, W, M), a part of `scratch`.
+    """
+    rows, columns, other = planes.new_empty(3, *planes.shape) if scratch is None else scratch
+    for dim, source, result in ((0, planes, rows), (1, rows, columns)):
+        low, high, share = (torch.from_numpy(a).to(planes.device) for a in zoom_positions(planes.shape[dim], factor))
+        torch.index_select(source, dim, low, out=result)
+        torch.index_select(source, dim, high, out=other)
+        torch.lerp(result, other, share.view((-1, 1) if dim else (-1, 1, 1)), out=result)
+    return columns
+
+
+@lru_cache(maxsize=256)
+def zoom_positions(size: int, factor: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """For each output position of a clipped zoom: the two input positions and the share of the second."""
+    crop = math.ceil(size / factor)
+    enlarged = round(crop * factor)
+    positions = (np.arange(size) + (enlarged - size) // 2) * ((crop - 1) / max(enlarged - 1, 1))
+    low = np.minimum(np.floor(positions).astype(np.int64), crop - 1)
+    high = np.minimum(low + 1, crop - 1)
+    start = (size - crop) // 2
+    return low + start, high + start, (positions - low).astype(np.float32)

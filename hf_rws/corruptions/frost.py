@@ -1,0 +1,132 @@
+"""Frost: photographs of frosted glass over the image.
+
+The photographs are not ours to ship. They are read from the package `torch-uncertainty-assets` (the extra
+`hf-rws[frost]`), or from the folder that the environment variable `HF_RWS_FROST` names: the first five pictures in the
+order of their names.
+
+Constants: hendrycks/robustness, make_cifar_c.py, make_tinyimagenet_c.py, make_imagenet_c.py.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from functools import lru_cache
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional
+
+from hf_rws.corruptions.definition import CIFAR, IMAGENET, TINY_IMAGENET, Corruption, Draws
+from hf_rws.corruptions.randomness import Source
+from hf_rws.errors import MissingExtraError, NotFoundError
+
+FOLDER_VARIABLE = "HF_RWS_FROST"
+ASSET_PACKAGE = "torch_uncertainty_assets"
+MOST_PICTURES = 5
+PICTURE_ENDINGS = (".jpg", ".jpeg", ".png")
+
+
+class Frost(NamedTuple):
+    """Weights of the image and of the frost, and by what the pictures are resized."""
+
+    image: float
+    frost: float
+    resize: float
+
+
+FROST = {
+    CIFAR: tuple(Frost(w, f, 0.2) for w, f in ((1, 0.2), (1, 0.3), (0.9, 0.4), (0.85, 0.4), (0.75, 0.45))),
+    TINY_IMAGENET: tuple(Frost(w, f, 0.3) for w, f in ((1, 0.3), (0.9, 0.4), (0.8, 0.45), (0.75, 0.5), (0.7, 0.55))),
+    IMAGENET: tuple(Frost(w, f, 1) for w, f in ((1, 0.4), (0.8, 0.6), (0.7, 0.7), (0.65, 0.7), (0.6, 0.75))),
+}
+
+
+class Album(NamedTuple):
+    """Pictures of different sizes, pixel by pixel in one tensor.
+
+    Attributes:
+        pixels: (3, all pixels) float32, 0..255.
+        starts: (pictures,) int64, where each begins.
+        heights: (pictures,) int64.
+        widths: (pictures,) int64.
+    """
+
+    pixels: Tensor
+    starts: Tensor
+    heights: Tensor
+    widths: Tensor
+
+
+def picture_paths() -> list[Path]:
+    """The pictures in use.
+
+    Raises:
+        MissingExtraError: Neither the folder variable is set nor the asset package installed.
+        NotFoundError: The folder does not exist or holds no pictures.
+    """
+    folder = os.environ.get(FOLDER_VARIABLE)
+    if folder is None:
+        package = importlib.util.find_spec(ASSET_PACKAGE)
+        if package is None or not package.submodule_search_locations:
+            raise MissingExtraError(
+                "frost needs photographs of frost, which are not part of this library: pip install 'hf-rws[frost]', "
+                f"or set {FOLDER_VARIABLE} to a folder of your own pictures."
+            )
+        folder = str(Path(package.submodule_search_locations[0], "frost"))
+    paths = sorted(path for path in Path(folder).glob("*") if path.suffix.lower() in PICTURE_ENDINGS)
+    if not paths:
+        raise NotFoundError(f"No pictures for frost in {folder} ({', '.join(PICTURE_ENDINGS)}).")
+    return paths[:MOST_PICTURES]
+
+
+def has_pictures() -> bool:
+    """Whether frost can be used here."""
+    try:
+        return bool(picture_paths())
+    except (MissingExtraError, NotFoundError):
+        return False
+
+
+@lru_cache(maxsize=8)
+def _album(paths: tuple[Path, ...], resize: float, height: int, width: int, device: torch.device) -> Album:
+    """Pictures resized by `resize`, or by more where needed to be larger than (height, width)."""
+    pictures = []
+    for path in paths:
+        picture = torch.from_numpy(np.array(Image.open(path).convert("RGB"))).permute(2, 0, 1)[None].float()
+        factor = max(resize, (height + 1) / picture.shape[2], (width + 1) / picture.shape[3])
+        if factor != 1:
+            picture = functional.interpolate(
+                picture, scale_factor=factor, mode="bilinear", align_corners=False
+            ).round_()
+        pictures.append(picture[0])
+    sizes = torch.tensor([picture.shape[1:] for picture in pictures])
+    ends = sizes.prod(1).cumsum(0)
+    pixels = torch.cat([picture.flatten(1) for picture in pictures], 1)
+    return Album(*(t.to(device) for t in (pixels, ends - sizes.prod(1), sizes[:, 0], sizes[:, 1])))
+
+
+def _draw_frost(source: Source, shape: tuple[int, int, int], constants: Frost) -> Draws:
+    """Which picture, and how far down and right in it, as shares."""
+    return (source.uniform(3),)
+
+
+def _frost(images: Tensor, draws: Draws, constants: Frost) -> Tensor:
+    height, width = images.shape[2:]
+    album = _album(tuple(picture_paths()), constants.resize, height, width, images.device)
+    picture, top, left = draws[0].unbind(1)
+    picture = (picture * len(album.starts)).long()
+    strides = album.widths[picture]
+    first = album.starts[picture] + (top * (album.heights[picture] - height)).long() * strides
+    first += (left * (strides - width)).long()
+    rows = torch.arange(height, device=images.device) * strides[:, None] + first[:, None]
+    places = rows[:, :, None] + torch.arange(width, device=images.device)
+    cut = album.pixels.index_select(1, places.flatten()).view(3, *places.shape).transpose(0, 1)
+    return images.float().mul_(constants.image).add_(cut, alpha=constants.frost)
+
+
+frost = Corruption("frost", FROST, _frost, _draw_frost, needs_colour=True)

@@ -1,0 +1,130 @@
+"""What moves or merges pixels: elastic transform and pixelate.
+
+Constants: hendrycks/robustness, make_cifar_c.py, make_tinyimagenet_c.py, make_imagenet_c.py.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from hf_rws.corruptions.definition import CIFAR, IMAGENET, TINY_IMAGENET, Corruption, Draws
+from hf_rws.corruptions.filters import GAIN, gaussian_blur
+from hf_rws.corruptions.randomness import Source
+
+# alpha, sigma and the farthest affine step, in pixels over the set's unit (244 is what the published code has)
+ELASTIC_UNIT = {CIFAR: 32, TINY_IMAGENET: 64, IMAGENET: 244}
+ELASTIC_ALPHA_SIGMA_AFFINE = {
+    CIFAR: ((0, 0, 0.08), (0.05, 0.2, 0.07), (0.08, 0.06, 0.06), (0.1, 0.04, 0.05), (0.1, 0.03, 0.03)),
+    TINY_IMAGENET: ((0, 0, 0.08), (0.05, 0.3, 0.06), (0.1, 0.08, 0.06), (0.1, 0.03, 0.03), (0.16, 0.03, 0.02)),
+    IMAGENET: ((2, 0.7, 0.1), (2, 0.08, 0.2), (0.05, 0.01, 0.02), (0.07, 0.01, 0.02), (0.12, 0.01, 0.02)),
+}
+PIXELATE_FACTOR = {
+    CIFAR: (0.95, 0.9, 0.85, 0.75, 0.65),
+    TINY_IMAGENET: (0.9, 0.8, 0.7, 0.6, 0.5),
+    IMAGENET: (0.6, 0.5, 0.4, 0.3, 0.25),
+}
+
+
+def _pixelate(images: Tensor, draws: Draws, factor: float) -> Tensor:
+    """Shrink by means over whole pixels, rounded after each direction, and enlarge by repeating."""
+    height, width = images.shape[2:]
+    down, across = int(height * factor), int(width * factor)
+    vertical, horizontal = (
+        torch.from_numpy(box_matrix(*sizes)).to(images.device) for sizes in ((height, down), (width, across))
+    )
+    small = _round(images.float() @ horizontal.mT)
+    small = _round(vertical @ small).to(torch.uint8)
+    y, x = (_nearest(*sizes, images.device) for sizes in ((down, height), (across, width)))
+    return small.flatten(2).index_select(2, (y[:, None] * across + x).flatten()).view(images.shape)
+
+
+def _round(values: Tensor) -> Tensor:
+    """To the nearest integer, halves up. Means of a few pixels are either halves or far from them."""
+    return values.add_(0.5 + 1e-3).floor_()
+
+
+def _nearest(size: int, enlarged: int, device: torch.device) -> Tensor:
+    return ((torch.arange(enlarged, device=device) * 2 + 1) * size) // (2 * enlarged)
+
+
+@lru_cache(maxsize=32)
+def box_matrix(size: int, reduced: int) -> np.ndarray:
+    """(reduced, size) float32: each output is the mean of the pixels whose centres lie in its window."""
+    scale = size / reduced
+    centres = (np.arange(reduced)[:, None] + 0.5) * scale
+    distances = (np.arange(size) + 0.5 - centres) / scale
+    inside = (distances > -0.5) & (distances <= 0.5)
+    return (inside / inside.sum(1, keepdims=True)).astype(np.float32)
+
+
+def _draw_elastic(source: Source, shape: tuple[int, int, int], constants: tuple[float, float, float]) -> Draws:
+    """Displacements from -1 to 1: (x, y) of three points, and (x, y) of every pixel."""
+    return source.uniform(3, 2) * 2 - 1, source.uniform(2, *shape[1:]) * 2 - 1
+
+
+def _elastic(images: Tensor, draws: Draws, constants: tuple[float, float, float]) -> Tensor:
+    alpha, sigma, affine = constants
+    height, width = images.shape[2:]
+    size = torch.tensor((width, height), device=images.device)
+    positions = _affine_positions(draws[0] * affine, width, height)
+    levels = images.float()
+    levels = functional.grid_sample(
+        levels, positions * 2 / (size - 1) - 1, padding_mode="reflection", align_corners=True
+    )
+    if alpha:
+        steps = gaussian_blur(draws[1], sigma, border="reflect", truncate=3) * alpha
+        positions = steps.permute(0, 2, 3, 1) + _pixels(width, height, images.device)
+        grid = (positions * 2 + 1) / size - 1
+        levels = functional.grid_sample(levels, grid, padding_mode="reflection", align_corners=False)
+    return levels.mul_(GAIN)
+
+
+def _pixels(width: int, height: int, device: torch.device) -> Tensor:
+    """(H, W, 2): x and y of every pixel."""
+    y, x = torch.meshgrid(torch.arange(height, device=device), torch.arange(width, device=device), indexing="ij")
+    return torch.stack((x, y), 2)
+
+
+def _affine_positions(moves: Tensor, width: int, height: int) -> Tensor:
+    """Where each pixel comes from when three points move.
+
+    Args:
+        moves: (N, 3, 2), (x, y) in pixels, of the points c + (q, q), c + (q, -q) and c - (q, q), where c is the centre
+            and q a third of the shorter side.
+        width: Of the image.
+        height: Of the image.
+
+    Returns:
+        (N, H, W, 2) float32, (x, y).
+    """
+    reach = min(width, height) // 3
+    corner = torch.tensor((width // 2 - reach, height // 2 - reach), device=moves.device)
+    # A pixel at corner + 2q (s, t) goes to origin + s along + t across: solve for (s, t).
+    origin = (corner + moves[:, 2])[:, None, None]
+    along = torch.tensor((2 * reach, 0), device=moves.device) + moves[:, 1] - moves[:, 2]
+    across = torch.tensor((0, 2 * reach), device=moves.device) + moves[:, 0] - moves[:, 1]
+    inverse = (
+        torch.stack((torch.stack((across[:, 1], -along[:, 1]), 1), torch.stack((-across[:, 0], along[:, 0]), 1)), 1)
+        * (2 * reach / (along[:, 0] * across[:, 1] - along[:, 1] * across[:, 0]))[:, None, None]
+    )
+    offsets = _pixels(width, height, moves.device) - origin
+    x, y = offsets[..., 0], offsets[..., 1]
+    a = inverse[:, :, :, None, None]
+    return torch.stack((x * a[:, 0, 0] + y * a[:, 1, 0], x * a[:, 0, 1] + y * a[:, 1, 1]), 3) + corner
+
+
+elastic_transform = Corruption(
+    "elastic_transform",
+    {
+        name: tuple(tuple(value * ELASTIC_UNIT[name] for value in row) for row in rows)
+        for name, rows in ELASTIC_ALPHA_SIGMA_AFFINE.items()
+    },
+    _elastic,
+    _draw_elastic,
+)
+pixelate = Corruption("pixelate", PIXELATE_FACTOR, _pixelate)
