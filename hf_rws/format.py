@@ -227,7 +227,11 @@ def check_arrays(arrays: Mapping[str, Tensor], tensors: Sequence[TensorSpec], co
     """FormatError unless the arrays have just the dtypes, lengths and finite values that `tensors` ask for."""
     lengths = dict.fromkeys(ARRAYS, 0)
     for spec in tensors:
-        for name, size in spec.sizes(codec).items():
+        try:
+            sizes = spec.sizes(codec)
+        except OptionError as error:
+            raise FormatError(f"{where}: tensor {spec.name!r} cannot be stored so ({error})") from error
+        for name, size in sizes.items():
             lengths[name] += size
     for name, dtype in ARRAYS.items():
         found = arrays.get(name, torch.empty(0, dtype=dtype))
@@ -238,6 +242,9 @@ def check_arrays(arrays: Mapping[str, Tensor], tensors: Sequence[TensorSpec], co
             )
         if dtype.is_floating_point and not bool(torch.isfinite(found).all()):
             raise FormatError(f"{where}: array {name!r} holds NaN or infinite values")
+    for spec, parts in zip(tensors, slices(arrays, tensors, codec), strict=True):
+        if spec.bits == "ternary" and bool((parts["codes"] >= 3**5).any()):
+            raise FormatError(f"{where}: array 'codes' holds bytes above 242 for the ternary {spec.name!r}")
 
 
 def slices(arrays: Mapping[str, Tensor], tensors: Sequence[TensorSpec], codec: str) -> Iterator[dict[str, Tensor]]:

@@ -39,8 +39,8 @@ def find_layers(model: nn.Module) -> list[list[LayerTensor]]:
 
     A layer is one group of timm's `model.group_matcher(coarse=False)` that holds a weight of two or more dimensions; a
     group without one (a norm that timm groups apart) belongs to the layer before it. Running statistics stay with
-    their norm; `num_batches_tracked` is left out. A model whose `group_matcher` is missing or does not work is grouped
-    by modules in the order of registration: each one that holds such a weight itself begins a layer.
+    their norm; `num_batches_tracked` is left out. A model whose `group_matcher` is missing, fails or finds one group only
+    is grouped by modules in the order of registration: each one that holds such a weight itself begins a layer.
 
     Args:
         model: A timm model, without wrappers such as DDP.
@@ -53,11 +53,9 @@ def find_layers(model: nn.Module) -> list[list[LayerTensor]]:
     layers: list[list[LayerTensor]] = []
     for group in _groups(model, tensors):
         group = [tensor for tensor in group if tensor.name not in head]
-        if any(tensor.kind == "weight" for tensor in group) or not layers:
+        if not layers or (_holds_weight(group) and _holds_weight(layers[-1])):
             layers.append([])
         layers[-1].extend(group)
-    if len(layers) > 1 and not any(tensor.kind == "weight" for tensor in layers[0]):
-        layers[1][:0] = layers.pop(0)  # a norm or an embedding in front of the first weight
     order = {name: position for position, name in enumerate(model.state_dict())}
     return [
         sorted((replace(tensor, layer=depth) for tensor in layer), key=lambda tensor: order[tensor.name])
@@ -153,11 +151,15 @@ def _layer_tensors(model: nn.Module) -> dict[str, LayerTensor]:
     return found
 
 
+def _holds_weight(tensors: list[LayerTensor]) -> bool:
+    return any(tensor.kind == "weight" for tensor in tensors)
+
+
 def _groups(model: nn.Module, tensors: dict[str, LayerTensor]) -> list[list[LayerTensor]]:
     try:
         matcher = model.group_matcher(coarse=False)
         groups = group_with_matcher(iter([(name, name) for name in tensors]), matcher)
-        if sum(map(len, groups.values())) == len(tensors):
+        if len(groups) > 1 and sum(map(len, groups.values())) == len(tensors):
             return [[tensors[name] for name in groups[key]] for key in sorted(groups)]
     except (AttributeError, TypeError, ValueError, KeyError):
         pass

@@ -68,8 +68,8 @@ def load_base(
         return Base(_named_model(str(id), cache_dir, model_options).eval())
     fetched = hub.fetch(
         id,
-        (CONFIG, WEIGHTS),
-        optional=(TRAINING,),
+        (CONFIG,),
+        optional=(WEIGHTS, TRAINING),
         revision=revision,
         token=token,
         cache_dir=cache_dir,
@@ -79,6 +79,8 @@ def load_base(
     where = f"{fetched.repo_id}@{fetched.revision}" if fetched.repo_id else str(id)
     if "architecture" not in _read_json(fetched.folder / CONFIG, f"{where} {CONFIG}"):
         raise FormatError(f"{where} {CONFIG}: not a timm model's config (it names no architecture); is it a signature?")
+    if not (fetched.folder / WEIGHTS).is_file():
+        raise NotFoundError(f"{where} has no {WEIGHTS}")
     try:
         model = timm.create_model(f"local-dir:{fetched.folder}", pretrained=True, **model_options)
     except (RuntimeError, TypeError, KeyError, ValueError) as error:
@@ -149,7 +151,9 @@ def load_patched(
 
 def _named_model(name: str, cache_dir: str | Path | None, model_options: Mapping[str, Any]) -> nn.Module:
     if not timm.is_model(name.partition(".")[0]):
-        raise NotFoundError(f"{name!r} is neither a folder here, nor a Hub id (user/name), nor the name of a timm model")
+        raise NotFoundError(
+            f"{name!r} is neither a folder here, nor a Hub id (user/name), nor the name of a timm model"
+        )
     try:
         return timm.create_model(name, pretrained=True, cache_dir=cache_dir, **model_options)
     except RuntimeError as error:

@@ -210,7 +210,7 @@ class Patcher:
     ) -> None:
         named = [_open(item, load_options) for item in given]
         if scales is None:
-            scales = [1 / len(named)] * len(named)
+            scales = [1 / len(named) for _ in named]
         if isinstance(scales, int | float) or len(scales) != len(named):
             raise OptionError(f"scales must be a list with one number per signature ({len(named)}), got {scales!r}")
         checked = [_checked_scale(scale) for scale in scales]

@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 FILES = (CONFIG_NAME, WEIGHTS_NAME, "README.md")
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Signature:
     """A robust weight signature. Make one by `extract` or `from_pretrained`, never by hand.
 
@@ -46,7 +46,7 @@ class Signature:
     """
 
     config: SignatureConfig
-    arrays: Mapping[str, Tensor] = field(repr=False)
+    arrays: Mapping[str, Tensor]
     name: str
 
     @classmethod
@@ -75,6 +75,14 @@ class Signature:
                 raise OptionError(f"{spec.name}: the difference holds NaN or infinite values; the models are broken")
         arrays = pack(deltas, tensors, config.method.codec)
         return cls(replace(config, tensors=tensors), arrays, name or config.corruption.label)
+
+    def __repr__(self) -> str:
+        config = self.config
+        severity = "" if config.corruption.severity is None else f"-{config.corruption.severity}"
+        return (
+            f"Signature({self.name!r}: {config.corruption.label}{severity} for {config.base_model.architecture}, "
+            f"{config.method.kind}, {config.method.num_layers} layers, {self.nbytes:,} bytes)"
+        )
 
     @cached_property
     def specs(self) -> dict[str, TensorSpec]:

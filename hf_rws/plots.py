@@ -1,0 +1,124 @@
+"""Figures. They show what they are given and compute nothing; all need `pip install "hf-rws[plots]"`."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+from hf_rws.errors import MissingExtraError
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+_RIGHT, _WRONG, _CLEAN, _CORRUPTED = "#1a7f37", "#c0392b", "#57606a", "#0969da"
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What the figure shows of one corruption.
+
+    Attributes:
+        corruption: Its name.
+        images: Corrupted images, uint8 of shape (N, 3, H, W).
+        before: Predicted class names of the clean model on them.
+        after: Predicted class names of the patched model.
+        curve: Accuracies at several scales: {"scale", "ta", "ra"}, in [0, 1].
+    """
+
+    corruption: str
+    images: Tensor
+    before: Sequence[str]
+    after: Sequence[str]
+    curve: Sequence[Mapping[str, float]]
+
+
+def overview(
+    clean: Tensor, labels: Sequence[str], predicted: Sequence[str], comparisons: Sequence[Comparison], path: str | Path
+) -> Path:
+    """Images clean and corrupted with predictions before and after patching, and a scale curve for each corruption.
+
+    Args:
+        clean: Clean images, uint8 of shape (N, 3, H, W).
+        labels: Their class names.
+        predicted: What the clean model takes them for.
+        comparisons: One row each; the same images corrupted.
+        path: PNG to write.
+
+    Returns:
+        The path.
+
+    Raises:
+        MissingExtraError: matplotlib is not installed.
+    """
+    columns, rows = len(clean), len(comparisons) + 1
+    figure = _figure(1.25 * columns + 4.2, 1.62 * rows)
+    grid = figure.add_gridspec(rows, columns + 3, wspace=0.12, hspace=0.5)
+    for column in range(columns):
+        ax = figure.add_subplot(grid[0, column])
+        _show(ax, clean[column], [(predicted[column], predicted[column] == labels[column])])
+        if column == 0:
+            ax.set_ylabel("clean", fontsize=9)
+    legend = figure.add_subplot(grid[0, columns:])
+    legend.axis("off")
+    legend.text(0.12, 0.9, "below each image: what the model takes it for", fontsize=8, va="top")
+    legend.text(0.12, 0.7, "corrupted: before the patch, then after it", fontsize=8, va="top")
+    legend.text(0.12, 0.5, "right", fontsize=8, va="top", color=_RIGHT)
+    legend.text(0.28, 0.5, "wrong", fontsize=8, va="top", color=_WRONG)
+    for row, comparison in enumerate(comparisons, start=1):
+        for column in range(columns):
+            ax = figure.add_subplot(grid[row, column])
+            captions = [(name, name == labels[column]) for name in (comparison.before[column], comparison.after[column])]
+            _show(ax, comparison.images[column], captions)
+            if column == 0:
+                ax.set_ylabel(comparison.corruption.replace("_", " "), fontsize=9)
+        curve = figure.add_subplot(grid[row, columns:])
+        box = curve.get_position()
+        curve.set_position([box.x0 + 0.06, box.y0 + 0.015, box.width - 0.06, box.height - 0.01])
+        scale_curve(curve, comparison.curve, legend=row == 1, axis_label=row == rows - 1)
+    return _save(figure, path)
+
+
+def scale_curve(ax: "Axes", curve: Sequence[Mapping[str, float]], *, legend: bool = True, axis_label: bool = True) -> None:
+    """Accuracy on clean (TA) and corrupted images (RA) against the scale of a signature."""
+    scales = [point["scale"] for point in curve]
+    for key, name, colour in (("ra", "corrupted", _CORRUPTED), ("ta", "clean", _CLEAN)):
+        ax.plot(scales, [100 * point[key] for point in curve], color=colour, marker="o", markersize=3, label=name)
+    ax.set_ylim(0, 100)
+    ax.tick_params(labelsize=7)
+    ax.grid(alpha=0.3)
+    ax.set_ylabel("accuracy, %", fontsize=7)
+    if axis_label:
+        ax.set_xlabel("scale of the signature", fontsize=7)
+    if legend:
+        ax.legend(fontsize=7, loc="lower right", frameon=False)
+
+
+def _figure(width: float, height: float) -> "Figure":
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise MissingExtraError('figures need matplotlib: pip install "hf-rws[plots]"') from error
+    return Figure(figsize=(width, height), layout=None)
+
+
+def _show(ax: "Axes", image: Tensor, captions: Sequence[tuple[str, bool]]) -> None:
+    ax.imshow(image.permute(1, 2, 0).cpu().numpy(), interpolation="nearest")
+    ax.set_xticks([])
+    ax.set_yticks([])
+    for spine in ax.spines.values():
+        spine.set_visible(False)
+    for line, (text, right) in enumerate(captions):
+        ax.text(
+            0.5, -0.04 - 0.17 * line, text, transform=ax.transAxes, ha="center", va="top", fontsize=7,
+            color=_RIGHT if right else _WRONG,
+        )  # fmt: skip
+
+
+def _save(figure: "Figure", path: str | Path) -> Path:
+    path = Path(path)
+    options: dict[str, Any] = {"dpi": 110, "bbox_inches": "tight", "facecolor": "white"}
+    figure.savefig(path, metadata={"Software": None}, **options)
+    return path

@@ -1,0 +1,92 @@
+"""The main job in one command: a small study of real images on a CPU, with a table and a picture."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from torch import nn
+
+from hf_rws import plots
+from hf_rws.corruptions import corrupt
+from hf_rws.data import ImageSet, Splits, load_splits
+from hf_rws.errors import MissingExtraError
+from hf_rws.evaluation import predict
+from hf_rws.loading import load_patched
+from hf_rws.study import BASE, Study, create_start, run_study
+from hf_rws.training import TrainingArguments
+
+CORRUPTIONS = ("fog", "gaussian_noise", "contrast")
+RECIPE = TrainingArguments.from_recipe("short", epochs=6, lr=0.02)
+SHOWN_IMAGES = 7
+PICTURE = "overview.png"
+
+# A checkout has a sample of CIFAR-10 and a small network trained on CIFAR-100; an installed wheel has neither.
+EMBEDDED = Path(__file__).resolve().parent.parent / "scripts" / "quickstart"
+HUB_DATASET, HUB_START, HUB_LIMIT = "uoft-cs/cifar10", "resnet18.a1_in1k", 3600
+
+
+def quickstart(
+    output_dir: str | Path, *, corruptions: Sequence[str] | None = None, dataset: str | None = None
+) -> str:
+    """Train a base and robust models, extract their signatures, patch, measure, and draw a picture.
+
+    Without a `dataset` it uses the sample of CIFAR-10 and the start that a checkout holds, and needs no network; where
+    they are not beside the source, CIFAR-10 and timm's ImageNet ResNet-18 from the Hub.
+
+    Args:
+        output_dir: Folder for `base/`, `rws-fog/`, ..., `study.json` and the picture. A second start goes on where the
+            first one stopped.
+        corruptions: Names; fog, gaussian_noise and contrast by default.
+        dataset: Hub id or folder of another dataset.
+
+    Returns:
+        The table, and what to do next, as text.
+    """
+    corruptions = tuple(corruptions or CORRUPTIONS)
+    embedded = EMBEDDED.is_dir()
+    data = _data(dataset, embedded)
+    start = _start(data, embedded)
+    study = run_study(start, data, output_dir, RECIPE, corruptions=corruptions, notes={"dataset": data.train.name})
+    lines = [study.to_markdown(), ""]
+    try:
+        lines.append(f"picture: {_draw(study, data.test)}")
+    except MissingExtraError as error:
+        lines.append(f"no picture: {error}")
+    lines.append(
+        f"try it: cd {output_dir} && python -c 'import hf_rws; "
+        f'print(hf_rws.load_patched("base", ["rws-{corruptions[0]}"]).rws)\''
+    )
+    return "\n".join(lines)
+
+
+def _data(dataset: str | None, embedded: bool) -> Splits:
+    if dataset is None and embedded:
+        return load_splits(str(EMBEDDED / "cifar10-sample"))
+    return load_splits(dataset or HUB_DATASET, limit=HUB_LIMIT)
+
+
+def _start(data: Splits, embedded: bool) -> nn.Module:
+    if embedded:
+        return create_start(EMBEDDED / "start", data)
+    return create_start(HUB_START, data, pretrained=True)
+
+
+def _draw(study: Study, test: ImageSet) -> Path:
+    """The first test images and what the model makes of them, before and after each patch."""
+    shown = test.subset(slice(SHOWN_IMAGES))
+    model = load_patched(study.folder / BASE, [study.folder / f"rws-{row.corruption}" for row in study.rows])
+
+    def names(images: ImageSet) -> list[str]:
+        return [test.classes[label] for label in predict(model, images.images).tolist()]
+
+    comparisons = []
+    for row in study.rows:
+        images = replace(shown, images=corrupt(shown.images, row.corruption, row.severity))
+        model.rws.clear()
+        before = names(images)
+        model.rws.set({f"rws-{row.corruption}": 1.0})
+        curve = (model.rws.signatures[f"rws-{row.corruption}"].config.metrics or {}).get("scale_curve", ())
+        comparisons.append(plots.Comparison(row.corruption, images.images, before, names(images), curve))
+    model.rws.clear()
+    labels = [test.classes[label] for label in shown.labels.tolist()]
+    return plots.overview(shown.images, labels, names(shown), comparisons, study.folder / PICTURE)

@@ -1,0 +1,166 @@
+import pytest
+import torch
+
+import hf_rws
+from hf_rws.errors import MismatchError, OptionError
+from hf_rws.extraction import project_out
+from hf_rws.layers import find_layers
+from hf_rws.models import save_timm_repo
+from tests.models import ARCHITECTURES, create, identical, moved, signature, state, trio
+
+
+def _kinds(model):
+    return {tensor.name: tensor for layer in find_layers(model) for tensor in layer}
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+@pytest.mark.parametrize("projection", ["weights", "all", None])
+def test_deltas_are_the_formula(name, projection):
+    models = trio(name)
+    found = hf_rws.extract(
+        models.robust, models.standard, models.start, corruption="fog", projection=projection, bits=None
+    ).deltas()
+    start, standard, robust = (m.state_dict() for m in (models.start, models.standard, models.robust))
+    kinds = _kinds(models.start)
+    for key, delta in found.items():
+        t0, ts, tr = (weights[key].double() for weights in (start, standard, robust))
+        kind = kinds[key].kind
+        if kind == "running_var":
+            eps = kinds[key].eps
+            expected = torch.log(tr + eps) - torch.log(ts + eps)
+        elif projection == "all" and kind in ("weight", "vector") or projection == "weights" and kind == "weight":
+            ds, dr = ts - t0, tr - t0
+            expected = dr - (dr * ds).sum() / (ds * ds).sum() * ds
+            length = (expected * ds).sum() / (expected.norm() * ds.norm())
+            assert abs(length) < 1e-9  # orthogonal to the clean direction
+        else:
+            expected = tr - ts
+        torch.testing.assert_close(delta, expected.float(), rtol=1e-6, atol=1e-9)
+        assert delta.dtype == torch.float32
+
+
+def test_the_projection_of_robust_minus_standard_is_the_same():
+    generator = torch.Generator().manual_seed(0)
+    dr, ds = (torch.randn(8, 9, generator=generator) for _ in range(2))
+    torch.testing.assert_close(project_out(dr, ds), project_out(dr - ds, ds))
+    torch.testing.assert_close(project_out(2 * dr + ds, ds), 2 * project_out(dr, ds))
+    assert torch.equal(project_out(dr, torch.zeros_like(ds)), dr.double())
+
+
+def test_a_frozen_tensor_gives_the_plain_difference_and_no_nan():
+    models = trio("vgg16_gap")
+    frozen = moved(models.start, 1)
+    frozen.features[0].weight.data.copy_(models.start.features[0].weight)
+    found = hf_rws.extract(models.robust, frozen, models.start, corruption="fog", bits=None)
+    expected = models.robust.features[0].weight - models.start.features[0].weight
+    torch.testing.assert_close(found.delta("features.0.weight"), expected.detach())
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_the_difference_of_a_model_and_itself_is_zero(name):
+    model = trio(name).standard
+    found = hf_rws.extract(model, model, trio(name).start, corruption="nothing", bits=4)
+    assert all(not delta.any() for delta in found.deltas().values())
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_everything_unprojected_at_scale_one_is_the_robust_model(name):
+    models = trio(name)
+    everything = hf_rws.extract(
+        models.robust, models.standard, None, corruption="fog", projection=None, num_layers="all", bits=None
+    )
+    patched = models.base()
+    hf_rws.patch(patched, everything)
+    robust = models.robust.state_dict()
+    for key in everything.specs:
+        torch.testing.assert_close(patched.state_dict()[key], robust[key], rtol=1e-5, atol=1e-7)
+    assert not {key for key in everything.specs if key.startswith(("head.fc", "fc.", "classifier", "head.weight"))}
+
+
+def test_inputs_are_not_changed_and_may_be_state_dicts_folders_or_models(tmp_path):
+    models = trio("vgg16_bn_gap")
+    before = state(models.standard)
+    expected = hf_rws.extract(models.robust, models.standard, models.start, corruption="fog")
+    for role in ("robust", "standard", "start"):
+        save_timm_repo(getattr(models, role), tmp_path / role)
+    folders = hf_rws.extract(tmp_path / "robust", str(tmp_path / "standard"), tmp_path / "start", corruption="fog")
+    states = hf_rws.extract(models.robust.state_dict(), models.standard, models.start.state_dict(), corruption="fog")
+    for other in (folders, states):
+        assert all(torch.equal(other.delta(key), expected.delta(key)) for key in expected.specs)
+        assert other.config.base_model == expected.config.base_model
+    assert identical(models.standard, before)
+    assert str(tmp_path) not in folders.config.to_json(version="0", sha256="0")
+
+
+def test_half_precision_models_are_extracted_from():
+    models = trio("vgg16_bn_gap")
+    halves = [moved(model, 0, size=0.0).half() for model in (models.robust, models.standard, models.start)]
+    found = hf_rws.extract(*halves, corruption="fog", bits=None)
+    for key, delta in signature("vgg16_bn_gap", bits=None).deltas().items():
+        assert found.delta(key).shape == delta.shape
+        assert torch.isfinite(found.delta(key)).all()
+
+
+def test_config_says_what_was_done():
+    found = hf_rws.extract(
+        trio("resnet18").robust,
+        trio("resnet18").standard,
+        trio("resnet18").start,
+        corruption=["fog", "snow"],
+        severity=5,
+        dataset="uoft-cs/cifar10",
+        num_layers=3,
+        projection="all",
+        bits=[8, 4, "ternary"],
+    ).config
+    assert (found.corruption.names, found.corruption.severity) == (("fog", "snow"), 5)
+    assert (found.method.kind, found.method.num_layers, found.method.projection) == ("extracted", 3, "all")
+    assert found.base_model.architecture == "resnet18"
+    assert found.base_model.num_classes == 10
+    by_layer = {spec.layer: spec.bits for spec in found.tensors if spec.kind == "weight"}
+    assert by_layer == {0: 8, 1: 4, 2: "ternary"}
+    assert {spec.bits for spec in found.tensors if spec.kind != "weight"} == {16}
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"projection": "biases"}, OptionError, "'weights', 'all' or None"),
+        ({"pretrained": None}, OptionError, "projection=None"),
+        ({"corruption": ""}, OptionError, "label"),
+        ({"corruption": []}, OptionError, "label"),
+        ({"num_layers": 99}, OptionError, "1 to 13"),
+        ({"bits": 9}, OptionError, "9"),
+        ({"bits": [4, 4]}, OptionError, "7"),
+        ({"robust": 3}, OptionError, "robust must be"),
+        ({"robust": "no-such-thing"}, hf_rws.RWSError, "no-such-thing"),
+        ({"robust": create("resnet18")}, MismatchError, "robust has no tensor 'features.0.weight'"),
+        ({"robust": {}}, MismatchError, "robust has no tensor"),
+    ],
+)
+def test_bad_options_are_explained(options, error, message):
+    models = trio("vgg16_gap")
+    given = {"robust": models.robust, "standard": models.standard, "pretrained": models.start, "corruption": "fog"}
+    with pytest.raises(error, match=message):
+        hf_rws.extract(**{**given, **options})
+
+
+def test_other_shapes_broken_values_and_bare_state_dicts_are_refused():
+    models = trio("vgg16_gap")
+    weights = models.robust.state_dict()
+    with pytest.raises(MismatchError, match=r"features.2.weight.*in robust but.*in standard"):
+        hf_rws.extract({**weights, "features.2.weight": torch.zeros(1, 2)}, models.standard, models.start, corruption="fog")
+    broken = {**weights, "features.2.bias": torch.full_like(weights["features.2.bias"], float("nan"))}
+    with pytest.raises(OptionError, match=r"features.2.bias.*NaN"):
+        hf_rws.extract(broken, models.standard, models.start, corruption="fog")
+    with pytest.raises(OptionError, match="must be a model"):
+        hf_rws.extract(weights, weights, weights, corruption="fog")
+
+
+def test_a_warning_if_the_two_did_not_start_from_the_same_weights(tmp_path):
+    models = trio("vgg16_gap")
+    for role, start in (("robust", "a" * 64), ("standard", "b" * 64)):
+        save_timm_repo(getattr(models, role), tmp_path / role)
+        (tmp_path / role / "training_args.json").write_text(f'{{"init_sha256": "{start}"}}')
+    with pytest.warns(UserWarning, match="different starting weights"):
+        hf_rws.extract(tmp_path / "robust", tmp_path / "standard", models.start, corruption="fog")

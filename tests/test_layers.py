@@ -1,0 +1,125 @@
+import pytest
+import timm
+import torch
+from torch import nn
+
+import hf_rws  # noqa: F401
+from hf_rws.errors import OptionError
+from hf_rws.layers import find_layers, fingerprint, first_layers, head_names, weights_digest
+from tests.models import ARCHITECTURES, create, moved, trio
+
+# architecture -> number of layers without the head, and the tensors of the second layer
+LAYERS = {
+    "vgg16_gap": (13, ["features.2.weight", "features.2.bias"]),
+    "vgg16_bn_gap": (
+        13,
+        [f"features.3.{name}" for name in ("weight", "bias")]
+        + [f"features.4.{name}" for name in ("weight", "bias", "running_mean", "running_var")],
+    ),
+    "resnet18": (9, None),
+    "resnet50": (17, None),
+    "densenet121": (59, None),
+    "mobilenetv3_small_050": (14, None),
+    "convnext_atto": (13, None),
+    "vit_tiny_patch16_224": (13, None),
+    "deit_tiny_distilled_patch16_224": (13, None),
+    "mixer_s32_224": (9, None),
+}
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_layers_are_timms_groups(name):
+    with torch.device("meta"):
+        model = timm.create_model(name)
+    layers = find_layers(model)
+    count, second = LAYERS[name]
+    assert len(layers) == count
+    if second is not None:
+        assert [tensor.name for tensor in layers[1]] == second
+    tensors = [tensor for layer in layers for tensor in layer]
+    names = [tensor.name for tensor in tensors]
+    state = model.state_dict()
+    counters = {key for key in state if key.endswith("num_batches_tracked")}
+    assert len(names) == len(set(names))
+    assert set(names) == state.keys() - head_names(model) - counters
+    for depth, layer in enumerate(layers):
+        assert all(tensor.layer == depth for tensor in layer)
+        assert any(tensor.kind == "weight" for tensor in layer)
+    for tensor in tensors:
+        assert (tensor.kind == "weight") == (state[tensor.name].ndim >= 2)
+        assert (tensor.eps > 0) == (tensor.kind == "running_var")
+
+
+def test_the_stem_of_a_resnet_is_its_first_layer():
+    layers = find_layers(create("resnet18"))
+    assert [tensor.name for tensor in layers[0]] == [
+        "conv1.weight",
+        "bn1.weight",
+        "bn1.bias",
+        "bn1.running_mean",
+        "bn1.running_var",
+    ]
+    assert {tensor.name.rsplit(".", 2)[0] for tensor in layers[2]} == {"layer1.1"}
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_number_of_layers(name):
+    model = trio(name).start
+    everything = find_layers(model)
+    assert first_layers(model) == everything[:7]
+    assert first_layers(model, 3) == everything[:3]
+    assert first_layers(model, "all") == everything
+    for wrong in (0, -1, len(everything) + 1, True, 2.0, "seven"):
+        with pytest.raises(OptionError, match=f"1 to {len(everything)}"):
+            first_layers(model, wrong)
+
+
+class Plain(nn.Module):
+    def __init__(self, matcher=None):
+        super().__init__()
+        self.norm0 = nn.LayerNorm(3)
+        self.first = nn.Linear(3, 4)
+        self.norm1 = nn.BatchNorm1d(4)
+        self.second = nn.Linear(4, 5)
+        if matcher is not None:
+            self.group_matcher = matcher
+
+
+def _broken(coarse=False):
+    raise ValueError("no groups")
+
+
+@pytest.mark.parametrize("matcher", [None, _broken, lambda coarse=False: {"stem": None}, lambda coarse=False: None])
+def test_models_without_a_usable_group_matcher_are_grouped_by_registration(matcher):
+    layers = find_layers(Plain(matcher))
+    assert [[tensor.name.partition(".")[0] for tensor in layer] for layer in layers] == [
+        ["norm0"] * 2 + ["first"] * 2 + ["norm1"] * 4,
+        ["second"] * 2,
+    ]
+
+
+def test_head_of_a_distilled_model_has_two_parts():
+    model = timm.create_model("deit_tiny_distilled_patch16_224", num_classes=3)
+    assert head_names(model) == {"head.weight", "head.bias", "head_dist.weight", "head_dist.bias"}
+
+
+def test_weights_digest_is_of_everything_but_the_head():
+    model = trio("vgg16_bn_gap").start
+    digest = weights_digest(model)
+    other_head = moved(model, 0, size=0.0)
+    other_head.load_state_dict(model.state_dict())
+    other_head.reset_classifier(7)
+    assert weights_digest(other_head) == digest
+    assert weights_digest(moved(model, 3)) != digest
+
+
+def test_fingerprint_survives_half_precision_and_notices_other_weights():
+    weights = {"a": torch.randn(100, 100, generator=torch.Generator().manual_seed(0)), "b": torch.arange(5.0)}
+    full = fingerprint(weights)
+    assert full.keys() == {"float32", "float16", "bfloat16"}
+    assert fingerprint({"b": weights["b"], "a": weights["a"]}) == full
+    for dtype, name in ((torch.float16, "float16"), (torch.bfloat16, "bfloat16")):
+        half = fingerprint({key: value.to(dtype) for key, value in weights.items()})
+        assert half == {name: full[name]}
+    changed = {"a": weights["a"] + 1e-3, "b": weights["b"]}
+    assert all(fingerprint(changed)[dtype] != full[dtype] for dtype in full)

@@ -1,0 +1,107 @@
+import json
+
+import pytest
+import timm
+import torch
+
+import hf_rws
+from hf_rws.errors import FormatError, MismatchError, NotFoundError, OptionError
+from hf_rws.loading import load_base
+from hf_rws.models import save_timm_repo
+from tests.models import identical, signature, state, trio
+
+
+@pytest.fixture
+def study(tmp_path, monkeypatch):
+    """A folder as the quickstart leaves it: base/, rws-fog/, rws-snow/."""
+    save_timm_repo(trio("vgg16_bn_gap").standard, tmp_path / "base")
+    for label in ("fog", "snow"):
+        signature("vgg16_bn_gap", label).save_pretrained(tmp_path / f"rws-{label}")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_the_designs_own_line(study):
+    model = hf_rws.load_patched("base", ["rws-fog"])
+    assert isinstance(model, hf_rws.models.VGG16GAP)
+    assert not model.training
+    assert model.rws.scales == {"rws-fog": 1.0}
+    model.rws.clear()
+    assert identical(model, state(trio("vgg16_bn_gap").standard))
+
+
+def test_scales(study):
+    assert hf_rws.load_patched("base", ["rws-fog", "rws-snow"]).rws.scales == {"rws-fog": 0.5, "rws-snow": 0.5}
+    model = hf_rws.load_patched("base", ["rws-fog", "rws-snow"], scales=[1.0, 0.5])
+    assert model.rws.scales == {"rws-fog": 1.0, "rws-snow": 0.5}
+
+
+def test_one_signature_names_pairs_and_objects(study):
+    assert hf_rws.load_patched("base", "rws-fog").rws.scales == {"rws-fog": 1.0}
+    assert hf_rws.load_patched(study / "base", [("haze", "rws-fog")]).rws.scales == {"haze": 1.0}
+    assert hf_rws.load_patched("base", signature("vgg16_bn_gap")).rws.scales == {"fog": 1.0}
+    assert hf_rws.load_patched("base").rws.scales == {}
+    model = timm.create_model("local-dir:base", pretrained=True)
+    assert hf_rws.load_patched(model, ["rws-fog"]) is model
+
+
+def test_a_patched_model_says_what_the_patched_weights_say(study):
+    images = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    model = hf_rws.load_patched("base", ["rws-fog"])
+    plain = load_base("base").model
+    with torch.no_grad():
+        assert not torch.equal(model(images), plain(images))
+        with model.rws.using({}):
+            assert torch.equal(model(images), plain(images))
+
+
+@pytest.mark.parametrize(
+    ("base", "signatures", "options", "error", "message"),
+    [
+        ("nothing-here", [], {}, NotFoundError, "nothing-here"),
+        ("rws-fog", [], {}, FormatError, "signature"),
+        ("base", ["base"], {}, NotFoundError, "signature.safetensors"),
+        ("base", ["rws-rain"], {}, NotFoundError, "rws-rain"),
+        ("base", ["rws-fog"], {"scales": [1.0, 2.0]}, OptionError, "one number per signature"),
+        ("base", ["rws-fog"], {"scales": 1.0}, OptionError, "one number per signature"),
+        ("base", ["rws-fog"], {"scales": [float("nan")]}, OptionError, "finite"),
+        ("base", ["rws-fog", "rws-fog"], {}, OptionError, "another name"),
+        ("base", ["rws-fog"], {"signature_revisions": ["a", "b"]}, OptionError, "one entry per signature"),
+        ("base", [3], {}, OptionError, "must be a Signature"),
+    ],
+)
+def test_bad_input_is_explained(study, base, signatures, options, error, message):
+    with pytest.raises(error, match=message):
+        hf_rws.load_patched(base, signatures, **options)
+
+
+def test_a_model_given_to_load_patched_is_as_it_was_after_an_error(study):
+    model = load_base("base").model
+    before = state(model)
+    with pytest.raises(MismatchError, match="resnet18"):
+        hf_rws.load_patched(model, ["rws-fog", signature("resnet18")])
+    assert identical(model, before)
+    assert not hasattr(model, "rws")
+
+
+def test_load_base_reads_the_training_record_and_takes_model_options(study):
+    (study / "base" / "training_args.json").write_text('{"init_sha256": "abc"}')
+    base = load_base("base", num_classes=3)
+    assert base.training == {"init_sha256": "abc"}
+    assert base.repo_id is None
+    assert base.model.get_classifier().out_features == 3
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"architecture": "no_such_net", "num_features": 1}'])
+def test_a_base_with_a_broken_config(study, content):
+    (study / "base" / "config.json").write_text(content)
+    with pytest.raises(FormatError, match="base"):
+        load_base("base")
+
+
+def test_a_base_whose_weights_do_not_fit_its_config(study):
+    config = json.loads((study / "base" / "config.json").read_text())
+    config["model_args"]["width"] = 0.1
+    (study / "base" / "config.json").write_text(json.dumps(config))
+    with pytest.raises(FormatError, match="timm cannot load"):
+        load_base("base")

@@ -1,0 +1,363 @@
+import hashlib
+import json
+import shutil
+import struct
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save
+
+import hf_rws
+from hf_rws import Signature
+from hf_rws.errors import FormatError, IntegrityError, MismatchError, NotFoundError, OptionError
+from hf_rws.signature import similarity
+from tests.models import ARCHITECTURES, moved, signature, trio
+
+BITS = [None, 8, 4, 3, 1, "ternary", "small", [8, 8, 4, 4, 3, "ternary", "ternary"]]
+
+
+def equal(a: Signature, b: Signature) -> bool:
+    return a.arrays.keys() == b.arrays.keys() and all(torch.equal(a.arrays[key], b.arrays[key]) for key in a.arrays)
+
+
+@pytest.mark.parametrize("bits", BITS, ids=str)
+def test_saved_and_loaded_is_the_same(tmp_path, bits):
+    made = signature("vgg16_bn_gap").quantize(bits)
+    made.save_pretrained(tmp_path / "rws-fog")
+    loaded = Signature.from_pretrained(tmp_path / "rws-fog")
+    assert equal(loaded, made)
+    assert loaded.config == made.config
+    assert loaded.name == "rws-fog"
+    assert loaded.nbytes == made.nbytes == (tmp_path / "rws-fog" / "signature.safetensors").stat().st_size
+    first = {path.name: path.read_bytes() for path in (tmp_path / "rws-fog").iterdir()}
+    assert first.keys() == {"config.json", "signature.safetensors", "README.md"}
+    loaded.save_pretrained(tmp_path / "rws-fog")  # identical bytes on every save
+    assert {path.name: path.read_bytes() for path in (tmp_path / "rws-fog").iterdir()} == first
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_every_architecture_survives_the_disk(tmp_path, name):
+    made = signature(name, bits="small")
+    loaded = Signature.from_pretrained(made.save_pretrained(tmp_path / "s"))
+    for key, delta in made.deltas().items():
+        assert torch.equal(loaded.delta(key), delta)
+
+
+def read_with_numpy(folder):
+    """A reader written from the README's description of the format, without this library, torch or safetensors."""
+    config = json.loads((folder / "config.json").read_text())
+    raw = (folder / "signature.safetensors").read_bytes()
+    size = struct.unpack("<Q", raw[:8])[0]
+    header = json.loads(raw[8 : 8 + size])
+    kinds = {"U8": np.uint8, "F16": np.float16, "F32": np.float32}
+    arrays = {}
+    for key, entry in header.items():
+        if key != "__metadata__":
+            first, last = (8 + size + offset for offset in entry["data_offsets"])
+            arrays[key] = np.frombuffer(raw[first:last], kinds[entry["dtype"]])
+    position = dict.fromkeys(("codes", "scales", "vectors", "values"), 0)
+
+    def take(key, count):
+        position[key] += count
+        return arrays[key][position[key] - count : position[key]]
+
+    tensors = {}
+    for entry in config["tensors"]:
+        shape, bits = entry["shape"], entry["bits"]
+        count = int(np.prod(shape))
+        if bits in (16, 32):
+            tensors[entry["name"]] = take("vectors" if bits == 16 else "values", count).astype(np.float32).reshape(shape)
+            continue
+        if bits == "ternary":
+            codes = (take("codes", -(-count // 5))[:, None] // 3 ** np.arange(5) % 3).reshape(-1)[:count]
+            levels = np.float32([-1, 0, 1])
+        else:
+            stream = np.unpackbits(take("codes", -(-count * bits // 8)), bitorder="little")[: count * bits]
+            codes = stream.reshape(count, bits) @ (1 << np.arange(bits))
+            top = 2**bits - 1
+            levels = np.float32(2 * np.arange(top + 1) - top) / np.float32(top)
+        scales = take("scales", shape[0]).astype(np.float32)
+        tensors[entry["name"]] = (scales[:, None] * levels[codes].reshape(shape[0], -1)).reshape(shape)
+    assert all(position[key] == len(array) for key, array in arrays.items())
+    return tensors
+
+
+@pytest.mark.parametrize("bits", BITS, ids=str)
+def test_the_format_can_be_read_with_numpy_alone(tmp_path, bits):
+    made = signature("vgg16_bn_gap").quantize(bits)
+    found = read_with_numpy(made.save_pretrained(tmp_path / "s"))
+    for key, delta in made.deltas().items():
+        np.testing.assert_array_equal(found[key], delta.numpy())
+
+
+def test_no_tensor_is_a_top_level_architecture_and_the_only_metadata_is_the_format(tmp_path):
+    folder = signature("vgg16_gap").save_pretrained(tmp_path / "s")
+    assert "architecture" not in json.loads((folder / "config.json").read_text())
+    raw = (folder / "signature.safetensors").read_bytes()
+    header = json.loads(raw[8 : 8 + struct.unpack("<Q", raw[:8])[0]])
+    assert header["__metadata__"] == {"format": "pt"}
+
+
+def test_timm_refuses_a_signature_repo_at_once(tmp_path):
+    import timm
+
+    folder = signature("vgg16_gap").save_pretrained(tmp_path / "s")
+    with pytest.raises(KeyError, match="architecture"):
+        timm.create_model(f"local-dir:{folder}", pretrained=True)
+
+
+# --- files that are not what they should be ---
+
+
+@pytest.fixture
+def saved(tmp_path):
+    return signature("vgg16_bn_gap").save_pretrained(tmp_path / "rws-fog")
+
+
+def _edit(folder, change):
+    config = json.loads((folder / "config.json").read_text())
+    change(config)
+    (folder / "config.json").write_text(json.dumps(config))
+
+
+def _replace_arrays(folder, change):
+    arrays = load_file(folder / "signature.safetensors")
+    change(arrays)
+    raw = save(arrays)
+    (folder / "signature.safetensors").write_bytes(raw)
+    _edit(folder, lambda config: config.update(sha256=hashlib.sha256(raw).hexdigest()))
+
+
+def test_one_flipped_bit_in_the_weights_is_noticed(saved):
+    path = saved / "signature.safetensors"
+    raw = bytearray(path.read_bytes())
+    raw[-5] ^= 1
+    path.write_bytes(raw)
+    with pytest.raises(IntegrityError, match=r"rws-fog.*signature.safetensors.*sha256.*force_download"):
+        Signature.from_pretrained(saved)
+
+
+@pytest.mark.parametrize("content", [b"", b"version https://git-lfs.github.com/spec/v1\n", b"<!doctype html>", b"\x80\x02}q"])
+def test_other_bytes_instead_of_the_weights(saved, content):
+    (saved / "signature.safetensors").write_bytes(content)
+    with pytest.raises(IntegrityError, match="sha256"):
+        Signature.from_pretrained(saved)
+    _edit(saved, lambda config: config.update(sha256=hashlib.sha256(content).hexdigest()))
+    with pytest.raises(FormatError, match="not a safetensors file"):
+        Signature.from_pretrained(saved)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda arrays: arrays.pop("codes"),
+        lambda arrays: arrays.update(codes=arrays["codes"][:-1].clone()),
+        lambda arrays: arrays.update(scales=arrays["scales"].float()),
+        lambda arrays: arrays.update(vectors=arrays["vectors"].reshape(1, -1)),
+        lambda arrays: arrays.update(values=torch.ones(3)),
+        lambda arrays: arrays["scales"].fill_(float("inf")),
+        lambda arrays: arrays["vectors"].fill_(float("nan")),
+    ],
+)
+def test_arrays_that_do_not_fit_the_config(saved, change):
+    _replace_arrays(saved, change)
+    with pytest.raises(FormatError, match=r"rws-fog signature.safetensors: array '(codes|scales|vectors|values)'"):
+        Signature.from_pretrained(saved)
+
+
+def test_impossible_ternary_bytes(tmp_path):
+    saved = signature("vgg16_bn_gap").quantize("ternary").save_pretrained(tmp_path / "rws-fog")
+    _replace_arrays(saved, lambda arrays: arrays["codes"].fill_(243))
+    with pytest.raises(FormatError, match="above 242"):
+        Signature.from_pretrained(saved)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda c: c.pop("tensors"), "'tensors' is missing"),
+        (lambda c: c.update(tensors=[]), "at least one"),
+        (lambda c: c.update(tensors=c["tensors"] + c["tensors"][:1]), "named once"),
+        (lambda c: c["tensors"][0].update(shape=[-1, 3]), "negative size"),
+        (lambda c: c["tensors"][0].update(shape=[10**18, 10**18]), "asks for"),
+        (lambda c: c["tensors"][0].update(shape="3"), "'shape'"),
+        (lambda c: c["tensors"][0].update(bits=9), "'bits' must be one of"),
+        (lambda c: c["tensors"][0].update(bits=True), "'bits' must be one of"),
+        (lambda c: c["tensors"][0].update(shape=[]), "cannot be stored so"),
+        (lambda c: (c["tensors"][0].update(bits="ternary"), c["method"].update(codec="log")), "cannot be stored so"),
+        (lambda c: c["tensors"][0].update(kind="code"), "'kind' must be one of"),
+        (lambda c: c["tensors"].insert(0, 3), "must be an object"),
+        (lambda c: c.update(sha256=None), "'sha256' is missing"),
+        (lambda c: c.update(base_model="user/base"), "'base_model' is missing or of the wrong type"),
+        (lambda c: c["base_model"].update(mean=["a"]), "'mean' holds values of the wrong type"),
+        (lambda c: c["method"].update(codec="pickle"), "'codec' must be one of"),
+        (lambda c: c["method"].update(kind="magic"), "'kind' must be one of"),
+        (lambda c: c["corruption"].pop("name"), "'name' is missing"),
+        (lambda c: c.update(recommended_scale="1"), "'recommended_scale'"),
+        (lambda c: c.update(format_version="2.0"), r"format_version 2.0.*pip install -U hf-rws"),
+        (lambda c: c.update(format_version=1), "'format_version'"),
+        (lambda c: c.update(architecture="resnet18"), "timm model's config"),
+    ],
+)
+def test_broken_configs_are_explained(saved, change, message):
+    _edit(saved, change)
+    with pytest.raises(FormatError, match=message) as caught:
+        Signature.from_pretrained(saved)
+    assert "config.json" in str(caught.value) or "signature.safetensors" in str(caught.value)
+
+
+@pytest.mark.parametrize("content", [b"", b"[1]", b"{", b'{"a": NaN}', b"\xff\xfe", b"[" * 100_000])
+def test_configs_that_are_no_json_object(saved, content):
+    (saved / "config.json").write_bytes(content)
+    with pytest.raises(FormatError, match="config.json"):
+        Signature.from_pretrained(saved)
+
+
+def test_unknown_keys_and_newer_minor_versions_are_read_with_a_warning(saved):
+    _edit(saved, lambda config: config.update(format_version="1.7", shiny=True))
+    with pytest.warns(UserWarning, match="shiny"):
+        assert equal(Signature.from_pretrained(saved), signature("vgg16_bn_gap"))
+
+
+def test_optional_statistics_survive(saved, tmp_path):
+    made = Signature.from_pretrained(saved).with_results(statistics={"mean": [1.0, 2.0]}, metrics={"n": 10})
+    loaded = Signature.from_pretrained(made.save_pretrained(tmp_path / "other"))
+    assert loaded.config.statistics == {"mean": [1.0, 2.0]}
+    assert loaded.config.metrics == {"n": 10}
+
+
+@pytest.mark.parametrize("missing", ["config.json", "signature.safetensors", "."])
+def test_missing_files(saved, missing):
+    if missing == ".":
+        shutil.rmtree(saved)
+    else:
+        (saved / missing).unlink()
+    with pytest.raises(NotFoundError, match=missing if missing != "." else "rws-fog"):
+        Signature.from_pretrained(saved)
+
+
+def test_saving_over_a_file_is_refused_and_a_failed_save_leaves_the_old_signature(saved, tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(OptionError, match="is a file"):
+        signature("vgg16_gap").save_pretrained(tmp_path / "file")
+    before = {path.name: path.read_bytes() for path in saved.iterdir()}
+    from pathlib import Path
+
+    def full(self, content):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(OSError, match="No space"):
+        signature("vgg16_bn_gap", "snow").save_pretrained(saved)
+    monkeypatch.undo()
+    assert {path.name: path.read_bytes() for path in saved.iterdir()} == before
+
+
+def test_a_users_readme_keeps_its_text(saved):
+    readme = saved / "README.md"
+    readme.write_text(readme.read_text().replace("\n# ", "\nMy own words stay here.\n\n# ", 1))
+    Signature.from_pretrained(saved).save_pretrained(saved)
+    assert "My own words stay here." in readme.read_text()
+
+
+# --- algebra ---
+
+
+def test_algebra_is_that_of_the_deltas():
+    a, b = signature("vgg16_bn_gap"), signature("vgg16_bn_gap", "snow")
+    for key in a.specs:
+        da, db = a.delta(key), b.delta(key)
+        torch.testing.assert_close((a + b).delta(key), da + db)
+        torch.testing.assert_close((a - b).delta(key), da - db)
+        torch.testing.assert_close((0.5 * a).delta(key), 0.5 * da)
+        torch.testing.assert_close((a * 2).delta(key), 2 * da)
+        torch.testing.assert_close((-a).delta(key), -da)
+        assert torch.equal((a + b).delta(key), (b + a).delta(key))
+    assert (a + b).config.corruption.label == "fog+snow"
+    assert (a + b).config.method.kind == "combined"
+    assert (0.5 * a).name == "fog"
+
+
+def test_cosine_and_similarity():
+    a, b = signature("vgg16_bn_gap"), signature("vgg16_bn_gap", "snow")
+    assert a.cosine(a) == pytest.approx(1)
+    assert a.cosine(-a) == pytest.approx(-1)
+    assert a.cosine(3 * a) == pytest.approx(1)
+    assert abs(a.cosine(b)) < 0.9
+    matrix = similarity([a, b, a])
+    assert matrix.shape == (3, 3)
+    torch.testing.assert_close(matrix, matrix.T)
+    assert matrix[0, 1] == pytest.approx(a.cosine(b))
+    flat = [torch.cat([s.delta(k).flatten() for k, spec in s.specs.items() if len(spec.shape) > 1]) for s in (a, b)]
+    assert a.cosine(b) == pytest.approx(float(torch.cosine_similarity(*flat, dim=0)), rel=1e-4)
+    assert (0 * a).cosine(b) == 0
+
+
+def test_norms_are_of_the_weights_by_layer():
+    a = signature("vgg16_bn_gap")
+    assert list(a.norms()) == list(range(7))
+    assert a.norms()[0] == pytest.approx(float(a.delta("features.0.weight").norm()), rel=1e-5)
+
+
+def test_what_does_not_belong_together_does_not_add_up():
+    a = signature("vgg16_bn_gap")
+    with pytest.raises(MismatchError, match="vgg16_bn_gap.*resnet18"):
+        a + signature("resnet18")
+    with pytest.raises(MismatchError, match="do not touch the same tensors"):
+        a.cosine(signature("vgg16_bn_gap", num_layers=3))
+    models = trio("vgg16_bn_gap")
+    other = hf_rws.extract(models.robust, moved(models.start, 77), models.start, corruption="rain")
+    with pytest.raises(MismatchError, match="different base models"):
+        a + other
+    with pytest.raises(TypeError):
+        a + 1
+    with pytest.raises(TypeError):
+        a * a
+
+
+@pytest.mark.parametrize("bits", BITS, ids=str)
+def test_the_same_quantization_again_gives_equal_codes(bits):
+    once = signature("vgg16_bn_gap", bits=None).quantize(bits)
+    assert equal(once.quantize(bits), once)
+    again = Signature.from_deltas(once.deltas(), once.config, bits)  # also without the shortcut
+    assert equal(again, once)
+
+
+def test_fewer_bits_are_smaller_and_further_from_the_original():
+    full = signature("vgg16_bn_gap", bits=None)
+    previous_size, previous_error = full.nbytes, 0.0
+    for bits in (8, 6, 4, 3, 2, 1):
+        coded = full.quantize(bits)
+        error = sum(float((coded.delta(k) - full.delta(k)).square().sum()) for k in full.specs)
+        assert coded.nbytes < previous_size
+        assert error > previous_error
+        previous_size, previous_error = coded.nbytes, error
+
+
+@pytest.mark.parametrize("codec", ["linear", "log"])
+def test_the_released_codes_schemes_survive_the_disk(tmp_path, codec):
+    coded = signature("vgg16_bn_gap", bits=None).quantize(4, codec=codec)
+    loaded = Signature.from_pretrained(coded.save_pretrained(tmp_path / "s"))
+    assert loaded.config.method.codec == codec
+    assert equal(loaded, coded)
+    assert equal(loaded.quantize(4, codec=codec), coded)
+
+
+def test_values_that_float16_cannot_hold_are_refused():
+    full = signature("vgg16_bn_gap", bits=None)
+    huge = {key: value * 1e9 for key, value in full.deltas().items()}
+    with pytest.raises(OptionError, match="bits=None"):
+        Signature.from_deltas(huge, full.config, 4)
+    kept = Signature.from_deltas(huge, full.config, None)
+    assert torch.equal(kept.delta("features.0.weight"), huge["features.0.weight"])
+
+
+def test_signatures_are_immutable_and_their_repr_is_short():
+    made = signature("vgg16_gap")
+    with pytest.raises(AttributeError):
+        made.name = "other"
+    assert replace(made, name="other").name == "other"
+    assert len(repr(made)) < 400
+    assert "fog" in repr(made)
