@@ -43,7 +43,8 @@ class TensorSpec:
         shape: Its shape.
         kind: "weight", "vector", "running_mean" or "running_var" (which holds a difference of log variances).
         layer: Index of its layer; 0 is the shallowest.
-        bits: 1 to 8 or "ternary": quantized, in `codes` and `scales`; 16: float16, in `vectors`; 32: float32, in `values`.
+        bits: 1 to 8 or "ternary": quantized, in `codes` and `scales`; 16: float16, in `vectors`; 32: float32, in
+            `values`.
     """
 
     name: str

@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from timm.models._manipulate import group_with_matcher
@@ -39,8 +39,8 @@ def find_layers(model: nn.Module) -> list[list[LayerTensor]]:
 
     A layer is one group of timm's `model.group_matcher(coarse=False)` that holds a weight of two or more dimensions; a
     group without one (a norm that timm groups apart) belongs to the layer before it. Running statistics stay with
-    their norm; `num_batches_tracked` is left out. A model whose `group_matcher` is missing, fails or finds one group only
-    is grouped by modules in the order of registration: each one that holds such a weight itself begins a layer.
+    their norm; `num_batches_tracked` is left out. A model whose `group_matcher` is missing, fails or finds only one
+    group is grouped by modules in the order of registration: each one that holds such a weight begins a layer.
 
     Args:
         model: A timm model, without wrappers such as DDP.
@@ -81,8 +81,8 @@ def first_layers(model: nn.Module, num_layers: int | Literal["all"] | None = Non
         return layers[:DEFAULT_NUM_LAYERS]
     if not isinstance(num_layers, int) or isinstance(num_layers, bool) or not 1 <= num_layers <= len(layers):
         raise OptionError(
-            f"num_layers must be 1 to {len(layers)} for this {type(model).__name__} (its head does not count), 'all' or "
-            f"None, got {num_layers!r}"
+            f"num_layers must be 1 to {len(layers)} for this {type(model).__name__} (its head does not count), 'all' "
+            f"or None, got {num_layers!r}"
         )
     return layers[:num_layers]
 
@@ -91,14 +91,15 @@ def head_names(model: nn.Module) -> frozenset[str]:
     """State-dict names of the classifier, as timm's `get_classifier` finds it."""
     if not hasattr(model, "get_classifier"):
         return frozenset()
-    heads = model.get_classifier()
+    timm_model: Any = model
+    heads = timm_model.get_classifier()
     modules = heads if isinstance(heads, tuple | list) else (heads,)
     parameters = {id(parameter) for module in modules if module is not None for parameter in module.parameters()}
     return frozenset(name for name, value in model.named_parameters() if id(value) in parameters)
 
 
 def weights_digest(model: nn.Module) -> str:
-    """sha256 of all weights and statistics but the head's: two models with the same digest start from the same point."""
+    """sha256 of all weights and statistics but the head's: two models with the same one start from the same point."""
     head = head_names(model)
     return _digest((name, value) for name, value in model.state_dict().items() if name not in head)
 
@@ -156,8 +157,9 @@ def _holds_weight(tensors: list[LayerTensor]) -> bool:
 
 
 def _groups(model: nn.Module, tensors: dict[str, LayerTensor]) -> list[list[LayerTensor]]:
+    timm_model: Any = model
     try:
-        matcher = model.group_matcher(coarse=False)
+        matcher = timm_model.group_matcher(coarse=False)
         groups = group_with_matcher(iter([(name, name) for name in tensors]), matcher)
         if len(groups) > 1 and sum(map(len, groups.values())) == len(tensors):
             return [[tensors[name] for name in groups[key]] for key in sorted(groups)]

@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import timm
 from torch import nn
@@ -12,6 +12,9 @@ from torch import nn
 from hf_rws import hub
 from hf_rws.errors import FormatError, NotFoundError, OptionError
 from hf_rws.patching import SignatureLike, patch
+
+if TYPE_CHECKING:
+    from hf_rws.patching import PatchedModel
 
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
@@ -48,8 +51,8 @@ def load_base(
     """Load a timm model by a folder, a Hub id or a timm name.
 
     Args:
-        id: A folder that holds a timm repo, "user/name", "hf-hub:user/name" (each possibly followed by "@revision"), or a
-            timm name such as "resnet50.a1_in1k", whose weights timm fetches.
+        id: A folder that holds a timm repo, "user/name", "hf-hub:user/name" (each possibly followed by "@revision"), or
+            a timm name such as "resnet50.a1_in1k", whose weights timm fetches.
         revision: Branch, tag or commit on the Hub.
         token: Hub token; by default the stored one.
         cache_dir: Hub cache.
@@ -102,7 +105,7 @@ def load_patched(
     cache_dir: str | Path | None = None,
     local_files_only: bool = False,
     force_download: bool = False,
-) -> nn.Module:
+) -> "PatchedModel":
     """Load a base timm model and put signatures on it.
 
     ```python
@@ -129,7 +132,7 @@ def load_patched(
         MismatchError: A signature does not fit the base.
         RWSError: Others of its subclasses, as `load_base`, `Signature.from_pretrained` and `patch` raise them.
     """
-    options = {
+    options: dict[str, Any] = {
         "token": token,
         "cache_dir": cache_dir,
         "local_files_only": local_files_only,
@@ -146,7 +149,7 @@ def load_patched(
         given = [_at(item, wanted) for item, wanted in zip(given, signature_revisions, strict=True)]
     model = base if isinstance(base, nn.Module) else load_base(base, revision=revision, **options).model
     patch(model, given, scales=scales, strict=strict, **options)
-    return model
+    return cast("PatchedModel", model)
 
 
 def _named_model(name: str, cache_dir: str | Path | None, model_options: Mapping[str, Any]) -> nn.Module:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +17,14 @@ from hf_rws.layers import fingerprint
 from hf_rws.signature import Signature
 
 SignatureLike: TypeAlias = Signature | str | Path | tuple[str, Signature | str | Path]
+
+if TYPE_CHECKING:
+
+    class PatchedModel(nn.Module):
+        """For type checkers: a timm model that carries a patcher. At run time it keeps its own class."""
+
+        rws: "Patcher"
+
 
 _CHANGED = (
     "the weights of this model were changed by something else since the patcher last wrote them (an optimizer step, "
@@ -54,7 +62,7 @@ def patch(
     patcher = Patcher(model, strict=strict)
     given = [signatures] if isinstance(signatures, Signature | str | Path | tuple) else list(signatures)
     patcher._attach(given, scales, load_options)
-    _unwrap(model).rws = patcher
+    patcher._model.rws = patcher
     return patcher
 
 
@@ -76,11 +84,11 @@ class Patcher:
 
     def __init__(self, model: nn.Module, *, strict: bool = False) -> None:
         """Use `patch`. Raises OptionError if the model carries a patcher already."""
-        self._model = _unwrap(model)
+        self._model: Any = _unwrap(model)
         if isinstance(getattr(self._model, "rws", None), Patcher):
             raise OptionError(
-                "this model carries signatures already; use model.rws.add(...), or model.rws.bake() to keep the patched "
-                "weights and start anew"
+                "this model carries signatures already; use model.rws.add(...), or model.rws.bake() to keep the "
+                "patched weights and start anew"
             )
         self._strict = strict
         self._attached: dict[str, _Attached] = {}
@@ -362,8 +370,8 @@ def _check_fit(signature: Signature, name: str, model: nn.Module, tensors: Mappi
             raise OptionError("the model is on the meta device; load its weights first, then patch")
         if type(tensor) not in (Tensor, nn.Parameter) or tensor.is_quantized or not tensor.is_floating_point():
             raise OptionError(
-                f"{spec.name} is a {type(tensor).__name__} of {tensor.dtype}; patch the floating-point model first, and "
-                "quantize or shard the patched one (bake() keeps the weights)"
+                f"{spec.name} is a {type(tensor).__name__} of {tensor.dtype}; patch the floating-point model first, "
+                "and quantize or shard the patched one (bake() keeps the weights)"
             )
 
 
@@ -377,6 +385,10 @@ def _transfer(signature: Signature, model: nn.Module, touched: Mapping[str, Tens
     config = getattr(model, "pretrained_cfg", None) or {}
     for key in ("mean", "std"):
         theirs, ours = getattr(base, key), tuple(config.get(key, ()))
-        if theirs and ours and (len(theirs) != len(ours) or max(abs(a - b) for a, b in zip(theirs, ours)) > 1e-4):
+        if theirs and ours and not _close(theirs, ours):
             reasons.append(f"its images were normalised with {key} {theirs}, the model's are with {ours}")
     return tuple(reasons)
+
+
+def _close(a: Sequence[float], b: Sequence[float]) -> bool:
+    return len(a) == len(b) and all(abs(x - y) < 1e-4 for x, y in zip(a, b, strict=True))

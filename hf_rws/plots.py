@@ -70,18 +70,20 @@ def overview(
     for row, comparison in enumerate(comparisons, start=1):
         for column in range(columns):
             ax = figure.add_subplot(grid[row, column])
-            captions = [(name, name == labels[column]) for name in (comparison.before[column], comparison.after[column])]
-            _show(ax, comparison.images[column], captions)
+            names = (comparison.before[column], comparison.after[column])
+            _show(ax, comparison.images[column], [(name, name == labels[column]) for name in names])
             if column == 0:
                 ax.set_ylabel(comparison.corruption.replace("_", " "), fontsize=9)
         curve = figure.add_subplot(grid[row, columns:])
         box = curve.get_position()
-        curve.set_position([box.x0 + 0.06, box.y0 + 0.015, box.width - 0.06, box.height - 0.01])
+        curve.set_position((box.x0 + 0.06, box.y0 + 0.015, box.width - 0.06, box.height - 0.01))
         scale_curve(curve, comparison.curve, legend=row == 1, axis_label=row == rows - 1)
     return _save(figure, path)
 
 
-def scale_curve(ax: "Axes", curve: Sequence[Mapping[str, float]], *, legend: bool = True, axis_label: bool = True) -> None:
+def scale_curve(
+    ax: "Axes", curve: Sequence[Mapping[str, float]], *, legend: bool = True, axis_label: bool = True
+) -> None:
     """Accuracy on clean (TA) and corrupted images (RA) against the scale of a signature."""
     scales = [point["scale"] for point in curve]
     for key, name, colour in (("ra", "corrupted", _CORRUPTED), ("ta", "clean", _CLEAN)):

@@ -25,9 +25,7 @@ EMBEDDED = Path(__file__).resolve().parent.parent / "scripts" / "quickstart"
 HUB_DATASET, HUB_START, HUB_LIMIT = "uoft-cs/cifar10", "resnet18.a1_in1k", 3600
 
 
-def quickstart(
-    output_dir: str | Path, *, corruptions: Sequence[str] | None = None, dataset: str | None = None
-) -> str:
+def quickstart(output_dir: str | Path, *, corruptions: Sequence[str] | None = None, dataset: str | None = None) -> str:
     """Train a base and robust models, extract their signatures, patch, measure, and draw a picture.
 
     Without a `dataset` it uses the sample of CIFAR-10 and the start that a checkout holds, and needs no network; where

@@ -140,8 +140,8 @@ class Signature:
         mine, theirs = self.config, other.config
         if mine.base_model.fingerprint != theirs.base_model.fingerprint:
             raise MismatchError(
-                f"{self.name} and {other.name} were made from different base models; only signatures of one base add up. "
-                "Patching a model with both is possible: load_patched(base, [a, b])"
+                f"{self.name} and {other.name} were made from different base models; only signatures of one base add "
+                "up. Patching a model with both is possible: load_patched(base, [a, b])"
             )
         names = tuple(dict.fromkeys(mine.corruption.names + theirs.corruption.names))
         same = mine.corruption.severity == theirs.corruption.severity

@@ -15,7 +15,7 @@ from hf_rws import cards
 from hf_rws.corruptions import corrupt
 from hf_rws.data import ImageSet, Splits
 from hf_rws.errors import OptionError
-from hf_rws.evaluation import accuracy, evaluate
+from hf_rws.evaluation import accuracy
 from hf_rws.extraction import extract
 from hf_rws.loading import load_base
 from hf_rws.models import save_timm_repo
@@ -24,6 +24,7 @@ from hf_rws.quantization import Bits
 from hf_rws.signature import Signature
 from hf_rws.training import TrainingArguments, TrainingResult, train
 
+_WHO = ("standard", "patched", "robust")
 START, BASE = "pretrained", "base"
 CURVE_SCALES = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5)
 
@@ -57,16 +58,17 @@ class Study:
 
     def recovery(self) -> float:
         """(mean RA patched - mean RA standard) / (mean RA robust - mean RA standard)."""
-        return recovery(*(([getattr(row, f"{who}_ra") for row in self.rows]) for who in ("standard", "patched", "robust")))
+        standard, patched, robust = ([getattr(row, f"{who}_ra") for row in self.rows] for who in _WHO)
+        return recovery(standard, patched, robust)
 
     def to_markdown(self) -> str:
         """A table in percent, kB and times smaller than the base's weight file."""
         lines = [
-            "| corruption | TA standard | TA patched | TA robust | RA standard | RA patched | RA robust | kB | smaller by |",
+            "| corruption | TA standard | TA patched | TA robust | RA standard | RA patched | RA robust | kB | ratio |",
             "|---|---|---|---|---|---|---|---|---|",
         ]
         for row in self.rows:
-            accuracies = (getattr(row, f"{who}_{what}") for what in ("ta", "ra") for who in ("standard", "patched", "robust"))
+            accuracies = (getattr(row, f"{who}_{what}") for what in ("ta", "ra") for who in _WHO)
             lines.append(
                 f"| {row.corruption}-{row.severity} | "
                 + " | ".join(f"{100 * value:.1f}" for value in accuracies)
@@ -102,9 +104,13 @@ def create_start(
         model_args: Options of `timm.create_model`, such as `width`.
     """
     classes, size = len(data.train.classes), tuple(data.train.images.shape[1:])
-    torch.manual_seed(seed)
     is_name = timm.is_model(str(model).partition(".")[0]) and not Path(model).is_dir()
+    start: Any  # a timm model: it has a pretrained_cfg and reset_classifier
+    torch.manual_seed(seed)
     if is_name:
+        known = timm.get_pretrained_cfg(str(model))
+        if known is not None and known.fixed_input_size:
+            model_args = {"img_size": size[1:], **model_args}
         start = timm.create_model(str(model), pretrained=pretrained, num_classes=classes, **model_args)
     else:
         start = load_base(model, num_classes=classes, **model_args).model
@@ -131,10 +137,12 @@ def run_study(
     scale_curve: bool = True,
     notes: Mapping[str, Any] | None = None,
 ) -> Study:
-    """Train a standard and robust models from one start, extract signatures, measure and describe everything.
+    """Train a standard and robust models from one start; extract, measure and describe their signatures.
 
-    Leaves in `output_dir`: `pretrained/` (the start), `base/` (the standard model), `robust-fog/`, `rws-fog/`, ... each a
-    Hub-layout repo with a card, and `study.json`. What is finished is skipped and what was interrupted is resumed.
+    Leaves in `output_dir`: `pretrained/` (the start), `base/` (the standard model), `robust-fog/`, `rws-fog/`, ...
+    each a Hub-layout repo with a card, and `study.json`. What is finished is skipped, what was interrupted is resumed.
+
+    With several processes the main one measures; the others return a study without rows.
 
     Args:
         start: The common start, see `create_start`.
@@ -142,7 +150,9 @@ def run_study(
         output_dir: Folder of the study.
         arguments: The recipe, without corruptions.
         corruptions: One robust model and one signature for each.
-        num_layers: As in `extract`, like `projection` and `bits`.
+        num_layers: As in `extract`.
+        projection: As in `extract`.
+        bits: As in `extract`.
         scale_curve: Also measure TA and RA at the scales of `CURVE_SCALES`.
         notes: More to record in each training_args.json.
     """
@@ -159,14 +169,37 @@ def run_study(
         wanted = replace(arguments, corruption=corruption)
         resume = (folder / name / "training_args.json").is_file()
         results[name] = train(start, data, folder / name, wanted, resume=resume, notes=dict(notes or {}))
-        write_base_card(folder / name, results[name])
-    rows = [
-        _measure_signature(folder, name, data.test, arguments, num_layers, projection, bits, scale_curve, results)
-        for name in tqdm(corruptions, desc="signatures", unit="signature")
-    ]
+    if not is_main_process():
+        return Study(folder, ())
+    for result in results.values():
+        write_base_card(result.folder, result)
+    rows = []
+    recipe = {key: getattr(arguments, key) for key in ("epochs", "lr", "schedule", "batch_size", "seed")}
+    for name in tqdm(corruptions, desc="signatures", unit="signature"):
+        signature = extract(
+            folder / f"robust-{name}",
+            folder / BASE,
+            folder / START,
+            corruption=name,
+            severity=arguments.severity,
+            dataset=data.test.name or None,
+            num_layers=num_layers,
+            projection=projection,
+            bits=bits,
+            training=recipe,
+        )
+        scales = CURVE_SCALES if scale_curve else (0.0, 1.0)
+        row, metrics = _measure(signature, results[BASE], results[f"robust-{name}"], data.test, scales)
+        signature.with_results(metrics=metrics).save_pretrained(folder / f"rws-{name}")
+        rows.append(row)
     study = Study(folder, tuple(rows))
     (folder / "study.json").write_text(json.dumps([asdict(row) for row in rows], indent=2) + "\n")
     return study
+
+
+def is_main_process() -> bool:
+    """Whether this process is the only or the first one of a training."""
+    return not torch.distributed.is_initialized() or torch.distributed.get_rank() == 0
 
 
 def write_base_card(folder: Path, result: TrainingResult) -> None:
@@ -178,39 +211,14 @@ def write_base_card(folder: Path, result: TrainingResult) -> None:
     (folder / "README.md").write_text(card, encoding="utf-8")
 
 
-def _measure_signature(
-    folder: Path,
-    corruption: str,
-    test: ImageSet,
-    arguments: TrainingArguments,
-    num_layers: int | Literal["all"] | None,
-    projection: Literal["weights", "all"] | None,
-    bits: Any,
-    scale_curve: bool,
-    results: Mapping[str, TrainingResult],
-) -> StudyRow:
-    severity = arguments.severity
-    start, standard, robust = (folder / name for name in (START, BASE, f"robust-{corruption}"))
-    training = {
-        "recipe": {"epochs": arguments.epochs, "lr": arguments.lr, "schedule": arguments.schedule, "seed": arguments.seed}
-    }
-    signature = extract(
-        robust,
-        standard,
-        start,
-        corruption=corruption,
-        severity=severity,
-        dataset=test.name or None,
-        num_layers=num_layers,
-        projection=projection,
-        bits=bits,
-        training=training,
-    )
-    model = load_base(standard).model
+def _measure(
+    signature: Signature, standard: TrainingResult, robust: TrainingResult, test: ImageSet, scales: Sequence[float]
+) -> tuple[StudyRow, dict[str, Any]]:
+    """A study's row, and the `metrics` of the signature's config."""
+    corruption, severity = signature.config.corruption.label, signature.config.corruption.severity or 0
     shown = replace(test, images=corrupt(test.images, corruption, severity))
-    curve = measure_scales(model, signature, test, shown, CURVE_SCALES if scale_curve else (0.0, 1.0))
+    curve = measure_scales(load_base(standard.folder).model, signature, test, shown, scales)
     off, on = (next(point for point in curve if point["scale"] == scale) for scale in (0.0, 1.0))
-    trained = results[f"robust-{corruption}"].test_accuracy
     row = StudyRow(
         corruption=corruption,
         severity=severity,
@@ -219,27 +227,24 @@ def _measure_signature(
         standard_ra=off["ra"],
         patched_ta=on["ta"],
         patched_ra=on["ra"],
-        robust_ta=trained["clean"],
-        robust_ra=trained[f"{corruption}-{severity}"],
+        robust_ta=robust.test_accuracy["clean"],
+        robust_ra=robust.test_accuracy[f"{corruption}-{severity}"],
         signature_nbytes=signature.nbytes,
-        base_nbytes=(standard / "model.safetensors").stat().st_size,
+        base_nbytes=(standard.folder / "model.safetensors").stat().st_size,
     )
-    metrics = {
+    metrics: dict[str, Any] = {
         "dataset": test.name,
         "split": "test",
         "n": row.n,
         "seed": 0,
         "severity": severity,
-        "standard": {"ta": row.standard_ta, "ra": row.standard_ra},
-        "patched": {"ta": row.patched_ta, "ra": row.patched_ra},
-        "robust": {"ta": row.robust_ta, "ra": row.robust_ra},
+        **{who: {what: getattr(row, f"{who}_{what}") for what in ("ta", "ra")} for who in _WHO},
         "base_nbytes": row.base_nbytes,
         "signature_nbytes": row.signature_nbytes,
     }
-    if scale_curve:
+    if len(curve) > 2:
         metrics["scale_curve"] = curve
-    signature.with_results(metrics=metrics).save_pretrained(folder / f"rws-{corruption}")
-    return row
+    return row, metrics
 
 
 def measure_scales(

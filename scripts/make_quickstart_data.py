@@ -1,6 +1,6 @@
-"""Make what the quickstart needs: a sample of CIFAR-10 and a small start trained on CIFAR-100.
+r"""Make what the quickstart needs: a sample of CIFAR-10 and a small start trained on CIFAR-100.
 
-    hf-rws train --model vgg16_bn_gap --model-arg width=0.25 --dataset uoft-cs/cifar100 --recipe short --epochs 8 \\
+    hf-rws train --model vgg16_bn_gap --model-arg width=0.25 --dataset uoft-cs/cifar100 --recipe short --epochs 8 \
         --lr 0.05 --output-dir cifar100-start
     python scripts/make_quickstart_data.py --cifar10 uoft-cs/cifar10 --start cifar100-start
 
@@ -41,7 +41,10 @@ def main() -> None:
         rows = sample(loaded[name], "label", per_class)
         rows.to_parquet(str(_made(HERE / "cifar10-sample") / f"{name}-00000-of-00001.parquet"))
     start = _made(HERE / "start")
-    weights = {name: v.half() if v.is_floating_point() else v for name, v in load_file(arguments.start / "model.safetensors").items()}
+    weights = {
+        name: v.half() if v.is_floating_point() else v
+        for name, v in load_file(arguments.start / "model.safetensors").items()
+    }
     save_file(weights, start / "model.safetensors", metadata={"format": "pt"})
     shutil.copy(arguments.start / "config.json", start / "config.json")
     record = json.loads((arguments.start / "training_args.json").read_text())

@@ -1,15 +1,15 @@
-"""How much of the robust models' gain do their signatures bring? The README's table.
+r"""How much of the robust models' gain do their signatures bring? The README's table.
 
-    hf-rws train --model vgg16_gap --model-arg width=0.25 --dataset uoft-cs/cifar100 --recipe short --epochs 8 --lr 0.05 \\
-        --output-dir cifar100-vgg16_gap
-    for seed in 0 1; do python scripts/train_study.py --init-from cifar100-vgg16_gap --dataset uoft-cs/cifar10 \\
-        --recipe short --epochs 2 --seed $seed --corruption gaussian_noise --corruption fog --corruption contrast \\
+    hf-rws train --model vgg16_gap --model-arg width=0.25 --dataset uoft-cs/cifar100 --recipe short --epochs 8 \
+        --lr 0.05 --output-dir cifar100-vgg16_gap
+    for seed in 0 1; do python scripts/train_study.py --init-from cifar100-vgg16_gap --dataset uoft-cs/cifar10 \
+        --recipe short --epochs 2 --seed $seed --corruption gaussian_noise --corruption fog --corruption contrast \
         --corruption impulse_noise --corruption defocus_blur --no-scale-curve --output-dir study-vgg16_gap-$seed; done
     python scripts/recovery_table.py study-vgg16_gap-0 study-vgg16_gap-1 --dataset uoft-cs/cifar10
 
 and the same with vgg16_bn_gap. A study's robust models and its standard model are its reference: TA is the accuracy on
-clean test images, RA the one under the corruption, recovery (RA patched - RA standard) / (RA robust - RA standard), as a
-ratio of means over the corruptions and, beside it, as a mean of ratios.
+clean test images, RA the one under the corruption, recovery (RA patched - RA standard) / (RA robust - RA standard), as
+a ratio of means over the corruptions and, beside it, as a mean of ratios.
 """
 
 import argparse
@@ -27,6 +27,7 @@ from tqdm import tqdm
 import hf_rws
 from hf_rws.corruptions import corrupt
 from hf_rws.data import ImageSet, load_split
+from hf_rws.evaluation import accuracy
 from hf_rws.loading import load_base
 from hf_rws.study import measure_scales, recovery
 
@@ -35,7 +36,6 @@ SETTINGS = (
     ("projected, 32 bits", "weights", None),
     ("projected, 4 bits", "weights", 4),
     ("projected, small", "weights", "small"),
-    ("biases projected too, 32 bits", "all", None),
     ("not projected, 32 bits", None, None),
 )
 
@@ -60,10 +60,12 @@ class Measured:
 
     @property
     def recovery(self) -> float:
+        """Ratio of means over the corruptions."""
         return recovery(self.standard_ra, self.patched_ra, self.robust_ra)
 
     @property
     def mean_of_ratios(self) -> float:
+        """Mean over the corruptions of each one's ratio."""
         rows = zip(self.standard_ra, self.patched_ra, self.robust_ra, strict=True)
         return mean((patched - standard) / (robust - standard) for standard, patched, robust in rows)
 
@@ -72,46 +74,49 @@ def measure(folder: Path, test: ImageSet, num_layers: int | None) -> list[Measur
     """All settings on one study."""
     robust_folders = sorted(folder.glob("robust-*"))
     corruptions = tuple(path.name.removeprefix("robust-") for path in robust_folders)
-    start, standard = load_base(folder / "pretrained").model, load_base(folder / "base")
-    severity = standard.training["severity"]
-    found: dict[str, list[tuple[float, ...]]] = {name: [] for name, _, _ in SETTINGS}
-    sizes: dict[str, int] = {}
+    start, base = load_base(folder / "pretrained").model, load_base(folder / "base")
+    severity = base.training["severity"]
+    standard_ta = accuracy(base.model, test)
+    reference: list[tuple[float, float, float]] = []  # RA of the standard model, TA and RA of the robust one
+    patched: dict[str, list[tuple[float, float]]] = {setting: [] for setting, _, _ in SETTINGS}  # TA and RA
+    nbytes: dict[str, int] = {}
     for path, name in zip(tqdm(robust_folders, desc=folder.name), corruptions, strict=True):
         shown = replace(test, images=corrupt(test.images, name, severity))
         last = json.loads((path / "metrics.jsonl").read_text().splitlines()[-1])["test_accuracy"]
+        reference.append((accuracy(base.model, shown), last["clean"], last[f"{name}-{severity}"]))
         robust = load_base(path).model
         for setting, projection, bits in SETTINGS:
             signature = hf_rws.extract(
-                robust, standard.model, start,
+                robust, base.model, start,
                 corruption=name, severity=severity, num_layers=num_layers, projection=projection, bits=bits,
             )  # fmt: skip
-            off, on = _off_and_on(found, name, standard.model, signature, test, shown)
-            sizes[setting] = signature.nbytes
-            found[setting].append((off["ta"], off["ra"], on["ta"], on["ra"], last["clean"], last[f"{name}-{severity}"]))
+            (on,) = measure_scales(base.model, signature, test, shown, (1.0,))
+            patched[setting].append((on["ta"], on["ra"]))
+            nbytes[setting] = signature.nbytes
+    standard_ra, robust_ta, robust_ra = zip(*reference, strict=True)
     base_nbytes = (folder / "base" / "model.safetensors").stat().st_size
+    architecture, seed = base.training["architecture"], base.training["seed"]
     measured = []
-    for setting, rows in found.items():
-        standard_ta, standard_ra, patched_ta, patched_ra, robust_ta, robust_ra = zip(*rows, strict=True)
+    for setting, rows in patched.items():
+        patched_ta, patched_ra = zip(*rows, strict=True)
         measured.append(
             Measured(
-                folder.name, start.pretrained_cfg["architecture"], standard.training["seed"], setting, corruptions,
-                standard_ta[0], standard_ra, patched_ta, patched_ra, robust_ta, robust_ra, sizes[setting], base_nbytes,
-            )  # fmt: skip
+                folder.name,
+                architecture,
+                seed,
+                setting,
+                corruptions,
+                standard_ta,
+                standard_ra,
+                patched_ta,
+                patched_ra,
+                robust_ta,
+                robust_ra,
+                nbytes[setting],
+                base_nbytes,
+            )
         )
     return measured
-
-
-def _off_and_on(found, name, model, signature, test, shown):
-    """TA and RA without and with the signature; the unpatched model is measured once per corruption."""
-    known = next((rows[-1] for rows in found.values() if rows and len(rows) > _position(found)), None)
-    if known is None:
-        return measure_scales(model, signature, test, shown, (0.0, 1.0))
-    (on,) = measure_scales(model, signature, test, shown, (1.0,))
-    return {"ta": known[0], "ra": known[1]}, on
-
-
-def _position(found) -> int:
-    return min(len(rows) for rows in found.values())
 
 
 def table(measured: Sequence[Measured]) -> str:

@@ -1,6 +1,6 @@
-"""Make a standard model, robust models and their signatures from one start, and measure them.
+r"""Make a standard model, robust models and their signatures from one start, and measure them.
 
-    python scripts/train_study.py --init-from pretrained-cifar100 --dataset uoft-cs/cifar10 \\
+    python scripts/train_study.py --init-from pretrained-cifar100 --dataset uoft-cs/cifar10 \
         --corruption fog --corruption gaussian_noise --output-dir study
 
 What is finished is skipped, what was interrupted is resumed: the same command goes on where it stopped.

@@ -28,7 +28,7 @@ def test_deltas_are_the_formula(name, projection):
         if kind == "running_var":
             eps = kinds[key].eps
             expected = torch.log(tr + eps) - torch.log(ts + eps)
-        elif projection == "all" and kind in ("weight", "vector") or projection == "weights" and kind == "weight":
+        elif (projection == "all" and kind in ("weight", "vector")) or (projection == "weights" and kind == "weight"):
             ds, dr = ts - t0, tr - t0
             expected = dr - (dr * ds).sum() / (ds * ds).sum() * ds
             length = (expected * ds).sum() / (expected.norm() * ds.norm())
@@ -149,7 +149,9 @@ def test_other_shapes_broken_values_and_bare_state_dicts_are_refused():
     models = trio("vgg16_gap")
     weights = models.robust.state_dict()
     with pytest.raises(MismatchError, match=r"features.2.weight.*in robust but.*in standard"):
-        hf_rws.extract({**weights, "features.2.weight": torch.zeros(1, 2)}, models.standard, models.start, corruption="fog")
+        hf_rws.extract(
+            {**weights, "features.2.weight": torch.zeros(1, 2)}, models.standard, models.start, corruption="fog"
+        )
     broken = {**weights, "features.2.bias": torch.full_like(weights["features.2.bias"], float("nan"))}
     with pytest.raises(OptionError, match=r"features.2.bias.*NaN"):
         hf_rws.extract(broken, models.standard, models.start, corruption="fog")

@@ -216,7 +216,9 @@ def test_other_shapes_list_what_differs():
     torch.manual_seed(0)
     wide = timm.create_model("vgg16_gap", num_classes=10, width=0.1)
     before = state(wide)
-    with pytest.raises(MismatchError, match=r"features.0.weight is \(6, 3, 3, 3\) in the model, \(3, 3, 3, 3\).*more diff"):
+    with pytest.raises(
+        MismatchError, match=r"features.0.weight is \(6, 3, 3, 3\) in the model, \(3, 3, 3, 3\).*more diff"
+    ):
         hf_rws.patch(wide, signature("vgg16_gap"))
     assert identical(wide, before)
 
@@ -353,7 +355,9 @@ def test_a_change_of_values_and_dtype_at_once_is_noticed():
         patcher.clear()
 
 
-@pytest.mark.parametrize("copy", [deepcopy, lambda model: pickle.loads(pickle.dumps(model))], ids=["deepcopy", "pickle"])
+@pytest.mark.parametrize(
+    "copy", [deepcopy, lambda model: pickle.loads(pickle.dumps(model))], ids=["deepcopy", "pickle"]
+)
 def test_a_copy_has_a_patcher_of_its_own(copy):
     model, patcher, before = patched("vgg16_bn_gap", "fog", scales=[0.5])
     twin = copy(model)

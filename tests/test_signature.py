@@ -68,7 +68,9 @@ def read_with_numpy(folder):
         shape, bits = entry["shape"], entry["bits"]
         count = int(np.prod(shape))
         if bits in (16, 32):
-            tensors[entry["name"]] = take("vectors" if bits == 16 else "values", count).astype(np.float32).reshape(shape)
+            tensors[entry["name"]] = (
+                take("vectors" if bits == 16 else "values", count).astype(np.float32).reshape(shape)
+            )
             continue
         if bits == "ternary":
             codes = (take("codes", -(-count // 5))[:, None] // 3 ** np.arange(5) % 3).reshape(-1)[:count]
@@ -139,7 +141,9 @@ def test_one_flipped_bit_in_the_weights_is_noticed(saved):
         Signature.from_pretrained(saved)
 
 
-@pytest.mark.parametrize("content", [b"", b"version https://git-lfs.github.com/spec/v1\n", b"<!doctype html>", b"\x80\x02}q"])
+@pytest.mark.parametrize(
+    "content", [b"", b"version https://git-lfs.github.com/spec/v1\n", b"<!doctype html>", b"\x80\x02}q"]
+)
 def test_other_bytes_instead_of_the_weights(saved, content):
     (saved / "signature.safetensors").write_bytes(content)
     with pytest.raises(IntegrityError, match="sha256"):
