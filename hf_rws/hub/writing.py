@@ -1,0 +1,222 @@
+"""Pushing exactly the files that the library wrote, as one commit."""
+
+import json
+import os
+import tempfile
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import timm
+from huggingface_hub import CommitInfo, CommitOperationAdd, HfApi
+from huggingface_hub import errors as hub_errors
+from torch import nn
+
+from hf_rws import cards
+from hf_rws.errors import AccessError, FormatError, NotFoundError, OptionError
+from hf_rws.hub import calls
+from hf_rws.hub.ids import COMMIT, REPO_ID, REVISION, Location
+from hf_rws.hub.reading import download
+from hf_rws.models import save_timm_repo
+
+SLOWEST_UPLOAD = 50_000  # bytes per second: a commit of n bytes may take n / SLOWEST_UPLOAD seconds longer
+
+_README = "README.md"
+
+
+def push_folder_files(
+    repo_id: str,
+    folder: str | os.PathLike[str],
+    filenames: Sequence[str],
+    *,
+    private: bool | None = None,
+    token: bool | str | None = None,
+    revision: str | None = None,
+    create_pr: bool = False,
+    commit_message: str | None = None,
+    tag: str | None = None,
+) -> CommitInfo:
+    """Push exactly these files of a folder as one commit; the repo is made if needed.
+
+    No commit is made if nothing has changed, so a push whose answer was lost can simply be run again. If somebody else
+    commits in the meantime, the push fails and changes nothing. A README.md that the repo has keeps its text; its
+    metadata and results are brought up to date (`cards.merge_card`).
+
+    Args:
+        repo_id: "user/name".
+        folder: Where the files are.
+        filenames: Their names, in the folder and in the repo.
+        private: Visibility of a repo that is made now; for one that exists, what it must be.
+        token: A token with write access; None for the one logged in with.
+        revision: Branch to push to, made if needed.
+        create_pr: Open a pull request instead of pushing to the branch.
+        commit_message: First line of the commit; "Upload with hf_rws" if None.
+        tag: Tag to put on the commit.
+
+    Returns:
+        The commit; the present head if nothing has changed.
+
+    Raises:
+        OptionError: A bad id, file name, revision or tag, a tag that names another commit, or a repo of the other
+            visibility.
+        NotFoundError: A file is missing, or the repo is not there for this token.
+        AccessError: No token, a wrong one, or one that may not write there.
+        NetworkError: No connection, no answer in time, or a failing Hub.
+        FormatError: The README of the repo cannot be read, or the Hub refuses the new one.
+        RWSError: The repo changed while it was being pushed to.
+    """
+    where = _destination(repo_id, revision, create_pr=create_pr, tag=tag)
+    files = _files_to_push(Path(folder), filenames)
+    api = calls.client(token)
+    ask = partial(calls.ask, where=where, token=token)
+    ask(lambda: api.create_repo(where.id, private=private, exist_ok=True))
+    head = _head(api, where, token)
+    if private is not None and head.private is not None and head.private != private:
+        visibility = "private" if head.private else "public"
+        raise OptionError(f"{where.id} exists and is {visibility}: change that in its settings, or leave out private=")
+    contents: dict[str, str | bytes] = {name: os.fspath(file) for name, file in files.items()}
+    if _README in files and any(sibling.rfilename == _README for sibling in head.siblings or ()):
+        contents[_README] = _merged_readme(where, head.sha, files[_README], token)
+    operations = [CommitOperationAdd(path_in_repo=name, path_or_fileobj=content) for name, content in contents.items()]
+    commit = ask(
+        lambda: api.create_commit(
+            where.id,
+            operations,
+            commit_message=commit_message or "Upload with hf_rws",
+            revision=where.revision,
+            create_pr=create_pr,
+            parent_commit=head.sha,
+        ),
+        seconds=calls.TIME_LIMIT + sum(operation.upload_info.size for operation in operations) / SLOWEST_UPLOAD,
+    )
+    if tag is not None:
+        _put_tag(api, where, tag, commit, token)
+    return commit
+
+
+def push_base(
+    model: nn.Module,
+    repo_id: str,
+    *,
+    training: Mapping[str, Any] | None = None,
+    metrics: Mapping[str, Any] | None = None,
+    private: bool | None = None,
+    token: bool | str | None = None,
+    revision: str | None = None,
+    create_pr: bool = False,
+    commit_message: str | None = None,
+    tag: str | None = None,
+) -> CommitInfo:
+    """Push a timm model as a timm repo with a card: `timm.create_model("hf-hub:user/name", pretrained=True)` loads it.
+
+    Args:
+        model: The model, without a patcher on it.
+        repo_id: "user/name".
+        training: How it was trained, for the card (what training_args.json says).
+        metrics: What it reaches, for the card: `{"ta": 0.7, "ra": {"fog-5": 0.3}, "n": 10000}`, accuracies in [0, 1].
+        private: This and all further options, the result and the errors are those of `push_folder_files`.
+        token: See there.
+        revision: See there.
+        create_pr: See there.
+        commit_message: See there.
+        tag: See there.
+    """
+    if getattr(model, "rws", None) is not None:
+        raise OptionError("the model has a patcher on it: push the clean model, or what model.rws.bake() gives")
+    if not getattr(model, "pretrained_cfg", None):
+        raise OptionError(f"{type(model).__name__} is not a timm model: it has no pretrained_cfg")
+    _destination(repo_id, revision, create_pr=create_pr, tag=tag)
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = save_timm_repo(model, temporary)
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        card = cards.base_card(
+            config,
+            training=training,
+            metrics=metrics,
+            repo_id=repo_id,
+            nbytes=(folder / "model.safetensors").stat().st_size,
+            needs_import=_is_ours(config["architecture"]),
+        )
+        (folder / _README).write_text(card, encoding="utf-8")
+        return push_folder_files(
+            repo_id,
+            folder,
+            ["config.json", "model.safetensors", _README],
+            private=private,
+            token=token,
+            revision=revision,
+            create_pr=create_pr,
+            commit_message=commit_message,
+            tag=tag,
+        )
+
+
+def _is_ours(architecture: str) -> bool:
+    """Whether it is hf_rws that registers this architecture with timm."""
+    return timm.is_model(architecture) and timm.model_entrypoint(architecture).__module__.startswith("hf_rws.")
+
+
+def _destination(repo_id: str, revision: str | None, *, create_pr: bool, tag: str | None) -> Location:
+    if not isinstance(repo_id, str) or not REPO_ID.fullmatch(repo_id):
+        raise OptionError(f"{repo_id!r} is no Hub id to push to: give user/name")
+    for name in (revision, tag):
+        if name is not None and (not REVISION.fullmatch(name) or COMMIT.fullmatch(name)):
+            raise OptionError(f"{name!r} cannot be the name of a branch or tag")
+    if create_pr and (tag is not None or revision not in (None, "main")):
+        raise OptionError("a pull request is made against main and cannot be tagged: leave out revision and tag")
+    return Location("hub", repo_id, revision)
+
+
+def _files_to_push(folder: Path, filenames: Sequence[str]) -> dict[str, Path]:
+    if not filenames:
+        raise OptionError("no file to push: name at least one")
+    files = {}
+    for filename in filenames:
+        parts = PurePosixPath(filename).parts
+        if not parts or "\\" in filename or any(part.startswith((".", "/")) for part in parts):
+            raise OptionError(f"{filename!r} is not pushed: names are relative, and no part of them starts with a dot")
+        file = folder / filename
+        if file.is_symlink():
+            raise OptionError(f"{filename!r} is a link and is not pushed: put the file itself into the folder")
+        if not file.is_file():
+            raise NotFoundError(f"there is no file {filename!r} in {os.fspath(folder)!r}")
+        if not os.access(file, os.R_OK):
+            raise AccessError(f"{filename!r} in {os.fspath(folder)!r} may not be read")
+        files[filename] = file
+    return files
+
+
+def _head(api: HfApi, where: Location, token: bool | str | None) -> Any:
+    """The Hub's ModelInfo of the branch to push to, which is made if there is none."""
+    ask = partial(calls.ask, where=where, token=token)
+    info = partial(api.model_info, where.id, revision=where.revision, timeout=calls.TIME_LIMIT)
+    try:
+        return ask(info)
+    except NotFoundError as error:
+        branch = where.revision or ""
+        if not isinstance(error.__cause__, hub_errors.RevisionNotFoundError) or branch.startswith("refs/"):
+            raise
+    ask(lambda: api.create_branch(where.id, branch=branch, exist_ok=True))
+    return ask(info)
+
+
+def _merged_readme(where: Location, commit: str, fresh: Path, token: bool | str | None) -> bytes:
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = download(where, commit, Path(temporary).resolve(), _README, token=token)
+        try:
+            existing = (folder / _README).read_bytes().decode("utf-8-sig")
+        except UnicodeDecodeError as error:
+            raise FormatError(f"the {_README} of {where} is not UTF-8 text: mend it on the Hub") from error
+    return cards.merge_card(existing, fresh.read_text(encoding="utf-8")).encode()
+
+
+def _put_tag(api: HfApi, where: Location, tag: str, commit: CommitInfo, token: bool | str | None) -> None:
+    ask = partial(calls.ask, where=where, token=token)
+    ask(lambda: api.create_tag(where.id, tag=tag, revision=commit.oid, exist_ok=True))
+    tagged = ask(lambda: api.model_info(where.id, revision=tag, timeout=calls.TIME_LIMIT)).sha
+    if tagged != commit.oid:
+        raise OptionError(
+            f"{where.id} is pushed as {commit.oid[:7]}, but its tag {tag!r} names {str(tagged)[:7]} already: choose "
+            f"another tag, or delete that one"
+        )

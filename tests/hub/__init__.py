@@ -1,0 +1,27 @@
+"""A real Hub on loopback, and the fixture that points huggingface_hub at it."""
+
+import pytest
+from huggingface_hub import close_session, constants, hf_api
+
+from tests.hub.server import Fault, Hub
+
+__all__ = ["Fault", "Hub", "hub_fixture"]
+
+
+@pytest.fixture(name="hub")
+def hub_fixture(tmp_path, monkeypatch):
+    """A Hub of one's own, an empty cache, and nobody logged in."""
+    with Hub(tmp_path / "hub") as hub:
+        monkeypatch.delenv("HF_TOKEN", raising=False)
+        for name, value in {
+            "ENDPOINT": hub.endpoint,
+            "HUGGINGFACE_CO_URL_TEMPLATE": hub.endpoint + "/{repo_id}/resolve/{revision}/{filename}",
+            "HF_HUB_CACHE": str(tmp_path / "cache"),
+            "HF_TOKEN_PATH": str(tmp_path / "token"),
+            "HF_HUB_OFFLINE": False,
+            "HF_HUB_DISABLE_TELEMETRY": True,
+        }.items():
+            monkeypatch.setattr(constants, name, value)
+        monkeypatch.setattr(hf_api.api, "endpoint", hub.endpoint)
+        yield hub
+        close_session()

@@ -1,0 +1,570 @@
+import json
+import os
+import time
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+import timm
+from huggingface_hub import constants
+
+from hf_rws import cards
+from hf_rws.errors import (
+    AccessError,
+    FormatError,
+    IntegrityError,
+    NetworkError,
+    NotFoundError,
+    OptionError,
+    RWSError,
+)
+from hf_rws.hub import Location, calls, fetch, parse_id, push_base, push_folder_files, reading
+from tests.hub import Fault, hub_fixture  # noqa: F401
+from tests.hub.server import OTHER, READ, WRITE
+
+CONFIG, WEIGHTS = b'{"format_version": "1.0"}', bytes(range(256)) * 40
+FILES = {"config.json": CONFIG, "signature.safetensors": WEIGHTS}
+NAMES = list(FILES)
+SHA = "0123456789abcdef0123456789abcdef01234567"
+CARD = f"---\ntags:\n- rws\n---\n\n# rws-fog\n\n{cards.RESULTS_BEGIN}\nTA 60\n{cards.RESULTS_END}\n"
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A saved signature, and what must never be pushed beside it."""
+    path = tmp_path / "rws-fog"
+    path.mkdir()
+    for name, content in {**FILES, "README.md": CARD.encode(), ".env": b"HF_TOKEN=hf_secret", "notes.txt": b""}.items():
+        (path / name).write_bytes(content)
+    return path
+
+
+def push(folder, names=(*NAMES, "README.md"), token=WRITE, **options):
+    return push_folder_files("user/rws-fog", folder, names, token=token, **options)
+
+
+# --- ids ---
+
+
+@pytest.mark.parametrize(
+    ("id", "revision", "expected", "name"),
+    [
+        ("user/rws-fog", None, Location("hub", "user/rws-fog"), "rws-fog"),
+        ("user/rws-fog@v1.0", None, Location("hub", "user/rws-fog", "v1.0"), "rws-fog"),
+        ("user/rws-fog@v1.0", "v1.0", Location("hub", "user/rws-fog", "v1.0"), "rws-fog"),
+        ("hf-hub:user/rws-fog@refs/pr/1", None, Location("hub", "user/rws-fog", "refs/pr/1"), "rws-fog"),
+        ("user/rws-fog", SHA, Location("hub", "user/rws-fog", SHA), "rws-fog"),
+        ("hf-hub:gpt2", None, Location("hub", "gpt2"), "gpt2"),
+        ("resnet50.a1_in1k", None, Location("name", "resnet50.a1_in1k"), "resnet50.a1_in1k"),
+        ("resnet50@v2", None, Location("name", "resnet50", "v2"), "resnet50"),
+        ("here", None, Location("local", "here"), "here"),
+        (Path("here"), None, Location("local", "here"), "here"),
+        ("here/rws", None, Location("local", "here/rws"), "rws"),  # a folder wins over the Hub
+        ("hf-hub:here/rws", None, Location("hub", "here/rws"), "rws"),
+        ("fog@5", None, Location("local", "fog@5"), "fog@5"),  # so does one with an @ in its name
+    ],
+)
+def test_an_id_means(id, revision, expected, name, tmp_path, monkeypatch):
+    (tmp_path / "here" / "rws").mkdir(parents=True)
+    (tmp_path / "fog@5").mkdir()
+    monkeypatch.chdir(tmp_path)
+    location = parse_id(id, revision=revision)
+    assert location == expected
+    assert location.name == name
+    assert (location.path is not None, location.repo_id is not None) == (
+        location.kind == "local",
+        location.kind == "hub",
+    )
+
+
+@pytest.mark.parametrize(
+    ("id", "revision", "error", "words"),
+    [
+        ("user/rws-fog@v1", "v2", OptionError, "v2"),
+        ("user/rws-fog@", None, OptionError, "give one"),
+        ("user/rws-fog@../main", None, OptionError, "../main"),
+        ("user/rws-fog", "a b", OptionError, "a b"),
+        ("here@v1", None, OptionError, "here"),
+        ("here", "v1", OptionError, "hf-hub:here"),
+        ("", None, OptionError, "user/name"),
+        ("user name", None, OptionError, "user/name"),
+        ("hf-hub:a/b/c", None, OptionError, "user/name"),
+        (3, None, OptionError, "int"),
+        ("./there", None, NotFoundError, "./there"),
+        ("/nowhere/at/all", None, NotFoundError, "/nowhere/at/all"),
+        ("a/b/c", None, NotFoundError, "a/b/c"),
+        (Path("user/rws-fog"), None, NotFoundError, "user/rws-fog"),
+        ("file.json", None, NotFoundError, "is a file"),
+    ],
+)
+def test_bad_ids(id, revision, error, words, tmp_path, monkeypatch):
+    (tmp_path / "here").mkdir()
+    (tmp_path / "file.json").touch()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(error) as raised:
+        parse_id(id, revision=revision)
+    assert words in str(raised.value)
+
+
+# --- reading ---
+
+
+def contents(fetched):
+    return {name: (fetched.folder / name).read_bytes() for name in NAMES}
+
+
+def test_a_local_folder(folder):
+    fetched = fetch(folder, NAMES, optional=["router"])
+    assert (fetched.folder, fetched.repo_id, fetched.revision) == (folder, None, None)
+    with pytest.raises(NotFoundError, match=r"no model\.safetensors"):
+        fetch(folder, ["config.json", "model.safetensors"])
+
+
+def test_files_of_one_commit_and_the_cache(hub):
+    first = hub.commit("user/rws-fog", FILES)
+    fetched = fetch("user/rws-fog", NAMES)
+    assert (contents(fetched), fetched.repo_id, fetched.revision) == (FILES, "user/rws-fog", first)
+    assert all(headers["user-agent"].startswith("hf-rws/") for _, headers in hub.requests)
+    hub.requests.clear()
+    assert fetch("user/rws-fog", NAMES) == fetched
+    assert len(hub.requests) == 1
+    assert fetch(f"user/rws-fog@{first}", NAMES) == fetched
+    assert len(hub.requests) == 1
+    second = hub.commit("user/rws-fog", {"config.json": b"{}"})
+    assert fetch("user/rws-fog", NAMES).revision == second
+    assert contents(fetch("user/rws-fog", NAMES, revision=first)) == FILES
+
+
+def test_a_repo_that_moves_between_config_and_weights(hub):
+    first = hub.commit("user/rws-fog", FILES)
+    changed = dict.fromkeys(NAMES, b"new")
+    hub.faults.append(Fault(r"GET .*/resolve/.*config\.json", before=lambda: hub.commit("user/rws-fog", changed)))
+    fetched = fetch("user/rws-fog", NAMES)
+    assert (contents(fetched), fetched.revision) == (FILES, first)
+    assert hub.repos["user/rws-fog"].refs["main"] != first
+
+
+def test_branches_tags_and_short_ids(hub):
+    hub.commit("user/rws-fog", {"config.json": b"old"})
+    hub.repos["user/rws-fog"].refs["v1.0"] = hub.repos["user/rws-fog"].refs["main"]
+    hub.commit("user/rws-fog", {"config.json": b"dev"}, branch="dev/one")
+    hub.commit("user/rws-fog", {"config.json": b"new"})
+    for id, content in [("@v1.0", b"old"), ("@dev/one", b"dev"), ("", b"new"), ("@main", b"new")]:
+        fetched = fetch("user/rws-fog" + id, ["config.json"])
+        assert (fetched.folder / "config.json").read_bytes() == content
+    assert (
+        fetch("user/rws-fog@v1.0", ["config.json"], local_files_only=True).folder.name
+        == fetch("user/rws-fog@v1.0", ["config.json"]).revision
+    )
+
+
+def test_optional_files(hub):
+    hub.commit("user/rws-fog", {**FILES, "README.md": b"card"})
+    fetched = fetch("user/rws-fog", NAMES, optional=["README.md", "router.json"])
+    assert (fetched.folder / "README.md").read_bytes() == b"card"
+    assert not (fetched.folder / "router.json").exists()
+    hub.requests.clear()
+    fetch("user/rws-fog", NAMES, optional=["README.md", "router.json"])
+    assert len(hub.requests) == 1  # what is not there is remembered, too
+    assert fetch("user/rws-fog", NAMES, optional=["other"], local_files_only=True) == fetched
+
+
+@pytest.mark.parametrize("way", ["local_files_only", "HF_HUB_OFFLINE", "server gone", "server failing", "stalled"])
+def test_offline_from_the_cache(hub, way, monkeypatch):
+    commit = hub.commit("user/rws-fog", FILES)
+    fetch("user/rws-fog", NAMES)
+    options = {"local_files_only": True} if way == "local_files_only" else {}
+    if way == "HF_HUB_OFFLINE":
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    if way == "server gone":
+        monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:1")
+    if way == "server failing":
+        hub.faults.append(Fault("", status=503, times=100))
+    if way == "stalled":
+        monkeypatch.setattr(calls, "TIME_LIMIT", 0.3)
+        hub.faults.append(Fault("", stall=True, times=100))
+    assert fetch("user/rws-fog", NAMES, **options).revision == commit
+    with pytest.raises(NetworkError):
+        fetch("user/rws-fog", ["config.json"], revision="other", **options)
+
+
+def test_offline_without_a_cache(hub):
+    hub.commit("user/rws-fog", FILES)
+    with pytest.raises(NetworkError, match=r"user/rws-fog is not in the cache, and local_files_only"):
+        fetch("user/rws-fog", NAMES, local_files_only=True)
+    fetch("user/rws-fog", ["config.json"])
+    with pytest.raises(NetworkError, match=r"user/rws-fog \(signature\.safetensors\) is not in the cache"):
+        fetch("user/rws-fog", NAMES, local_files_only=True)
+    with pytest.raises(OptionError, match="force_download needs"):
+        fetch("user/rws-fog", NAMES, local_files_only=True, force_download=True)
+
+
+def test_force_download_mends_a_damaged_cache(hub):
+    hub.commit("user/rws-fog", FILES)
+    damaged = fetch("user/rws-fog", NAMES).folder / "signature.safetensors"
+    os.truncate(damaged, 7)
+    assert contents(fetch("user/rws-fog", NAMES)) != FILES
+    assert contents(fetch("user/rws-fog", NAMES, force_download=True)) == FILES
+
+
+def test_another_cache(hub, tmp_path):
+    hub.commit("user/rws-fog", FILES)
+    fetched = fetch("user/rws-fog", NAMES, cache_dir=tmp_path / "elsewhere")
+    assert fetched.folder.is_relative_to(tmp_path / "elsewhere")
+
+
+# --- errors ---
+
+READING = [
+    (
+        "user/nothing",
+        NAMES,
+        None,
+        (NotFoundError, AccessError),
+        r"no user/nothing on the Hub, or it is private.*log in",
+    ),
+    ("user/nothing", NAMES, READ, NotFoundError, r"no user/nothing on the Hub, or the token may not see it"),
+    ("user/rws-fog@v9", NAMES, None, NotFoundError, r"user/rws-fog has no revision 'v9'"),
+    (f"user/rws-fog@{SHA}", NAMES, None, NotFoundError, rf"user/rws-fog has no revision '{SHA}'"),
+    ("user/rws-fog@main", ["model.bin"], None, NotFoundError, r"user/rws-fog@main has no file 'model\.bin'"),
+    ("user/private", NAMES, None, (NotFoundError, AccessError), r"user/private.*private.*log in"),
+    ("user/private", NAMES, OTHER, NotFoundError, r"user/private.*may not see it"),
+    ("user/private", NAMES, "hf_wrongwrongwrong", AccessError, r"user/private.*does not accept this one"),
+    ("user/gated", NAMES, None, AccessError, r"user/gated is gated: ask for access"),
+    ("user/gated", NAMES, OTHER, AccessError, r"user/gated is gated: ask for access"),
+    ("user/rws-fog", NAMES, True, AccessError, r"token=True, but there is no token"),
+    ("user/rws--fog", NAMES, None, OptionError, r"'user/rws--fog' is no Hub id"),
+    (f"user/rws--fog@{SHA}", NAMES, None, OptionError, r"'user/rws--fog' is no Hub id"),
+    ("rws-fog", NAMES, None, NotFoundError, r"no folder 'rws-fog', and it is no Hub id"),
+    ("user/rws-fog", [], None, OptionError, r"name at least one"),
+]
+
+
+@pytest.mark.parametrize(("id", "names", "token", "kinds", "words"), READING)
+def test_errors_of_reading(hub, id, names, token, kinds, words):
+    hub.commit("user/rws-fog", FILES)
+    hub.commit("user/private", FILES, private=True)
+    hub.commit("user/gated", FILES, gated=True)
+    with pytest.raises(RWSError, match=words) as raised:
+        fetch(id, names, token=token)
+    assert all(isinstance(raised.value, kind) for kind in (kinds if isinstance(kinds, tuple) else (kinds,)))
+
+
+def test_private_and_gated_repos_with_the_right_token(hub):
+    hub.commit("user/private", FILES, private=True)
+    hub.commit("user/gated", FILES, gated=True)
+    assert contents(fetch("user/private", NAMES, token=READ)) == FILES
+    assert contents(fetch("user/gated", NAMES, token=READ)) == FILES
+
+
+FAULTS = {
+    "failing": (Fault("GET /api", status=503), NetworkError, r"user/rws-fog: the Hub fails just now \(HTTP 503\)"),
+    "file failing": (Fault("GET .*config", status=502), NetworkError, r"\(config\.json\): the Hub fails.*HTTP 502"),
+    "too many": (Fault("GET /api", status=429), NetworkError, r"takes no more requests.*Wait"),
+    "refused": (Fault("GET /api", status=403), AccessError, r"token does not allow this"),
+    "odd status": (Fault("GET /api", status=418), RWSError, r"refused \(HTTP 418\)"),
+    "reset": (Fault("GET .*config", reset=True), NetworkError, r"\(config\.json\): the connection or the answer broke"),
+    "reset at once": (Fault("GET /api", reset=True), NetworkError, r"user/rws-fog"),
+    "not JSON": (Fault("GET /api", body=b"<html>"), NetworkError, r"the answer broke \(JSONDecodeError\)"),
+    "other JSON": (Fault("GET /api", body=b"[]"), NetworkError, r"the answer broke \(TypeError\)"),
+    "no commit in it": (Fault("GET /api", body=b'{"id": "x", "sha": "main"}'), IntegrityError, r"'main' is no commit"),
+    "bytes missing": (Fault("GET .*config", body=b"{}"), NetworkError, r"\(config\.json\).*OSError"),
+    "no Hub": (
+        Fault("HEAD", headers={"X-Repo-Commit": None}),
+        NetworkError,
+        r"\(config\.json\): the answer is not a Hub's",
+    ),
+    "other commit": (Fault("HEAD", headers={"X-Repo-Commit": SHA}), IntegrityError, r"another commit"),
+    "outside the cache": (Fault("HEAD", headers={"ETag": '"../../evil"'}), IntegrityError, r"outside the cache"),
+}
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_faults_while_reading(hub, name, monkeypatch):
+    fault, kind, words = FAULTS[name]
+    hub.faults = [Fault(**vars(fault))]
+    hub.commit("user/rws-fog", FILES)
+    with pytest.raises(kind, match=words):
+        fetch("user/rws-fog", NAMES)
+    assert hub.faults[0].times == 0
+    if kind is not IntegrityError:
+        assert contents(fetch("user/rws-fog", NAMES)) == FILES  # nothing broken stays behind
+
+
+def test_a_cut_download_is_resumed(hub, monkeypatch):
+    monkeypatch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", 1000)
+    hub.commit("user/rws-fog", FILES)
+    hub.faults = [Fault(r"GET .*signature", cut=4000)]
+    assert contents(fetch("user/rws-fog", NAMES)) == FILES
+    assert [headers["range"] for request, headers in hub.requests if "range" in headers] == ["bytes=4000-"]
+
+
+@pytest.mark.parametrize("request_", ["GET /api", "HEAD", "GET .*resolve"])
+def test_a_stalled_server_costs_a_bounded_time(hub, request_, monkeypatch):
+    monkeypatch.setattr(calls, "TIME_LIMIT", 0.4)
+    hub.commit("user/rws-fog", FILES)
+    hub.faults = [Fault(request_, stall=True, times=100)]
+    start = time.monotonic()
+    with pytest.raises(NetworkError, match=r"user/rws-fog.*no answer from the Hub in time"):
+        fetch("user/rws-fog", NAMES)
+    assert time.monotonic() - start < 3
+
+
+def test_progress_keeps_a_call_alive_and_silence_ends_it():
+    count = [0]
+
+    def slow_but_alive():
+        for _ in range(8):
+            time.sleep(0.1)
+            count[0] += 1
+        return "done"
+
+    assert calls._within(0.4, slow_but_alive, lambda: count[0]) == "done"
+    with pytest.raises(calls.SilenceError):
+        calls._within(0.4, slow_but_alive, lambda: None)
+
+
+def test_signs_of_life_of_a_download(tmp_path):
+    bar, alive = reading._signs_of_life(tmp_path / "blobs")
+    states = [alive()]
+    (tmp_path / "blobs").mkdir()
+    with bar(total=10, disable=True) as progress:
+        progress.update(3)
+    states.append(alive())
+    (tmp_path / "blobs" / "abc.incomplete").write_bytes(b"12")  # another process downloads
+    states.append(alive())
+    (tmp_path / "blobs" / "abc.incomplete").write_bytes(b"1234")
+    states.append(alive())
+    assert all(before != after for before, after in pairwise(states))
+    assert alive() == states[-1]
+
+
+def test_a_cache_that_cannot_be_written(hub, tmp_path):
+    hub.commit("user/rws-fog", FILES)
+    (tmp_path / "file").touch()
+    with pytest.raises(AccessError, match=r"user/rws-fog \(config\.json\): the file system refused: .*Check cache_dir"):
+        fetch("user/rws-fog", NAMES, cache_dir=tmp_path / "file")
+
+
+def test_no_token_in_messages(hub):
+    hub.commit("user/rws-fog", FILES)
+    secret = "sesame-open-yourself"
+    hub.faults = [Fault("", status=403, headers={"X-Error-Message": f"{secret} {WRITE} Bearer abc"}, times=9)]
+    with pytest.raises(AccessError) as raised:
+        fetch("user/rws-fog", NAMES, token=secret)
+    assert "..." in str(raised.value)
+    for text in (secret, WRITE, "abc"):
+        assert text not in str(raised.value)
+
+
+# --- writing ---
+
+
+def test_push_then_fetch(hub, folder):
+    commit = push(folder, commit_message="First")
+    assert hub.files("user/rws-fog") == {**FILES, "README.md": CARD.encode()}  # and nothing else of the folder
+    assert hub.repos["user/rws-fog"].messages == ["initial commit", "First"]
+    fetched = fetch("user/rws-fog", NAMES)
+    assert (contents(fetched), fetched.revision) == (FILES, commit.oid)
+    assert commit.commit_url == f"{hub.endpoint}/user/rws-fog/commit/{commit.oid}"
+    assert not hub.repos["user/rws-fog"].private
+
+
+def test_a_second_push_makes_no_commit(hub, folder):
+    first = push(folder)
+    hub.requests.clear()
+    assert push(folder).oid == first.oid
+    assert hub.asked("POST .*/commit/") == 0
+    (folder / "config.json").write_bytes(b"{}")
+    second = push(folder)
+    assert second.oid != first.oid
+    assert hub.files("user/rws-fog")["config.json"] == b"{}"
+
+
+def test_a_push_whose_answer_was_lost(hub, folder):
+    hub.faults = [Fault("POST .*/commit/", lose=True)]
+    with pytest.raises(NetworkError, match="user/rws-fog"):
+        push(folder)
+    commit = push(folder)
+    assert commit.oid == hub.repos["user/rws-fog"].refs["main"]
+    assert len(hub.repos["user/rws-fog"].messages) == 2
+
+
+def test_two_pushers_cannot_mix(hub, folder):
+    push(folder)
+    (folder / "config.json").write_bytes(b"mine")
+    theirs = dict.fromkeys(NAMES, b"theirs")
+    hub.faults = [Fault("POST .*/preupload/", before=lambda: hub.commit("user/rws-fog", theirs))]
+    with pytest.raises(RWSError, match=r"user/rws-fog changed while it was being pushed to.*push again"):
+        push(folder)
+    assert hub.files("user/rws-fog") == {**theirs, "README.md": CARD.encode()}
+    push(folder)
+    assert hub.files("user/rws-fog")["config.json"] == b"mine"
+
+
+def test_the_readme_of_a_user_is_kept(hub, folder):
+    push(folder)
+    mine = CARD.replace("# rws-fog", "# My signature\n\nI made it.").replace("- rws", "- rws\n- mine")
+    hub.commit("user/rws-fog", {"README.md": mine.encode()})
+    (folder / "README.md").write_text(CARD.replace("TA 60", "TA 61"))
+    push(folder)
+    text = hub.files("user/rws-fog")["README.md"].decode()
+    assert "I made it." in text
+    assert "- mine" in text
+    assert "TA 61" in text
+    assert "TA 60" not in text
+    hub.requests.clear()
+    push(folder)
+    assert hub.asked("POST .*/commit/") == 0
+
+
+def test_private_branch_tag_and_pull_request(hub, folder):
+    push(folder, private=True)
+    repo = hub.repos["user/rws-fog"]
+    assert repo.private
+    with pytest.raises(OptionError, match=r"user/rws-fog exists and is private"):
+        push(folder, private=False)
+    (folder / "config.json").write_bytes(b"dev")
+    dev = push(folder, revision="dev/one", tag="v0.1")
+    assert repo.refs["dev/one"] == repo.refs["v0.1"] == dev.oid != repo.refs["main"]
+    (folder / "config.json").write_bytes(b"proposed")
+    proposal = push(folder, create_pr=True)
+    assert (proposal.pr_num, repo.refs["refs/pr/1"]) == (1, proposal.oid)
+    assert hub.files("user/rws-fog")["config.json"] == CONFIG
+    assert hub.files("user/rws-fog", "refs/pr/1")["config.json"] == b"proposed"
+
+
+def test_a_stranger_may_propose(hub, folder):
+    push(folder)
+    (folder / "config.json").write_bytes(b"proposed")
+    assert push(folder, token=OTHER, create_pr=True).pr_num == 1
+    assert hub.files("user/rws-fog")["config.json"] == CONFIG
+    assert hub.files("user/rws-fog", "refs/pr/1")["config.json"] == b"proposed"
+
+
+def test_a_tag_names_one_commit(hub, folder):
+    first = push(folder, tag="v1.0")
+    assert push(folder, tag="v1.0").oid == first.oid
+    (folder / "config.json").write_bytes(b"{}")
+    with pytest.raises(OptionError, match=rf"its tag 'v1.0' names {first.oid[:7]} already"):
+        push(folder, tag="v1.0")
+    assert hub.repos["user/rws-fog"].refs["v1.0"] == first.oid
+
+
+@pytest.mark.parametrize(
+    ("options", "kind", "words"),
+    [
+        ({"names": ["../secret"]}, OptionError, "'../secret' is not pushed"),
+        ({"names": ["/etc/hostname"]}, OptionError, "not pushed"),
+        ({"names": [".env"]}, OptionError, "'.env' is not pushed"),
+        ({"names": ["link"]}, OptionError, "'link' is a link"),
+        ({"names": ["model.safetensors"]}, NotFoundError, "no file 'model.safetensors'"),
+        ({"names": []}, OptionError, "at least one"),
+        ({"revision": SHA}, OptionError, "cannot be the name of a branch"),
+        ({"revision": "a b"}, OptionError, "'a b'"),
+        ({"tag": "a..b"}, OptionError, "'a..b'"),
+        ({"create_pr": True, "tag": "v1"}, OptionError, "leave out revision and tag"),
+        ({"create_pr": True, "revision": "dev"}, OptionError, "leave out revision and tag"),
+    ],
+)
+def test_what_is_not_pushed(hub, folder, options, kind, words):
+    (folder / "link").symlink_to("/etc/hostname")
+    with pytest.raises(kind, match=words):
+        push(folder, **options)
+    assert hub.requests == []
+
+
+@pytest.mark.parametrize(
+    ("token", "words"),
+    [(None, "wants a token"), (READ, "write access"), (OTHER, "write access"), ("hf_wrongwrongwrong", "accept this")],
+)
+@pytest.mark.parametrize("exists", [False, True])
+def test_who_may_push(hub, folder, token, words, exists):
+    if exists:
+        hub.commit("user/rws-fog", {"config.json": b"old"})
+    with pytest.raises(AccessError, match=rf"user/rws-fog.*{words}"):
+        push(folder, token=token)
+    assert not exists or hub.files("user/rws-fog") == {"config.json": b"old"}
+
+
+@pytest.mark.parametrize(
+    ("fault", "kind", "words"),
+    [
+        (Fault("POST .*/commit/", status=503), NetworkError, r"fails just now \(HTTP 503\)"),
+        (Fault("POST .*/commit/", reset=True), NetworkError, "broke"),
+        (Fault("POST .*/commit/", stall=True), NetworkError, "no answer from the Hub in time"),
+        (Fault("POST .*/create", stall=True), NetworkError, "no answer from the Hub in time"),
+        (Fault("POST .*/create", body=b"{}"), NetworkError, "the answer broke"),
+        (Fault("POST .*/validate-yaml", body=b"<html>"), NetworkError, "the answer broke"),
+        (Fault("POST .*/commit/", status=413), RWSError, r"refused \(HTTP 413\)"),
+    ],
+)
+def test_faults_while_pushing(hub, folder, fault, kind, words, monkeypatch):
+    monkeypatch.setattr(calls, "TIME_LIMIT", 0.5)
+    hub.faults = [Fault(**vars(fault))]
+    with pytest.raises(kind, match=rf"user/rws-fog.*{words}"):
+        push(folder)
+    monkeypatch.undo()
+
+
+def test_a_push_runs_through_after_a_fault(hub, folder):
+    hub.faults = [Fault("POST .*/commit/", status=503), Fault("GET /api/models", status=500)]
+    for _ in hub.faults:
+        with pytest.raises(NetworkError):
+            push(folder)
+    push(folder)
+    assert hub.files("user/rws-fog") == {**FILES, "README.md": CARD.encode()}
+
+
+def test_a_card_that_the_hub_refuses(hub, folder):
+    (folder / "README.md").write_text("---\nlicense: none-at-all\n---\n")
+    with pytest.raises(FormatError, match=r'user/rws-fog.*"license" must be one of the known ones'):
+        push(folder)
+    assert hub.files("user/rws-fog") == {}
+
+
+def test_a_readme_that_cannot_be_merged(hub, folder):
+    hub.commit("user/rws-fog", {"README.md": b"\xff\xfe\x00"})
+    with pytest.raises(FormatError, match="not UTF-8"):
+        push(folder)
+
+
+# --- bases ---
+
+
+def test_push_a_base_and_load_it_with_timm(hub):
+    model = timm.create_model("test_resnet", num_classes=3, pretrained=False).eval()
+    commit = push_base(
+        model, "user/base", token=WRITE, training={"dataset": "uoft-cs/cifar10"}, metrics={"ta": 0.7, "n": 100}
+    )
+    files = hub.files("user/base")
+    assert set(files) == {"config.json", "model.safetensors", "README.md"}
+    assert json.loads(files["config.json"])["architecture"] == "test_resnet"
+    card = files["README.md"].decode()
+    assert "| clean (TA) | 70.0 |" in card
+    assert "import hf_rws" not in card
+    loaded = timm.create_model("hf-hub:user/base", pretrained=True).eval()
+    assert all((loaded.state_dict()[name] == value).all() for name, value in model.state_dict().items())
+    assert (
+        push_base(
+            model, "user/base", token=WRITE, training={"dataset": "uoft-cs/cifar10"}, metrics={"ta": 0.7, "n": 100}
+        ).oid
+        == commit.oid
+    )
+
+
+def test_the_card_of_our_own_architecture_imports_us(hub):
+    push_base(timm.create_model("vgg16_gap", num_classes=2, width=0.05), "user/vgg", token=WRITE)
+    assert "import hf_rws  # registers vgg16_gap" in hub.files("user/vgg")["README.md"].decode()
+
+
+def test_what_is_no_base(hub):
+    model = timm.create_model("test_resnet", num_classes=3)
+    with pytest.raises(OptionError, match="give user/name"):
+        push_base(model, "base", token=WRITE)
+    with pytest.raises(OptionError, match="not a timm model"):
+        push_base(model.conv1, "user/base", token=WRITE)
+    model.rws = object()
+    with pytest.raises(OptionError, match="patcher"):
+        push_base(model, "user/base", token=WRITE)
+    assert hub.requests == []
