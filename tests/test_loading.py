@@ -8,6 +8,8 @@ import hf_rws
 from hf_rws.errors import FormatError, MismatchError, NotFoundError, OptionError
 from hf_rws.loading import load_base
 from hf_rws.models import save_timm_repo
+from tests.hub import hub_fixture  # noqa: F401
+from tests.hub.server import WRITE
 from tests.models import identical, signature, state, trio
 
 
@@ -105,3 +107,58 @@ def test_a_base_whose_weights_do_not_fit_its_config(study):
     (study / "base" / "config.json").write_text(json.dumps(config))
     with pytest.raises(FormatError, match="timm cannot load"):
         load_base("base")
+
+
+# --- Hub ids, over real HTTP on loopback ---
+
+
+@pytest.fixture
+def on_the_hub(hub, study):
+    """The same study, pushed; the local folders are out of sight."""
+    (study / "elsewhere").mkdir()
+    hf_rws.push_base(load_base("base").model, "user/base", token=WRITE)
+    for label in ("fog", "snow"):
+        hf_rws.Signature.from_pretrained(f"rws-{label}").push_to_hub(f"user/rws-{label}", token=WRITE)
+    return hub
+
+
+def test_load_patched_from_the_hub(on_the_hub, monkeypatch):
+    monkeypatch.chdir("elsewhere")
+    model = hf_rws.load_patched("user/base", ["user/rws-fog", "hf-hub:user/rws-snow"], scales=[1.0, 0.5], strict=True)
+    expected = trio("vgg16_bn_gap").base()
+    hf_rws.patch(expected, [signature("vgg16_bn_gap", "fog"), signature("vgg16_bn_gap", "snow")], scales=[1.0, 0.5])
+    assert identical(model, state(expected))
+    assert model.rws.scales == {"rws-fog": 1.0, "rws-snow": 0.5}
+    model.rws.remove("rws-snow")
+    model.rws.add("user/rws-snow")
+    offline = hf_rws.load_patched("user/base", ["user/rws-fog"], local_files_only=True)
+    offline.rws.clear()
+    assert identical(offline, state(trio("vgg16_bn_gap").standard))
+
+
+def test_pinned_revisions_after_the_branch_moved(on_the_hub, monkeypatch):
+    monkeypatch.chdir("elsewhere")
+    first = on_the_hub.repos["user/rws-fog"].refs["main"]
+    signature("vgg16_bn_gap", "snow").push_to_hub("user/rws-fog", token=WRITE)
+    pinned = hf_rws.load_patched("user/base", ["user/rws-fog"], signature_revisions=[first])
+    assert pinned.rws.scales == {"rws-fog": 1.0}
+    assert pinned.rws.signatures["rws-fog"].config.corruption.label == "fog"
+    moved_on = hf_rws.load_patched("user/base", ["user/rws-fog"]).rws
+    assert moved_on.signatures["rws-fog"].config.corruption.label == "snow"
+    at = hf_rws.load_patched("user/base", [f"user/rws-fog@{first}"]).rws
+    assert at.signatures["rws-fog"].config.corruption.label == "fog"
+
+
+def test_a_signature_extracted_from_hub_ids_names_its_base(on_the_hub, monkeypatch):
+    monkeypatch.chdir("elsewhere")
+    models = trio("vgg16_bn_gap")
+    made = hf_rws.extract(models.robust, "user/base", models.start, corruption="fog")
+    assert made.config.base_model.repo_id == "user/base"
+    assert made.config.base_model.revision == on_the_hub.repos["user/base"].refs["main"]
+
+
+@pytest.mark.parametrize("wrong", ["user/nothing", "user/base@no-such-branch"])
+def test_missing_repos_and_revisions_are_named(on_the_hub, monkeypatch, wrong):
+    monkeypatch.chdir("elsewhere")
+    with pytest.raises(NotFoundError, match=wrong.partition("@")[0]):
+        hf_rws.load_patched(wrong)

@@ -119,9 +119,13 @@ def test_without_scales_one_has_one_and_several_share():
 def test_using_restores_also_after_an_exception():
     model, patcher, _ = patched("vgg16_bn_gap", "fog", "snow", scales=[0.4, 0.0])
     on = state(model)
-    with pytest.raises(RuntimeError, match="in the body"), patcher.using({"snow": 1.0}):
+
+    def body():
         assert patcher.scales == {"fog": 0.0, "snow": 1.0}
         raise RuntimeError("in the body")
+
+    with pytest.raises(RuntimeError, match="in the body"), patcher.using({"snow": 1.0}):
+        body()
     assert patcher.scales == {"fog": 0.4, "snow": 0.0}
     assert identical(model, on)
 

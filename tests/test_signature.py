@@ -215,7 +215,7 @@ def test_broken_configs_are_explained(saved, change, message):
 @pytest.mark.parametrize("content", [b"", b"[1]", b"{", b'{"a": NaN}', b"\xff\xfe", b"[" * 100_000])
 def test_configs_that_are_no_json_object(saved, content):
     (saved / "config.json").write_bytes(content)
-    with pytest.raises(FormatError, match="config.json"):
+    with pytest.raises(FormatError, match=r"config.json"):
         Signature.from_pretrained(saved)
 
 
@@ -307,7 +307,7 @@ def test_norms_are_of_the_weights_by_layer():
 
 def test_what_does_not_belong_together_does_not_add_up():
     a = signature("vgg16_bn_gap")
-    with pytest.raises(MismatchError, match="vgg16_bn_gap.*resnet18"):
+    with pytest.raises(MismatchError, match=r"vgg16_bn_gap.*resnet18"):
         a + signature("resnet18")
     with pytest.raises(MismatchError, match="do not touch the same tensors"):
         a.cosine(signature("vgg16_bn_gap", num_layers=3))

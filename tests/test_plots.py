@@ -1,0 +1,52 @@
+import builtins
+
+import pytest
+import torch
+from PIL import Image
+
+from hf_rws import plots
+from hf_rws.errors import MissingExtraError
+
+CURVE = [{"scale": s, "ta": 0.8 - 0.2 * s, "ra": 0.3 + 0.3 * s} for s in (0.0, 0.5, 1.0)]
+
+
+def draw(path):
+    pixels = torch.zeros(3, 3, 32, 32, dtype=torch.uint8)
+    pixels[:, 0] = 255
+    comparison = plots.Comparison("fog", pixels, ["cat", "dog", "dog"], ["dog", "dog", "dog"], CURVE)
+    return plots.overview(pixels, ["dog", "dog", "cat"], ["dog", "cat", "cat"], [comparison, comparison], path)
+
+
+def test_the_overview_is_a_picture_of_the_images(tmp_path):
+    path = draw(tmp_path / "overview.png")
+    with Image.open(path) as picture:
+        colours = {colour for count, colour in picture.convert("RGB").getcolors(1 << 24) if count > 500}
+        assert (255, 0, 0) in colours
+        assert min(picture.size) > 300
+    assert path.stat().st_size < 200_000
+
+
+def test_the_same_figure_is_the_same_file(tmp_path):
+    assert draw(tmp_path / "a.png").read_bytes() == draw(tmp_path / "b.png").read_bytes()
+
+
+def test_the_scale_curve_shows_what_it_is_given():
+    ax = plots._figure(4, 3).add_subplot()
+    plots.scale_curve(ax, CURVE)
+    shown = {line.get_label(): line.get_data() for line in ax.get_lines()}
+    assert all(list(x) == [0.0, 0.5, 1.0] for x, _ in shown.values())
+    assert list(shown["clean"][1]) == pytest.approx([80, 70, 60])
+    assert list(shown["corrupted"][1]) == pytest.approx([30, 45, 60])
+
+
+def test_without_matplotlib_the_message_names_the_extra(monkeypatch):
+    real = builtins.__import__
+
+    def without(name, *args):
+        if name.startswith("matplotlib"):
+            raise ImportError(name)
+        return real(name, *args)
+
+    monkeypatch.setattr(builtins, "__import__", without)
+    with pytest.raises(MissingExtraError, match=r"hf-rws\[plots\]"):
+        plots._figure(1, 1)

@@ -1,0 +1,78 @@
+from dataclasses import replace
+
+import pytest
+import torch
+
+import hf_rws
+import hf_rws.quickstart as module
+from hf_rws.data import load_splits
+from hf_rws.layers import weights_digest
+from hf_rws.loading import load_base
+from hf_rws.study import create_start
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    """The real sample and the real start, a little of each."""
+    whole = load_splits(str(module.EMBEDDED / "cifar10-sample"))
+    part = replace(whole, train=whole.train.subset(slice(40)), test=whole.test.subset(slice(20)))
+    part = replace(part, validation=whole.validation.subset(slice(20)))
+    monkeypatch.setattr(module, "_data", lambda dataset, embedded: part)
+    monkeypatch.setattr(module, "RECIPE", replace(module.RECIPE, epochs=1, batch_size=20))
+    return part
+
+
+def test_the_sample_is_real_and_small():
+    data = load_splits(str(module.EMBEDDED / "cifar10-sample"))
+    assert (len(data.train), len(data.validation), len(data.test)) == (3600, 400, 1000)
+    assert data.train.images.shape[1:] == (3, 32, 32)
+    assert data.train.classes[0] == "airplane"
+    assert data.test.labels.bincount().tolist() == [100] * 10
+    assert sum(path.stat().st_size for path in (module.EMBEDDED / "cifar10-sample").iterdir()) < 10_000_000
+    assert (module.EMBEDDED / "NOTICE").is_file()
+    mean = torch.tensor(data.train.mean_std()[0])
+    assert (mean - torch.tensor([0.4914, 0.4822, 0.4465])).abs().max() < 0.01  # CIFAR-10's own
+
+
+def test_the_start_is_a_timm_model_that_says_how_it_was_trained():
+    base = load_base(module.EMBEDDED / "start")
+    assert base.training["epochs"] == 8
+    data = load_splits(str(module.EMBEDDED / "cifar10-sample"))
+    assert weights_digest(create_start(module.EMBEDDED / "start", data)) == weights_digest(base.model)
+
+
+def test_quickstart_from_any_folder_leaves_what_the_design_says(quick, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    text = module.quickstart("out", corruptions=["fog"])
+    assert "| fog-5 |" in text
+    assert (tmp_path / "out" / "overview.png").stat().st_size > 10_000
+    monkeypatch.chdir(tmp_path / "out")
+    model = hf_rws.load_patched("base", ["rws-fog"])
+    assert model.rws.scales == {"rws-fog": 1.0}
+    model.rws.clear()
+    assert module.quickstart(tmp_path / "out", corruptions=["fog"]).splitlines()[:5] == text.splitlines()[:5]
+
+
+def test_without_matplotlib_there_is_a_table_all_the_same(quick, tmp_path, monkeypatch):
+    def missing(*arguments):
+        raise hf_rws.errors.MissingExtraError('figures need matplotlib: pip install "hf-rws[plots]"')
+
+    monkeypatch.setattr(module.plots, "overview", missing)
+    text = module.quickstart(tmp_path / "out", corruptions=["contrast"])
+    assert "| contrast-5 |" in text
+    assert "no picture: figures need matplotlib" in text
+
+
+def test_without_the_sample_the_hub_is_asked(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "EMBEDDED", tmp_path / "not-there")
+    asked = []
+    monkeypatch.setattr(module, "load_splits", lambda dataset, **options: asked.append((dataset, options)))
+    monkeypatch.setattr(module, "create_start", lambda start, data, **options: asked.append((start, options)))
+    module._start(module._data(None, False), False)
+    assert asked == [("uoft-cs/cifar10", {"limit": 3600}), ("resnet18.a1_in1k", {"pretrained": True})]
+
+
+def test_a_dataset_that_is_not_there(tmp_path):
+    with pytest.raises(hf_rws.RWSError, match="nowhere"):
+        module.quickstart(tmp_path / "out", dataset=str(tmp_path / "nowhere"))
+    assert not (tmp_path / "out").exists()

@@ -1,0 +1,164 @@
+import json
+import warnings
+
+import pytest
+import timm
+import torch
+
+import hf_rws
+from hf_rws.corruptions import corrupt
+from hf_rws.data import ImageSet, Splits
+from hf_rws.errors import OptionError
+from hf_rws.evaluation import accuracy
+from hf_rws.layers import weights_digest
+from hf_rws.loading import load_base
+from hf_rws.models import save_timm_repo
+from hf_rws.study import Study, StudyRow, create_start, measure_scales, recovery, run_study
+from hf_rws.training import TrainingArguments
+from tests.models import identical, signature, state, trio
+
+
+def images(count: int, seed: int, classes: int = 10) -> ImageSet:
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.arange(count) % classes
+    pixels = torch.randint(0, 256, (count, 3, 32, 32), generator=generator)
+    tint = (labels * 255 // classes).view(-1, 1, 1, 1)
+    names = tuple(f"class{i}" for i in range(classes))
+    return ImageSet(((pixels + 3 * tint) // 4).to(torch.uint8), labels, names, "noise")
+
+
+@pytest.fixture(scope="module")
+def data():
+    return Splits(images(40, 0), images(20, 1), images(30, 2))
+
+
+QUICK = TrainingArguments.from_recipe("short", epochs=1, batch_size=20, mixed_precision="no")
+
+
+@pytest.fixture(scope="module")
+def finished(data, tmp_path_factory):
+    """A tiny study, whole."""
+    folder = tmp_path_factory.mktemp("study")
+    start = create_start("vgg16_bn_gap", data, width=0.05)
+    return run_study(start, data, folder, QUICK, corruptions=("fog", "contrast"), notes={"dataset": "noise"})
+
+
+def test_a_study_leaves_repos_that_load(finished, data):
+    folder = finished.folder
+    names = {path.name for path in folder.iterdir()}
+    assert names == {"pretrained", "base", "robust-fog", "robust-contrast", "rws-fog", "rws-contrast", "study.json"}
+    for name in ("base", "robust-fog", "rws-fog"):
+        assert (folder / name / "README.md").read_text().startswith("---\n")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # the base is recognised: no transfer
+        model = hf_rws.load_patched(folder / "base", [folder / "rws-fog"], strict=True)
+    model.rws.clear()
+    assert identical(model, state(load_base(folder / "base").model))
+
+
+def test_all_models_of_a_study_start_from_the_same_weights(finished):
+    start = weights_digest(load_base(finished.folder / "pretrained").model)
+    for name in ("base", "robust-fog", "robust-contrast"):
+        record = json.loads((finished.folder / name / "training_args.json").read_text())
+        assert record["init_sha256"] == start
+        assert record["corruption"] == ([] if name == "base" else [name.removeprefix("robust-")])
+
+
+def test_the_rows_are_what_the_models_do(finished, data):
+    folder = finished.folder
+    for row in finished.rows:
+        standard, robust = (load_base(folder / name).model for name in ("base", f"robust-{row.corruption}"))
+        shown = ImageSet(corrupt(data.test.images, row.corruption, 5), data.test.labels, data.test.classes)
+        assert (row.standard_ta, row.standard_ra) == (accuracy(standard, data.test), accuracy(standard, shown))
+        assert (row.robust_ta, row.robust_ra) == (accuracy(robust, data.test), accuracy(robust, shown))
+        patched = hf_rws.load_patched(folder / "base", folder / f"rws-{row.corruption}")
+        assert (row.patched_ta, row.patched_ra) == (accuracy(patched, data.test), accuracy(patched, shown))
+        assert row.signature_nbytes == (folder / f"rws-{row.corruption}" / "signature.safetensors").stat().st_size
+        metrics = json.loads((folder / f"rws-{row.corruption}" / "config.json").read_text())["metrics"]
+        assert metrics["patched"] == {"ta": row.patched_ta, "ra": row.patched_ra}
+        assert [point["scale"] for point in metrics["scale_curve"]] == [0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5]
+        assert row.n == metrics["n"] == 30
+
+
+def test_a_second_start_trains_nothing_and_says_the_same(finished, data, monkeypatch):
+    monkeypatch.setattr("hf_rws.training._Run", None)  # training anything would call it
+    start = create_start("vgg16_bn_gap", data, width=0.05)
+    again = run_study(
+        start,
+        data,
+        finished.folder,
+        QUICK,
+        corruptions=("fog", "contrast"),
+        notes={"dataset": "noise"},
+        scale_curve=False,
+    )
+    assert again.to_markdown() == finished.to_markdown()
+
+
+def test_no_path_of_this_machine_is_written(finished):
+    for path in finished.folder.rglob("*"):
+        if path.is_file():
+            assert str(finished.folder.parent).encode() not in path.read_bytes(), path.name
+
+
+def test_a_study_needs_a_corruption(data, tmp_path):
+    with pytest.raises(OptionError, match="at least one corruption"):
+        run_study(create_start("vgg16_gap", data, width=0.05), data, tmp_path / "s", QUICK, corruptions=())
+    assert not (tmp_path / "s").exists()
+
+
+def test_recovery_is_a_ratio_of_means():
+    assert recovery([0.2, 0.4], [0.6, 0.5], [0.7, 0.8]) == pytest.approx((0.55 - 0.3) / (0.75 - 0.3))
+    assert recovery([0.2], [0.2], [0.7]) == 0
+    assert recovery([0.2], [0.7], [0.7]) == 1
+    row = StudyRow("fog", 5, 100, 0.8, 0.2, 0.7, 0.6, 0.5, 0.7, 5_000, 400_000)
+    table = Study(None, (row,)).to_markdown()
+    assert "| fog-5 | 80.0 | 70.0 | 50.0 | 20.0 | 60.0 | 70.0 | 5.0 | 80x |" in table
+    assert "recovery 0.80" in table
+
+
+def test_scale_zero_of_a_curve_is_the_clean_model(data):
+    model = trio("vgg16_bn_gap").base()
+    before = state(model)
+    curve = measure_scales(model, signature("vgg16_bn_gap"), data.test, data.test, (0.0, 1.0))
+    assert curve[0]["ta"] == accuracy(model, data.test)
+    assert identical(model, before)
+    assert not hasattr(model, "rws")
+
+
+# --- starts ---
+
+
+def test_a_random_start_takes_the_datas_normalisation_and_size(data):
+    start = create_start("vgg16_gap", data, width=0.05)
+    mean, std = data.train.mean_std()
+    config = start.pretrained_cfg
+    assert (config["mean"], config["std"], tuple(config["input_size"])) == (mean, std, (3, 32, 32))
+    assert start.get_classifier().out_features == config["num_classes"] == 10
+
+
+def test_a_given_start_keeps_its_weights_and_normalisation_but_not_its_head(data, tmp_path):
+    model = trio("vgg16_bn_gap").base()
+    model.pretrained_cfg = dict(model.pretrained_cfg, mean=(0.1, 0.2, 0.3))
+    save_timm_repo(model, tmp_path / "start", label_names=[f"old{i}" for i in range(10)])
+    start = create_start(tmp_path / "start", data, seed=3)
+    assert weights_digest(start) == weights_digest(model)
+    assert tuple(start.pretrained_cfg["mean"]) == (0.1, 0.2, 0.3)
+    assert "label_names" not in start.pretrained_cfg
+    head = start.get_classifier().weight
+    assert not torch.equal(head, model.get_classifier().weight)
+    assert torch.equal(head, create_start(tmp_path / "start", data, seed=3).get_classifier().weight)
+    assert not torch.equal(head, create_start(tmp_path / "start", data, seed=4).get_classifier().weight)
+    own = create_start(tmp_path / "start", data, normalization="dataset")
+    assert own.pretrained_cfg["mean"] == data.train.mean_std()[0]
+
+
+def test_the_registered_configs_of_timm_are_not_changed(data):
+    before = timm.get_pretrained_cfg("vgg16_gap")
+    create_start("vgg16_gap", data, width=0.05)
+    assert timm.get_pretrained_cfg("vgg16_gap") == before
+
+
+def test_models_of_one_size_are_made_for_the_datas_size(data):
+    start = create_start("vit_tiny_patch16_224", data)
+    assert start(torch.zeros(1, 3, 32, 32)).shape == (1, 10)
