@@ -7,7 +7,7 @@ from torch import Generator, Tensor
 from torch.nn import functional as F
 
 CROP_PADDING = 4  # the released code's, for CIFAR
-MAX_ROTATION = 20.0  # degrees; the released code's, for Tiny-ImageNet
+MAX_ROTATION = 20.0  # degrees, counter-clockwise above 0; the released code's, for Tiny-ImageNet
 
 Draws = dict[str, Tensor]
 
@@ -43,7 +43,7 @@ def _apply_rotation_flip(images: Tensor, draws: Draws) -> Tensor:
     ratio = images.shape[2] / images.shape[3]
     zero = torch.zeros_like(angle)
     matrix = torch.stack(
-        [mirror * angle.cos(), angle.sin() * ratio, zero, -mirror * angle.sin() / ratio, angle.cos(), zero], dim=1
+        [mirror * angle.cos(), -angle.sin() * ratio, zero, mirror * angle.sin() / ratio, angle.cos(), zero], dim=1
     ).view(-1, 2, 3)
     grid = F.affine_grid(matrix, list(images.shape), align_corners=False)
     rotated = F.grid_sample(images.float(), grid, mode="nearest", padding_mode="zeros", align_corners=False)

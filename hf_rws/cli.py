@@ -1,4 +1,5 @@
 """The command `hf-rws`: data on stdout, messages on stderr; exit codes 0, 1 (RWSError), 2 (usage), 130 (Ctrl-C)."""
+# ruff: noqa: D301 (a raw docstring would take the meaning from click's \b, "leave these lines as they are")
 
 import sys
 from collections.abc import Callable, Sequence
@@ -11,13 +12,13 @@ import timm
 from hf_rws import __version__
 from hf_rws.augmentation import AUGMENTATIONS
 from hf_rws.corruptions import CORRUPTIONS
-from hf_rws.data import Splits, load_splits
+from hf_rws.data import Splits, load_split, load_splits
 from hf_rws.errors import OptionError, RWSError
 from hf_rws.evaluation import evaluate as evaluate_model
 from hf_rws.extraction import extract as extract_signature
 from hf_rws.loading import load_patched
+from hf_rws.recipes import PRECISIONS, RECIPES, SCHEDULES, TrainingArguments
 from hf_rws.study import create_start, run_study, write_base_card
-from hf_rws.training import PRECISIONS, RECIPES, SCHEDULES, TrainingArguments
 from hf_rws.training import train as train_model
 
 Command = Callable[..., Any]
@@ -34,7 +35,7 @@ def run(command: click.Command, arguments: Sequence[str] | None = None) -> None:
         error.show()
         sys.exit(error.exit_code)
     except (KeyboardInterrupt, click.Abort):
-        click.echo("stopped; where a training was interrupted, the same command with --resume goes on", err=True)
+        click.echo("stopped; the same command goes on with a training (hf-rws train: with --resume)", err=True)
         sys.exit(130)
     sys.exit(code if isinstance(code, int) else 0)
 
@@ -62,7 +63,9 @@ def _options(*options: Callable[[Command], Command]) -> Callable[[Command], Comm
     return decorate
 
 
-_output_dir = click.option("--output-dir", type=click.Path(path_type=Path), required=True, help="Folder for the results.")
+_output_dir = click.option(
+    "--output-dir", type=click.Path(path_type=Path), required=True, help="Folder for the results."
+)
 
 _data_options = _options(
     click.option("--dataset", required=True, help="Hub id or folder of an image-classification dataset."),
@@ -70,8 +73,10 @@ _data_options = _options(
     click.option("--classes", help="Classes to keep, e.g. 0-49,60."),
     click.option("--validation", type=float, default=0.1, show_default=True, help="Share of the training images."),
     click.option("--split-seed", type=int, default=0, show_default=True, help="Seed of the validation split."),
-    click.option("--image-size", type=int, help="Resize and crop images to this; needed where they differ in size."),
-    click.option("--limit", type=int, help="Use only the first so many training images."),
+    click.option(
+        "--image-size", type=click.IntRange(1), help="Resize and crop images to this; needed where they differ in size."
+    ),
+    click.option("--limit", type=click.IntRange(1), help="Use only the first so many training images."),
 )
 
 _model_options = _options(
@@ -107,7 +112,10 @@ _extraction_options = _options(
         "--projection", type=click.Choice(["weights", "all", "none"]), default="weights", show_default=True,
         help="Which differences to project: weights only, biases too, none.",
     ),
-    click.option("--bits", default="default", show_default=True, help="1-8, ternary, default, small, none, or 8,4,ternary."),
+    click.option(
+        "--bits", default="default", show_default=True,
+        help="1-8, ternary, default, small or none; or one for each layer, e.g. 8,4,ternary.",
+    ),
 )  # fmt: skip
 
 _corruption_option = click.option(
@@ -138,7 +146,9 @@ def train(output_dir: Path, resume: bool, corruption: tuple[str, ...], **options
     result = train_model(start, data, output_dir, arguments, resume=resume, notes=notes)
     if (output_dir / "model.safetensors").is_file() and _is_main_process():
         write_base_card(output_dir, result)
-        click.echo(f"{result.folder}: best epoch {result.best_epoch}, validation {result.validation_accuracy:.4f}", err=True)
+        click.echo(
+            f"{result.folder}: best epoch {result.best_epoch}, validation {result.validation_accuracy:.4f}", err=True
+        )
         for name, value in result.test_accuracy.items():
             click.echo(f"{name}\t{value:.4f}")
 
@@ -187,7 +197,9 @@ def study(
 @click.argument("robust")
 @click.argument("standard")
 @click.argument("pretrained", required=False)
-@click.option("--corruption", "names", multiple=True, required=True, help="What it makes robust to: any label; repeatable.")
+@click.option(
+    "--corruption", "names", multiple=True, required=True, help="What it makes robust to: any label; repeatable."
+)
 @click.option("--severity", type=click.IntRange(1, 5))
 @click.option("--dataset", help="Name of the dataset, for the card.")
 @_extraction_options
@@ -230,15 +242,21 @@ def extract(
 @click.argument("base")
 @click.argument("signatures", nargs=-1)
 @click.option("--dataset", required=True, help="Hub id or folder; its test split is used.")
+@click.option("--dataset-revision", help="Revision of a Hub dataset.")
+@click.option("--classes", help="Classes to keep, as in the training, e.g. 0-49,60.")
+@click.option("--image-size", type=click.IntRange(1), help="Resize and crop images to this, as in the training.")
 @click.option("--scale", "scales", type=float, multiple=True, help="One per signature.")
 @click.option("--corruption", multiple=True, type=click.Choice(CORRUPTIONS), help="Repeatable.  [default: all]")
 @click.option("--severity", "severities", type=click.IntRange(1, 5), multiple=True, default=[5], show_default=True)
-@click.option("--limit", type=int, help="Use only the first so many images.")
+@click.option("--limit", type=click.IntRange(1), help="Use only the first so many images.")
 @click.option("--format", "style", type=click.Choice(["markdown", "csv"]), default="markdown", show_default=True)
 def evaluate(
     base: str,
     signatures: tuple[str, ...],
     dataset: str,
+    dataset_revision: str | None,
+    classes: str | None,
+    image_size: int | None,
     scales: tuple[float, ...],
     corruption: tuple[str, ...],
     severities: tuple[int, ...],
@@ -252,15 +270,21 @@ def evaluate(
       hf-rws evaluate base rws-fog --dataset uoft-cs/cifar10 --corruption fog
     """
     model = load_patched(base, list(signatures), scales=list(scales) or None)
+    images = load_split(dataset, revision=dataset_revision, classes=classes, image_size=image_size)
     result = evaluate_model(
-        model, dataset, list(corruption) or "all", severities=severities, limit=limit, progress=sys.stderr.isatty()
+        model, images, list(corruption) or "all", severities=severities, limit=limit, progress=sys.stderr.isatty()
     )
     click.echo(result.to_markdown() if style == "markdown" else result.to_csv(), nl=style == "markdown")
 
 
 @cli.command()
 @click.option("--output-dir", type=click.Path(path_type=Path), default=Path("hf-rws-quickstart"), show_default=True)
-@click.option("--corruption", multiple=True, type=click.Choice(CORRUPTIONS), help="Repeatable.  [default: fog, gaussian_noise, contrast]")
+@click.option(
+    "--corruption",
+    multiple=True,
+    type=click.Choice(CORRUPTIONS),
+    help="Repeatable.  [default: fog, gaussian_noise, contrast]",
+)
 @click.option("--dataset", help="Hub id or folder.  [default: the sample beside the source, else uoft-cs/cifar10]")
 def quickstart(output_dir: Path, corruption: tuple[str, ...], dataset: str | None) -> None:
     """The whole idea in a few minutes on a CPU: train, extract, patch, measure, and draw a picture.
@@ -287,14 +311,27 @@ def _start(options: dict[str, Any]) -> tuple[Splits, Any, dict[str, Any]]:
     pretrained, pairs = options.pop("pretrained"), options.pop("model_args")
     if (model is None) == (init_from is None):
         raise click.UsageError("give either --model or --init-from")
+    if pretrained and init_from is not None:
+        raise click.UsageError("--pretrained goes with --model; --init-from takes the weights that are there")
     if model is not None and not timm.is_model(model.partition(".")[0]):
         raise OptionError(f"timm has no model {model!r}; timm.list_models() lists them")
     data = load_splits(dataset, revision=revision, **chosen)
     model_args = dict(_parse_pair(pair) for pair in pairs)
-    start = create_start(init_from or model, data, pretrained=pretrained, seed=options["seed"], **model_args)
-    notes = {"dataset": data.train.name, "dataset_revision": revision, "model": model, "model_args": model_args, **chosen}
+    try:
+        start = create_start(init_from or model, data, pretrained=pretrained, seed=options["seed"], **model_args)
+    except TypeError as error:
+        if not model_args:
+            raise
+        raise OptionError(f"{init_from or model} does not take --model-arg {' '.join(pairs)}: {error}") from error
+    notes = {
+        "dataset": data.train.name,
+        "dataset_revision": revision,
+        "model": model,
+        "model_args": model_args,
+        **chosen,
+    }
     if init_from is not None:
-        notes["init_from"] = Path(init_from).name if Path(init_from).is_dir() else init_from
+        notes["init_from"] = Path(init_from).resolve().name if Path(init_from).is_dir() else init_from
     return data, start, notes
 
 

@@ -2,7 +2,7 @@
 
 import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -104,7 +104,7 @@ def load_splits(
         limit: Keep only the first so many training images after the split (for trials).
 
     Returns:
-        Train, validation and test images as memory-mapped uint8 tensors.
+        Train, validation and test images as uint8 tensors; they are decoded once, into files that are memory-mapped.
 
     Raises:
         NotFoundError: There is no such dataset, split or column.
@@ -113,16 +113,26 @@ def load_splits(
     """
     if not 0 < validation < 1:
         raise OptionError(f"validation must be a share between 0 and 1, got {validation!r}")
-    options = {"image_size": image_size, "image_column": image_column, "label_column": label_column}
+    if limit is not None and limit < 1:
+        raise OptionError(f"limit must be at least 1, got {limit!r}")
+    options: dict[str, Any] = {
+        "image_size": image_size,
+        "image_column": image_column,
+        "label_column": label_column,
+        "cache_dir": cache_dir,
+    }
     loaded = _load(dataset, revision)
     train_split = _pick(loaded, TRAIN_NAMES, dataset, "training")
     chosen_test = _pick(loaded, (test_split,) if test_split else TEST_NAMES, dataset, "test")
-    train, test = (
-        _decoded(loaded[split], split, dataset, cache_dir=cache_dir, **options) for split in (train_split, chosen_test)
-    )
+    train, test = (_decoded(loaded[split], split, dataset, **options) for split in (train_split, chosen_test))
+    if len(train.classes) != len(test.classes):  # classes without names are counted, and a split may miss the last
+        names = max(train.classes, test.classes, key=len)
+        train, test = replace(train, classes=names), replace(test, classes=names)
     if classes is not None:
         kept = parse_classes(classes, len(train.classes))
         train, test = keep_classes(train, kept), keep_classes(test, kept)
+    if not len(test):
+        raise OptionError(f"{dataset}: no test images are left of the classes {classes}")
     order = torch.randperm(len(train), generator=torch.Generator().manual_seed(split_seed))
     held_out = max(1, round(len(train) * validation))
     if held_out >= len(train):
@@ -131,12 +141,32 @@ def load_splits(
     return Splits(train.subset(train_indices[:limit]), train.subset(validation_indices), test)
 
 
-def load_split(dataset: str, split: str = "test", **options: Any) -> ImageSet:
-    """Load one split of a dataset; "test" stands for the first of `TEST_NAMES` that there is. Options of `load_splits`."""
-    revision, cache_dir, classes = (options.pop(key, None) for key in ("revision", "cache_dir", "classes"))
+def load_split(
+    dataset: str,
+    split: str = "test",
+    *,
+    classes: str | Sequence[int] | None = None,
+    revision: str | None = None,
+    image_size: int | None = None,
+    image_column: str | None = None,
+    label_column: str | None = None,
+    cache_dir: str | Path | None = None,
+) -> ImageSet:
+    """Load one split of a dataset; "test" stands for the first of `TEST_NAMES` that there is.
+
+    The options, and the errors raised, are those of `load_splits`.
+    """
     loaded = _load(dataset, revision)
     chosen = _pick(loaded, TEST_NAMES if split == "test" else (split,), dataset, split)
-    images = _decoded(loaded[chosen], chosen, dataset, cache_dir=cache_dir, **options)
+    images = _decoded(
+        loaded[chosen],
+        chosen,
+        dataset,
+        image_size=image_size,
+        image_column=image_column,
+        label_column=label_column,
+        cache_dir=cache_dir,
+    )
     return images if classes is None else keep_classes(images, parse_classes(classes, len(images.classes)))
 
 
@@ -177,7 +207,7 @@ def _load(dataset: str, revision: str | None) -> "datasets.DatasetDict":
     except (FileNotFoundError, datasets.exceptions.DatasetNotFoundError, ConnectionError) as error:
         where = "the folder" if local else "the Hub (or the cache, when offline)"
         raise NotFoundError(f"dataset {dataset!r} could not be loaded from {where}: {error}") from error
-    except (ValueError, datasets.exceptions.DatasetGenerationError) as error:
+    except (ValueError, RuntimeError, datasets.exceptions.DatasetGenerationError) as error:
         raise FormatError(f"dataset {dataset!r} could not be read: {error}") from error
     return loaded
 
@@ -206,18 +236,16 @@ def _decoded(
     for column in (image_column, label_column):
         if column not in split.features:
             raise NotFoundError(f"dataset {dataset!r} has no column {column!r}; it has: {', '.join(split.features)}")
+    if image_size is not None and image_size < 1:
+        raise OptionError(f"image_size must be at least 1, got {image_size!r}")
     key = f"{split._fingerprint}-{image_column}-{image_size}"
     folder = Path(cache_dir or Path(datasets.config.HF_DATASETS_CACHE) / "hf_rws")
     path = folder / f"{hashlib.sha256(key.encode()).hexdigest()[:24]}.npy"
     if not path.is_file():
         _decode_to(path, split, image_column, image_size, f"{dataset} {split_name}")
-    labels = torch.tensor(split.with_format(None)[label_column][:], dtype=torch.int64)
+    labels = _labels(split, label_column, split_name, dataset)
     feature = split.features[label_column]
     classes = tuple(feature.names) if hasattr(feature, "names") else tuple(map(str, range(int(labels.max()) + 1)))
-    if len(labels) and int(labels.min()) < 0:
-        raise FormatError(
-            f"dataset {dataset!r}: split {split_name!r} has unlabelled images (label -1); choose another by test_split"
-        )
     # copy-on-write: torch wants writable memory, and nothing must reach the file
     pixels = torch.from_numpy(np.load(path, mmap_mode="c"))
     name = Path(dataset).resolve().name if Path(dataset).is_dir() else dataset
@@ -228,7 +256,8 @@ def _only_column(split: "datasets.Dataset", kind: type, dataset: str) -> str:
     found = [name for name, feature in split.features.items() if isinstance(feature, kind)]
     if len(found) != 1:
         raise OptionError(
-            f"dataset {dataset!r} has {len(found)} image columns among {', '.join(split.features)}; name one by image_column"
+            f"dataset {dataset!r} has {len(found)} image columns among {', '.join(split.features)}; "
+            "name one by image_column"
         )
     return found[0]
 
@@ -246,15 +275,27 @@ def _label_column(split: "datasets.Dataset", dataset: str) -> str:
     )
 
 
+def _labels(split: "datasets.Dataset", column: str, split_name: str, dataset: str) -> Tensor:
+    where = f"dataset {dataset!r}: column {column!r} of split {split_name!r}"
+    if "int" not in getattr(split.features[column], "dtype", ""):
+        raise FormatError(
+            f"{where} does not hold class numbers but {split.features[column]}; name another label_column"
+        )
+    values = split.with_format(None)[column][:]
+    if any(value is None or value < 0 for value in values):
+        raise FormatError(f"{where} leaves images without a label; choose another split by test_split")
+    return torch.tensor(values, dtype=torch.int64)
+
+
 def _decode_to(path: Path, split: "datasets.Dataset", column: str, image_size: int | None, title: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    pixels: np.ndarray | None = None
+    pixels: np.memmap | None = None
     done = 0
     temporary = path.with_suffix(f".{np.random.default_rng().integers(2**63)}.tmp.npy")
     try:
         with tqdm(total=len(split), desc=f"decoding {title}", unit="img", leave=False, delay=2) as bar:
-            for batch in split.select_columns([column]).iter(batch_size=500):
-                for image in batch[column]:
+            for batch in _batches(split, column, title):
+                for image in batch:
                     array = _as_array(image, image_size)
                     if pixels is None:
                         shape = (len(split), *array.shape)
@@ -266,13 +307,29 @@ def _decode_to(path: Path, split: "datasets.Dataset", column: str, image_size: i
                         )
                     pixels[done] = array
                     done += 1
-                bar.update(len(batch[column]))
+                bar.update(len(batch))
         if pixels is None:
             raise FormatError(f"{title}: no images")
         pixels.flush()
+        del pixels  # an open file cannot be renamed everywhere
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _batches(split: "datasets.Dataset", column: str, title: str) -> Iterator[list[Image.Image]]:
+    """Decoded images, in order."""
+    size = 500
+    batches = split.select_columns([column]).iter(batch_size=size)
+    for first in range(0, len(split), size):
+        where = f"{title}: images {first} to {min(first + size, len(split)) - 1}"
+        try:
+            batch = next(batches)[column]
+        except (OSError, SyntaxError, ValueError) as error:  # what Pillow raises
+            raise FormatError(f"{where}: one cannot be decoded ({error})") from error
+        if any(image is None for image in batch):
+            raise FormatError(f"{where}: one is missing")
+        yield batch
 
 
 def _as_array(image: Image.Image, size: int | None) -> np.ndarray:

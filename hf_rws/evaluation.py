@@ -5,6 +5,7 @@ import io
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -21,6 +22,9 @@ CLEAN = "clean"
 class Normalize(nn.Module):
     """uint8 images to what a model expects: (x / 255 - mean) / std, float32, channels last."""
 
+    scale: Tensor
+    shift: Tensor
+
     def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
         super().__init__()
         self.register_buffer("scale", (1 / (255 * torch.tensor(std))).view(1, -1, 1, 1), persistent=False)
@@ -29,7 +33,7 @@ class Normalize(nn.Module):
     @classmethod
     def of(cls, model: nn.Module) -> "Normalize":
         """The normalisation in a timm model's `pretrained_cfg`."""
-        config = getattr(model, "pretrained_cfg", None) or {}
+        config: Any = getattr(model, "pretrained_cfg", None) or {}
         if "mean" not in config or "std" not in config:
             raise OptionError("the model has no pretrained_cfg with mean and std; give it one, as timm models have")
         return cls(config["mean"], config["std"])
@@ -98,8 +102,8 @@ def evaluate(
     Args:
         model: A timm model; it is normalised for by its `pretrained_cfg`, run in eval mode where it is, and left in the
             mode that it was in.
-        dataset: An `ImageSet`, a pair (uint8 images (N, 3, H, W), labels (N,)), or what `load_split` takes (its test
-            split is used).
+        dataset: An `ImageSet`, a pair (uint8 images (N, 3, H, W), labels (N,)), or the Hub id or folder of a dataset,
+            whose test split is used.
         corruptions: Names, one name, or "all" (all that this machine can make).
         severities: Severities, 1 to 5.
         clean: Whether to measure clean images too.
@@ -112,11 +116,10 @@ def evaluate(
         A row for the clean images and one per corruption and severity.
 
     Raises:
-        OptionError: Unknown corruption or severity; images and labels that do not fit.
+        OptionError: Unknown corruption or severity; no images; images and labels that do not fit.
     """
-    images = as_image_set(dataset)
-    if limit is not None:
-        images = images.subset(slice(limit))
+    if limit is not None and limit < 1:
+        raise OptionError(f"limit must be at least 1, got {limit!r}")
     if isinstance(corruptions, str):
         corruptions = CORRUPTIONS if corruptions == "all" else (corruptions,)
     settings = [(name, severity) for name in corruptions for severity in severities]
@@ -125,13 +128,23 @@ def evaluate(
             raise OptionError(f"unknown corruption {name!r}; known: {', '.join(CORRUPTIONS)}")
         if severity not in (1, 2, 3, 4, 5):
             raise OptionError(f"severity must be 1, 2, 3, 4 or 5, got {severity!r}")
+    images = as_image_set(dataset)
+    if limit is not None:
+        images = images.subset(slice(limit))
+    if not len(images):
+        raise OptionError("there are no images to evaluate on")
     if clean:
         settings.insert(0, (CLEAN, 0))
-    rows = []
+    device, rows = next(model.parameters()).device, []
     for name, severity in tqdm(settings, desc="evaluating", disable=not progress, leave=False):
-        shown = images.images if name == CLEAN else corrupt(images.images, name, severity, seed=seed)
-        score = accuracy(model, ImageSet(shown, images.labels, images.classes), batch_size=batch_size)
-        rows.append(Row(name, severity, score, len(images)))
+        correct = 0
+        for first in range(0, len(images), batch_size):  # corrupted where the model is, and never all at once
+            part = images.subset(slice(first, first + batch_size))
+            shown = part.images.to(device)
+            if name != CLEAN:
+                shown = corrupt(shown, name, severity, seed=seed, index=first)
+            correct += int((predict(model, shown, batch_size=batch_size) == part.labels).sum())
+        rows.append(Row(name, severity, correct / len(images), len(images)))
     return Evaluation(tuple(rows))
 
 
@@ -173,8 +186,8 @@ def as_image_set(dataset: Any) -> ImageSet:
     if isinstance(dataset, tuple) and len(dataset) == 2:
         images, labels = (torch.as_tensor(part) for part in dataset)
         return ImageSet(images, labels.to(torch.int64), ())
-    if isinstance(dataset, str):
-        return load_split(dataset)
+    if isinstance(dataset, str | Path):
+        return load_split(str(dataset))
     raise OptionError(f"dataset must be a name, an ImageSet or a pair (images, labels), got {type(dataset).__name__}")
 
 

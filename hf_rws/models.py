@@ -1,9 +1,9 @@
 """The paper's VGG-16 for small images, registered with timm: `vgg16_gap` and `vgg16_bn_gap`.
 
-Thirteen 3x3 convolutions, global average pooling and one linear layer (the released code's network; configuration D of
-Simonyan & Zisserman, 2015, without the fully connected layers). Parameter names of the convolutions are those of timm's
-`vgg16` / `vgg16_bn`, whose ImageNet weights `pretrained=True` takes. Every other model is used as timm has it, and every
-model is saved by `save_timm_repo`.
+Thirteen 3x3 convolutions, global average pooling and one linear layer (the released code's network; configuration D
+of Simonyan & Zisserman, 2015, without the fully connected layers). Parameter names of the convolutions are those of
+timm's `vgg16` / `vgg16_bn`, whose ImageNet weights `pretrained=True` takes. Every other model is used as timm has it,
+and every model is saved by `save_timm_repo`.
 """
 
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import timm
-from safetensors.torch import save_file
+from safetensors.torch import save
 from timm.layers import ClassifierHead
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 from timm.models._hub import save_config_for_hf
@@ -104,9 +104,9 @@ class VGG16GAP(nn.Module):
 def _initialize(module: nn.Module) -> None:
     if isinstance(module, nn.Conv2d):
         nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-        nn.init.zeros_(module.bias)
     elif isinstance(module, nn.Linear):
         nn.init.normal_(module.weight, 0, 0.01)
+    if isinstance(module, nn.Conv2d | nn.Linear) and module.bias is not None:
         nn.init.zeros_(module.bias)
 
 
@@ -121,19 +121,17 @@ def _convolutions_of_imagenet_vgg(state_dict: dict[str, Tensor], model: VGG16GAP
 
 
 def _cfg(source: str) -> dict[str, Any]:
+    """The config of an ImageNet VGG-16 of timm, whose convolutions we take."""
     imagenet = timm.get_pretrained_cfg(source)
+    kept = ("crop_pct", "interpolation", "mean", "std", "license")
     return {
         "hf_hub_id": f"timm/{source}",
         "num_classes": 1000,
         "input_size": (3, 224, 224),
         "pool_size": (7, 7),
-        "crop_pct": imagenet.crop_pct,
-        "interpolation": imagenet.interpolation,
-        "mean": imagenet.mean,
-        "std": imagenet.std,
         "first_conv": "features.0",
         "classifier": "head.fc",
-        "license": imagenet.license,
+        **{name: getattr(imagenet, name) for name in kept},
     }
 
 
@@ -186,8 +184,9 @@ def save_timm_repo(model: nn.Module, folder: str | Path, *, label_names: Sequenc
     # safetensors refuses tensors in channels_last layout
     weights = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
     with TemporaryDirectory(dir=folder, prefix=".saving-") as temporary:
-        save_file(weights, Path(temporary, "model.safetensors"), metadata={"format": "pt"})
-        save_config_for_hf(model, Path(temporary, "config.json"), model_config=config, model_args=model_args)
+        # as bytes: safetensors' save_file makes a file that only its owner can read
+        Path(temporary, "model.safetensors").write_bytes(save(weights, metadata={"format": "pt"}))
+        save_config_for_hf(model, str(Path(temporary, "config.json")), model_config=config, model_args=model_args)
         for name in ("config.json", "model.safetensors"):
             Path(temporary, name).replace(folder / name)
     return folder

@@ -8,100 +8,29 @@ import json
 import shutil
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
+from itertools import compress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from safetensors.torch import load_file
 from timm.optim import create_optimizer_v2
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, MultiStepLR, OneCycleLR
 from tqdm.auto import tqdm
 
 from hf_rws import augmentation
-from hf_rws.augmentation import AUGMENTATIONS, default_augmentation
-from hf_rws.corruptions import CORRUPTIONS, corrupt
+from hf_rws.augmentation import default_augmentation
+from hf_rws.corruptions import corrupt
 from hf_rws.data import ImageSet, Splits
 from hf_rws.errors import OptionError
 from hf_rws.evaluation import Normalize, accuracy
 from hf_rws.layers import weights_digest
 from hf_rws.models import save_timm_repo
+from hf_rws.recipes import TrainingArguments, create_scheduler, resolve_precision
 
-SCHEDULES = ("step", "one-cycle", "cosine", "constant")
-PRECISIONS = ("auto", "no", "fp16", "bf16")
-
-# Learning rates are the paper's; the rest of the two "paper" recipes is its released code's.
-RECIPES: dict[str, dict[str, Any]] = {
-    "paper-vgg16": {"epochs": 50, "lr": 0.01, "schedule": "step", "milestones": (20, 40), "nesterov": False},
-    "paper-resnet50": {"epochs": 50, "lr": 0.001, "schedule": "step", "milestones": (20, 40), "nesterov": False},
-    "short": {"epochs": 4, "lr": 0.02, "schedule": "one-cycle", "milestones": (), "nesterov": True},
-}
-
-
-@dataclass(frozen=True)
-class TrainingArguments:
-    """How a model is trained; written to training_args.json as it is.
-
-    Attributes:
-        corruption: Names of corruptions to be robust to; empty for a standard model.
-        severity: Severity of the corruption, 1 to 5.
-        fresh_corruption: Draw the corruption anew every epoch instead of once per image.
-        epochs: Passes over the training images.
-        lr: Learning rate (the peak of the one-cycle schedule).
-        schedule: One of `SCHEDULES`.
-        milestones: Epochs after which the "step" schedule multiplies the rate by `gamma`.
-        gamma: That factor.
-        batch_size: Images per optimizer step, over all processes and accumulation steps.
-        momentum: Of SGD.
-        nesterov: Nesterov's form of it.
-        weight_decay: On all parameters, as in the released code.
-        augmentation: One of `AUGMENTATIONS`, or "auto" for the released code's choice by image size.
-        seed: Seed of the head, the order, the augmentation and the corruption.
-        mixed_precision: One of `PRECISIONS`; "auto" asks the hardware what it computes fast.
-        gradient_accumulation_steps: Parts in which a batch is computed.
-        log_with: Trackers of Accelerate to report to, e.g. ("tensorboard",).
-    """
-
-    corruption: tuple[str, ...] = ()
-    severity: int = 5
-    fresh_corruption: bool = False
-    epochs: int = 50
-    lr: float = 0.01
-    schedule: str = "step"
-    milestones: tuple[int, ...] = (20, 40)
-    gamma: float = 0.1
-    batch_size: int = 128
-    momentum: float = 0.9
-    nesterov: bool = False
-    weight_decay: float = 5e-4
-    augmentation: str = "auto"
-    seed: int = 0
-    mixed_precision: str = "auto"
-    gradient_accumulation_steps: int = 1
-    log_with: tuple[str, ...] = ()
-
-    def __post_init__(self) -> None:
-        for name, value, choices in (
-            ("schedule", self.schedule, SCHEDULES),
-            ("augmentation", self.augmentation, ("auto", *AUGMENTATIONS)),
-            ("mixed_precision", self.mixed_precision, PRECISIONS),
-            *(("corruption", name, CORRUPTIONS) for name in self.corruption),
-        ):
-            if value not in choices:
-                raise OptionError(f"{name} must be one of {', '.join(choices)}, got {value!r}")
-        if self.severity not in (1, 2, 3, 4, 5):
-            raise OptionError(f"severity must be 1, 2, 3, 4 or 5, got {self.severity!r}")
-        for name in ("epochs", "lr", "batch_size", "gradient_accumulation_steps"):
-            if not getattr(self, name) > 0:
-                raise OptionError(f"{name} must be above 0, got {getattr(self, name)!r}")
-
-    @classmethod
-    def from_recipe(cls, recipe: str, **overrides: Any) -> "TrainingArguments":
-        """The arguments of a recipe of `RECIPES`, with some of them replaced."""
-        if recipe not in RECIPES:
-            raise OptionError(f"unknown recipe {recipe!r}; known: {', '.join(RECIPES)}")
-        return cls(**{**RECIPES[recipe], **overrides})
+if TYPE_CHECKING:
+    from accelerate import Accelerator
 
 
 @dataclass
@@ -187,32 +116,27 @@ class _Run:
         record: dict[str, Any],
         resume: bool,
     ) -> None:
-        from accelerate import Accelerator
         from accelerate.utils import set_seed
 
         set_seed(arguments.seed)
-        self.accelerator = Accelerator(
-            mixed_precision=resolve_precision(arguments.mixed_precision),
-            gradient_accumulation_steps=arguments.gradient_accumulation_steps,
-            log_with=list(arguments.log_with) or None,
-            project_dir=str(folder),
-        )
+        self.accelerator = _accelerator(arguments, folder)
         self.arguments, self.data, self.folder = arguments, data, folder
-        self.checkpoint = folder / "checkpoint"
+        self.checkpoint, self.log = folder / "checkpoint", folder / "metrics.jsonl"
         self.parts = self.accelerator.num_processes * arguments.gradient_accumulation_steps
         if arguments.batch_size % self.parts or len(data.train) < arguments.batch_size:
             raise OptionError(
-                f"batch_size {arguments.batch_size} must be a multiple of {self.parts} (processes x accumulation steps) "
-                f"and at most the number of training images, {len(data.train)}"
+                f"batch_size {arguments.batch_size} must be a multiple of {self.parts} (processes x accumulation "
+                f"steps) and at most the number of training images, {len(data.train)}"
             )
         self.steps = len(data.train) // arguments.batch_size
+        self.accelerator.wait_for_everyone()  # until every process has seen what the folder held
         if self.accelerator.is_main_process:
             folder.mkdir(parents=True, exist_ok=True)
             _write_json(folder / "training_args.json", record)
         if arguments.log_with:
             self.accelerator.init_trackers("hf_rws", config={k: str(v) for k, v in asdict(arguments).items()})
         self.device = self.accelerator.device
-        self.plain = model.to(self.device, memory_format=torch.channels_last)
+        self.plain = model.to(self.device).to(memory_format=torch.channels_last)
         optimizer = create_optimizer_v2(
             model,
             opt="sgd" if arguments.nesterov else "momentum",
@@ -221,13 +145,12 @@ class _Run:
             weight_decay=arguments.weight_decay,
             filter_bias_and_bn=False,
         )
-        self.scheduler = _scheduler(optimizer, arguments, self.steps)
+        self.scheduler = create_scheduler(optimizer, arguments, self.steps)
         self.model, self.optimizer = self.accelerator.prepare(model, optimizer)
         self.progress = _Progress()
         self.accelerator.register_for_checkpointing(self.scheduler, self.progress)
-        state = self.checkpoint / "state"
-        if resume and state.is_dir():
-            self.accelerator.load_state(str(state))
+        if resume:
+            self._load_state()
         self.normalize = Normalize.of(model).to(self.device)
         self.augmentation = arguments.augmentation
         if self.augmentation == "auto":
@@ -277,14 +200,14 @@ class _Run:
         from accelerate.utils import broadcast
 
         # batch norm statistics differ between processes: the main process' ones are kept, so it decides
-        score = torch.tensor(accuracy(self.plain, self.validation), dtype=torch.float64)
-        score = float(broadcast(score.to(self.device, torch.float32)))
+        own = torch.tensor(accuracy(self.plain, self.validation), dtype=torch.float32, device=self.device)
+        score = float(broadcast(own))
         row = {"epoch": epoch, "loss": loss, "validation_accuracy": score, "lr": self.scheduler.get_last_lr()[0]}
         self.bar.set_postfix(loss=f"{loss:.3f}", validation=f"{score:.3f}")
         self.accelerator.log(row, step=epoch)
         best = score > self.progress.best_accuracy
         if self.accelerator.is_main_process:
-            _append(self.folder / "metrics.jsonl", row)
+            _append(self.log, row)
             if best:
                 save_timm_repo(self.plain, self.checkpoint / "best", label_names=self.data.train.classes)
         if best:
@@ -295,35 +218,43 @@ class _Run:
     def finish(self) -> TrainingResult:
         """Measure the best epoch's weights on the test split, once, and leave the finished repo."""
         self.bar.close()
-        accelerator = self.accelerator
+        accelerator, best = self.accelerator, self.checkpoint / "best"
         accelerator.wait_for_everyone()
-        self.plain.load_state_dict(load_file(self.checkpoint / "best" / "model.safetensors"))
+        accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)  # as whoever loads the model will run it
+        self.plain.load_state_dict(load_file(best / "model.safetensors"))
         if accelerator.is_main_process:
-            test_accuracy = {"clean": accuracy(self.plain, self.data.test)}
-            for name in self.arguments.corruption:
-                pixels = corrupt(self.data.test.images, name, self.arguments.severity)
-                shown = replace(self.data.test, images=pixels)
-                test_accuracy[f"{name}-{self.arguments.severity}"] = accuracy(self.plain, shown)
             _append(
-                self.folder / "metrics.jsonl",
+                self.log,
                 {
                     "best_epoch": self.progress.best_epoch,
                     "validation_accuracy": self.progress.best_accuracy,
-                    "test_accuracy": test_accuracy,
+                    "test_accuracy": self._test_accuracy(),
                     "n": len(self.data.test),
+                    "mixed_precision": accelerator.mixed_precision,
                 },
             )
+        accelerator.wait_for_everyone()
+        if accelerator.is_main_process:
             for name in ("config.json", "model.safetensors"):
-                (self.checkpoint / "best" / name).replace(self.folder / name)
-            shutil.rmtree(self.checkpoint)
+                shutil.copyfile(best / name, self.folder / name)
+            _remove(self.checkpoint)
         accelerator.wait_for_everyone()
         if self.arguments.log_with:
             accelerator.end_training()
         return _read_result(self.folder)
 
+    def _test_accuracy(self) -> dict[str, float]:
+        arguments = self.arguments
+        test = replace(self.data.test, images=self.data.test.images.to(self.device))
+        found = {"clean": accuracy(self.plain, test)}
+        for name in arguments.corruption:
+            shown = replace(test, images=corrupt(test.images, name, arguments.severity))
+            found[f"{name}-{arguments.severity}"] = accuracy(self.plain, shown)
+        return found
+
     def _training_pixels(self, epoch: int) -> Tensor:
-        seed = _draw_seed(self.arguments, epoch)
-        return corrupted(self.data.train, self.arguments, seed=seed).images.to(self.device)
+        train = replace(self.data.train, images=self.data.train.images.to(self.device))
+        return corrupted(train, self.arguments, seed=_draw_seed(self.arguments, epoch)).images
 
     def _batches(self, epoch: int) -> Iterator[tuple[Tensor, augmentation.Draws]]:
         """Indices and augmentation draws of each global batch; what is left over at the end is dropped."""
@@ -334,17 +265,31 @@ class _Run:
             yield rows, augmentation.draw(self.augmentation, len(rows), generator)
 
     def _save_state(self) -> None:
-        """Write a checkpoint beside the last one, then put it in its place."""
-        fresh, kept = self.checkpoint / "state-new", self.checkpoint / "state"
+        """Write a checkpoint beside the last one, then put it in its place; a whole one is there at any moment."""
+        fresh, kept, old = (self.checkpoint / name for name in ("state-new", "state", "state-old"))
         if self.accelerator.is_main_process:
             shutil.rmtree(fresh, ignore_errors=True)
         self.accelerator.wait_for_everyone()
         self.accelerator.save_state(str(fresh))
         self.accelerator.wait_for_everyone()
         if self.accelerator.is_main_process:
-            shutil.rmtree(kept, ignore_errors=True)
+            shutil.rmtree(old, ignore_errors=True)
+            if kept.exists():
+                kept.rename(old)
             fresh.rename(kept)
+            shutil.rmtree(old, ignore_errors=True)
         self.accelerator.wait_for_everyone()
+
+    def _load_state(self) -> None:
+        """Go on after the last whole epoch, and forget what was logged later."""
+        for name in ("state", "state-old"):
+            if (self.checkpoint / name).is_dir():
+                self.accelerator.load_state(str(self.checkpoint / name))
+                break
+        if self.accelerator.is_main_process and self.log.is_file():
+            lines = self.log.read_text().splitlines(keepends=True)
+            done = (json.loads(line).get("epoch", self.progress.epoch) < self.progress.epoch for line in lines)
+            _replace_text(self.log, "".join(compress(lines, done)))
 
 
 def corrupted(images: ImageSet, arguments: TrainingArguments, *, seed: int) -> ImageSet:
@@ -361,17 +306,22 @@ def corrupted(images: ImageSet, arguments: TrainingArguments, *, seed: int) -> I
     return replace(images, images=pixels)
 
 
-def resolve_precision(precision: str) -> str:
-    """What "auto" means on this machine: bf16 or fp16 where it is fast, "no" elsewhere.
+def _accelerator(arguments: TrainingArguments, folder: Path) -> "Accelerator":
+    from accelerate import Accelerator
+    from accelerate.state import AcceleratorState, PartialState
+    from accelerate.utils import GradientAccumulationPlugin
 
-    On a CPU without AVX-512 BF16 or AMX bf16 autocast is emulated and many times slower than float32.
-    """
-    if precision != "auto":
-        return precision
-    if torch.cuda.is_available():
-        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
-    has = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
-    return "bf16" if has.get("avx512_bf16") or has.get("amx_bf16") else "no"
+    AcceleratorState._reset_state()  # as transformers does: a second training may want another precision
+    try:
+        return Accelerator(
+            mixed_precision=resolve_precision(arguments.mixed_precision, PartialState().device.type),
+            # as a plugin: the plain argument gives way to what `accelerate launch` puts into the environment
+            gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=arguments.gradient_accumulation_steps),
+            log_with=list(arguments.log_with) or None,
+            project_dir=str(folder),
+        )
+    except ValueError as error:  # a precision that the device cannot compute, an unknown tracker
+        raise OptionError(f"Accelerate refuses these training arguments: {error}") from error
 
 
 def _draw_seed(arguments: TrainingArguments, epoch: int) -> int:
@@ -379,37 +329,30 @@ def _draw_seed(arguments: TrainingArguments, epoch: int) -> int:
     return 2 * (arguments.seed * 10_007 + epoch) + 1
 
 
-def _scheduler(optimizer: torch.optim.Optimizer, arguments: TrainingArguments, steps: int) -> LRScheduler:
-    total = arguments.epochs * steps
-    if arguments.schedule == "one-cycle":
-        return OneCycleLR(optimizer, arguments.lr, total_steps=total + 1, cycle_momentum=False)
-    if arguments.schedule == "cosine":
-        return CosineAnnealingLR(optimizer, total)
-    milestones = [epoch * steps for epoch in arguments.milestones] if arguments.schedule == "step" else []
-    return MultiStepLR(optimizer, milestones, arguments.gamma)
-
-
 def _record(model: nn.Module, data: Splits, arguments: TrainingArguments, notes: dict[str, Any]) -> dict[str, Any]:
-    """What training_args.json says."""
-    config = model.pretrained_cfg
-    return {
+    """What training_args.json says, as it will be read from there."""
+    config = cast(dict[str, Any], model.pretrained_cfg)
+    record = {
         **notes,
-        **{name: list(value) if isinstance(value, tuple) else value for name, value in asdict(arguments).items()},
+        **asdict(arguments),
         "architecture": config.get("architecture"),
-        "input_size": list(config["input_size"]),
-        "mean": list(config["mean"]),
-        "std": list(config["std"]),
+        "input_size": config["input_size"],
+        "mean": config["mean"],
+        "std": config["std"],
         "train_images": len(data.train),
         "validation_images": len(data.validation),
         "test_images": len(data.test),
         "init_sha256": weights_digest(model),
     }
+    return json.loads(json.dumps(record))
 
 
 def _finished(folder: Path, record: dict[str, Any], resume: bool) -> bool:
     """Whether the folder holds this very run, finished; an error if it holds another, or this one without `resume`."""
-    path = folder / "training_args.json"
+    path, weights = folder / "training_args.json", folder / "model.safetensors"
     if not path.is_file():
+        if weights.exists():
+            raise OptionError(f"{folder} already holds a model; choose another output folder")
         return False
     if not resume:
         raise OptionError(f"{folder} already holds a training run; resume it, or choose another output folder")
@@ -418,7 +361,7 @@ def _finished(folder: Path, record: dict[str, Any], resume: bool) -> bool:
     if differing:
         listed = "; ".join(f"{key}: {earlier.get(key)!r} then, {record.get(key)!r} now" for key in differing)
         raise OptionError(f"{folder} holds a run with other settings ({listed}); choose another output folder")
-    return (folder / "model.safetensors").is_file() and not (folder / "checkpoint").exists()
+    return weights.is_file() and not (folder / "checkpoint").exists()
 
 
 def _read_result(folder: Path) -> TrainingResult:
@@ -427,9 +370,23 @@ def _read_result(folder: Path) -> TrainingResult:
 
 
 def _write_json(path: Path, value: Any) -> None:
-    path.write_text(json.dumps(value, indent=2, sort_keys=True) + "\n")
+    _replace_text(path, json.dumps(value, indent=2, sort_keys=True) + "\n")
+
+
+def _replace_text(path: Path, text: str) -> None:
+    temporary = path.with_name(f".{path.name}.new")
+    temporary.write_text(text)
+    temporary.replace(path)
 
 
 def _append(path: Path, row: dict[str, Any]) -> None:
     with path.open("a") as log:
         log.write(json.dumps(row) + "\n")
+
+
+def _remove(folder: Path) -> None:
+    """Remove a folder so that nobody ever meets half of it under its name."""
+    renamed = folder.with_name(f".{folder.name}-done")
+    shutil.rmtree(renamed, ignore_errors=True)
+    folder.rename(renamed)
+    shutil.rmtree(renamed)

@@ -1,0 +1,184 @@
+import csv
+import io
+
+import pytest
+import torch
+from torch import nn
+from torchvision.transforms.functional import normalize
+
+from hf_rws import corrupt, evaluate
+from hf_rws.corruptions import CORRUPTIONS
+from hf_rws.data import ImageSet
+from hf_rws.errors import OptionError
+from hf_rws.evaluation import Evaluation, Normalize, Row, accuracy, as_image_set, evaluating, predict
+from tests.helpers import CLASSES, datasets_cache, image_set, model, pixels, toy_dataset  # noqa: F401
+
+MEAN, STD = (0.4914, 0.4822, 0.4465), (0.247, 0.2435, 0.2616)
+
+
+class Reddest(nn.Module):
+    """Answers with the channel that is brightest, and counts its calls."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(1))
+        self.pretrained_cfg = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
+        self.batches = []
+
+    def forward(self, images):
+        self.batches.append(len(images))
+        return images.mean((2, 3)) * self.weight
+
+
+def _by_hand(images):
+    return images.float().mean((2, 3)).argmax(1)
+
+
+@pytest.mark.parametrize("batch_size", [1, 7, 500])
+def test_accuracy_is_a_count_by_hand(batch_size):
+    images = image_set(30)
+    expected = (_by_hand(images.images) == images.labels).sum().item() / 30
+    assert 0 < expected < 1
+    assert accuracy(Reddest(), images, batch_size=batch_size) == pytest.approx(expected)
+
+
+def test_predictions_are_int64_on_the_cpu_in_order():
+    images = pixels(11)
+    found = predict(Reddest(), images, batch_size=4)
+    assert found.dtype == torch.int64
+    assert torch.equal(found, _by_hand(images))
+    assert predict(Reddest(), images[:0]).shape == (0,)
+
+
+def test_normalisation_is_torchvisions():
+    images = torch.arange(256, dtype=torch.uint8).reshape(1, 1, 16, 16).expand(2, 3, 16, 16)
+    expected = torch.stack([normalize(image.float() / 255, MEAN, STD) for image in images])
+    found = Normalize(MEAN, STD)(images)
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_a_model_is_normalised_for_by_its_own_config():
+    created = model()
+    created.pretrained_cfg = dict(created.pretrained_cfg, mean=MEAN, std=STD)
+    images = pixels(6)
+    with torch.inference_mode():
+        expected = created.eval()(Normalize(MEAN, STD)(images)).argmax(1)
+    assert torch.equal(predict(created, images), expected)
+
+
+def test_a_model_without_a_config_is_an_error():
+    with pytest.raises(OptionError, match="pretrained_cfg"):
+        predict(nn.Conv2d(3, 4, 1), pixels(2))
+
+
+def test_half_precision_models_are_run_in_half_precision():
+    images = pixels(8)
+    created = model().bfloat16()
+    assert predict(created, images).shape == (8,)
+    assert next(created.parameters()).dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_every_module_gets_its_mode_back(training):
+    created = model("vgg16_bn_gap").train(training)
+    created.features[1].train(not training)
+    before = [module.training for module in created.modules()]
+    statistics = created.features[1].running_mean.clone()
+    accuracy(created, image_set(8))
+    assert [module.training for module in created.modules()] == before
+    assert torch.equal(created.features[1].running_mean, statistics)
+    with evaluating(created):
+        assert not any(module.training for module in created.modules())
+    assert [module.training for module in created.modules()] == before
+
+
+def test_rows_are_clean_then_every_corruption_at_every_severity():
+    images = image_set(9)
+    found = evaluate(Reddest(), images, ["fog", "contrast"], severities=[1, 5], seed=3, batch_size=4)
+    assert [(row.corruption, row.severity) for row in found.rows] == [
+        ("clean", 0), ("fog", 1), ("fog", 5), ("contrast", 1), ("contrast", 5),
+    ]  # fmt: skip
+    for row in found.rows:
+        shown = corrupt(images.images, row.corruption, row.severity, seed=3) if row.severity else images.images
+        assert row.accuracy == pytest.approx((_by_hand(shown) == images.labels).double().mean().item())
+        assert row.n == 9
+
+
+def test_all_means_all_and_one_name_is_enough():
+    images = image_set(2)
+    names = [row.corruption for row in evaluate(Reddest(), images).rows]
+    assert names == ["clean", *CORRUPTIONS]
+    assert [row.corruption for row in evaluate(Reddest(), images, "fog", clean=False).rows] == ["fog"]
+
+
+def test_limit_takes_the_first_images():
+    images = image_set(9)
+    found = evaluate(Reddest(), images, "gaussian_noise", limit=5)
+    assert found == evaluate(Reddest(), images.subset(slice(5)), "gaussian_noise")
+    assert {row.n for row in found.rows} == {5}
+
+
+TABLE = Evaluation((Row("clean", 0, 0.75, 8), Row("fog", 1, 0.5, 8), Row("fog", 5, 0.25, 8), Row("snow", 5, 0.0, 8)))
+
+
+def test_means():
+    assert TABLE["clean"] == 0.75
+    assert TABLE["fog"] == 0.375
+    assert TABLE.mean() == 0.25
+    assert TABLE["unknown"] != TABLE["unknown"]  # nan: no such row
+
+
+def test_markdown():
+    assert TABLE.to_markdown().splitlines() == [
+        "| corruption | severity | accuracy | n |",
+        "|---|---|---|---|",
+        "| clean |  | 75.0 | 8 |",
+        "| fog | 1 | 50.0 | 8 |",
+        "| fog | 5 | 25.0 | 8 |",
+        "| snow | 5 | 0.0 | 8 |",
+        "| mean of corruptions | | 25.0 | |",
+    ]
+    assert "mean" not in Evaluation(TABLE.rows[:1]).to_markdown()
+
+
+def test_csv_reads_back():
+    rows = csv.DictReader(io.StringIO(TABLE.to_csv()))
+    read = (Row(row["corruption"], int(row["severity"]), float(row["accuracy"]), int(row["n"])) for row in rows)
+    assert Evaluation(tuple(read)) == TABLE
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"corruptions": ["fog", "rain"]}, "unknown corruption 'rain'.*known:.*fog"),
+        ({"corruptions": "rain"}, "unknown corruption 'rain'"),
+        ({"severities": [5, 6]}, "severity must be 1, 2, 3, 4 or 5, got 6"),
+        ({"limit": 0}, "limit must be at least 1"),
+        ({"dataset": 3}, "dataset must be a name, an ImageSet or a pair"),
+        ({"dataset": (pixels(3).float(), torch.zeros(3))}, r"uint8 of shape \(N, 3, H, W\), got torch.float32"),
+        ({"dataset": (pixels(3).permute(0, 2, 3, 1), torch.zeros(3))}, "uint8 of shape"),
+        ({"dataset": (pixels(3), torch.zeros(2))}, "3 images but labels of shape"),
+        ({"dataset": (pixels(0), torch.zeros(0))}, "no images"),
+    ],
+)
+def test_errors_come_before_the_first_forward_pass(options, message):
+    asked = Reddest()
+    with pytest.raises(OptionError, match=message):
+        evaluate(asked, **{"dataset": image_set(4), "corruptions": "fog", **options})
+    assert asked.batches == []
+
+
+@pytest.mark.usefixtures("datasets_cache")
+def test_what_a_dataset_may_be(tmp_path):
+    folder = toy_dataset(tmp_path / "toy", test_images=8)
+    expected = ImageSet(pixels(8, seed=1), torch.arange(8) % 4, CLASSES, "toy")
+    for given in (str(folder), folder):
+        found = as_image_set(given)
+        assert torch.equal(found.images, expected.images)
+        assert (found.labels.tolist(), found.classes, found.name) == (expected.labels.tolist(), CLASSES, "toy")
+    assert as_image_set(expected) is expected
+    pair = as_image_set((expected.images.numpy(), expected.labels.tolist()))
+    created = model()
+    results = {evaluate(created, given, "fog") for given in (str(folder), expected, pair)}
+    assert len(results) == 1
