@@ -69,21 +69,19 @@ def load_base(
     location = hub.parse_id(id, revision=revision)
     if location.kind == "name":
         return Base(_named_model(str(id), cache_dir, model_options).eval())
-    fetched = hub.fetch(
-        id,
-        (CONFIG,),
-        optional=(WEIGHTS, TRAINING),
-        revision=revision,
-        token=token,
-        cache_dir=cache_dir,
-        local_files_only=local_files_only,
-        force_download=force_download,
-    )
+    options: dict[str, Any] = {
+        "revision": revision,
+        "token": token,
+        "cache_dir": cache_dir,
+        "local_files_only": local_files_only,
+        "force_download": force_download,
+    }
+    fetched = hub.fetch(id, (CONFIG,), optional=(WEIGHTS, TRAINING), **options)
     where = f"{fetched.repo_id}@{fetched.revision}" if fetched.repo_id else str(id)
     if "architecture" not in _read_json(fetched.folder / CONFIG, f"{where} {CONFIG}"):
         raise FormatError(f"{where} {CONFIG}: not a timm model's config (it names no architecture); is it a signature?")
     if not (fetched.folder / WEIGHTS).is_file():
-        raise NotFoundError(f"{where} has no {WEIGHTS}")
+        hub.fetch(id, (WEIGHTS,), **options)  # says what is in the way
     try:
         model = timm.create_model(f"local-dir:{fetched.folder}", pretrained=True, **model_options)
     except (RuntimeError, TypeError, KeyError, ValueError) as error:

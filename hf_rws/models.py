@@ -163,6 +163,11 @@ def vgg16_bn_gap(pretrained: bool = False, **kwargs: Any) -> VGG16GAP:
     return _create("vgg16_bn_gap", pretrained, batch_norm=True, **kwargs)
 
 
+def is_ours(architecture: str) -> bool:
+    """Whether timm knows an architecture only after `import hf_rws`."""
+    return timm.is_model(architecture) and timm.model_entrypoint(architecture).__module__ == __name__
+
+
 def save_timm_repo(model: nn.Module, folder: str | Path, *, label_names: Sequence[str] = ()) -> Path:
     """Write any timm model as a timm repo: config.json and model.safetensors.
 
@@ -176,8 +181,13 @@ def save_timm_repo(model: nn.Module, folder: str | Path, *, label_names: Sequenc
 
     Returns:
         The folder.
+
+    Raises:
+        OptionError: `folder` is a file.
     """
     folder = Path(folder)
+    if folder.exists() and not folder.is_dir():
+        raise OptionError(f"{folder} is a file; give a folder to save the model in")
     folder.mkdir(parents=True, exist_ok=True)
     config = {"label_names": list(label_names)} if label_names else {}
     model_args = {"width": model.width} if isinstance(model, VGG16GAP) else {}
@@ -186,7 +196,8 @@ def save_timm_repo(model: nn.Module, folder: str | Path, *, label_names: Sequenc
     with TemporaryDirectory(dir=folder, prefix=".saving-") as temporary:
         # as bytes: safetensors' save_file makes a file that only its owner can read
         Path(temporary, "model.safetensors").write_bytes(save(weights, metadata={"format": "pt"}))
-        save_config_for_hf(model, str(Path(temporary, "config.json")), model_config=config, model_args=model_args)
+        config_path: Any = Path(temporary, "config.json")  # annotated str, but older timm calls its open()
+        save_config_for_hf(model, config_path, model_config=config, model_args=model_args)
         for name in ("config.json", "model.safetensors"):
             Path(temporary, name).replace(folder / name)
     return folder

@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from hf_rws.errors import FormatError, IntegrityError, MismatchError, OptionError
+from hf_rws.errors import AccessError, FormatError, IntegrityError, MismatchError, OptionError
 from hf_rws.format import (
     CONFIG_NAME,
     WEIGHTS_NAME,
@@ -199,24 +199,30 @@ class Signature:
         Returns:
             The folder.
         """
+        return self._write(Path(folder), Path(folder).resolve().name)
+
+    def _write(self, folder: Path, repo_id: str) -> Path:
+        """Write the files; `repo_id`, or a bare name for a local folder, is what the card calls the signature."""
         from hf_rws import __version__, cards
 
-        folder = Path(folder)
         if folder.exists() and not folder.is_dir():
             raise OptionError(f"{folder} is a file; give a folder to save the signature in")
-        folder.mkdir(parents=True, exist_ok=True)
         weights = self._serialized
         config = self.config.to_json(version=__version__, sha256=hashlib.sha256(weights).hexdigest())
-        card = cards.signature_card(json.loads(config), repo_id=folder.name, nbytes=self.nbytes)
+        card = cards.signature_card(json.loads(config), repo_id=repo_id, nbytes=self.nbytes)
         readme = folder / "README.md"
         if readme.is_file():
             card = cards.merge_card(readme.read_text(encoding="utf-8"), card)
         contents = {WEIGHTS_NAME: weights, CONFIG_NAME: config.encode(), "README.md": card.encode()}
-        with TemporaryDirectory(dir=folder, prefix=".saving-") as temporary:
-            for name, content in contents.items():
-                Path(temporary, name).write_bytes(content)
-            for name in contents:
-                Path(temporary, name).replace(folder / name)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            with TemporaryDirectory(dir=folder, prefix=".saving-") as temporary:
+                for name, content in contents.items():
+                    Path(temporary, name).write_bytes(content)
+                for name in contents:
+                    Path(temporary, name).replace(folder / name)
+        except OSError as error:
+            raise AccessError(f"cannot save the signature in {folder}: {error}; what was there is as it was") from error
         return folder
 
     @classmethod
@@ -287,10 +293,9 @@ class Signature:
         from hf_rws import hub
 
         with TemporaryDirectory() as temporary:
-            folder = self.save_pretrained(Path(temporary, repo_id.rpartition("/")[2]))
             return hub.push_folder_files(
                 repo_id,
-                folder,
+                self._write(Path(temporary), repo_id),
                 FILES,
                 private=private,
                 token=token,
@@ -302,8 +307,11 @@ class Signature:
 
     @classmethod
     def _load(cls, folder: Path, name: str, where: str) -> "Signature":
-        config, sha256 = parse_config((folder / CONFIG_NAME).read_bytes(), f"{where} {CONFIG_NAME}")
-        weights = (folder / WEIGHTS_NAME).read_bytes()
+        try:
+            text, weights = ((folder / file).read_bytes() for file in (CONFIG_NAME, WEIGHTS_NAME))
+        except OSError as error:
+            raise AccessError(f"{where}: cannot be read: {error}") from error
+        config, sha256 = parse_config(text, f"{where} {CONFIG_NAME}")
         found = hashlib.sha256(weights).hexdigest()
         if found != sha256:
             raise IntegrityError(

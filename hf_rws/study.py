@@ -18,7 +18,7 @@ from hf_rws.errors import OptionError
 from hf_rws.evaluation import accuracy
 from hf_rws.extraction import extract
 from hf_rws.loading import load_base
-from hf_rws.models import save_timm_repo
+from hf_rws.models import is_ours, save_timm_repo
 from hf_rws.patching import patch
 from hf_rws.quantization import Bits
 from hf_rws.signature import Signature
@@ -207,7 +207,14 @@ def write_base_card(folder: Path, result: TrainingResult) -> None:
     config, training = (json.loads((folder / name).read_text()) for name in ("config.json", "training_args.json"))
     clean = result.test_accuracy["clean"]
     metrics = {"ta": clean, "ra": {k: v for k, v in result.test_accuracy.items() if k != "clean"}, "n": result.n}
-    card = cards.base_card(config, training=training, metrics=metrics, repo_id=folder.name)
+    card = cards.base_card(
+        config,
+        training=training,
+        metrics=metrics,
+        repo_id=folder.name,
+        nbytes=(folder / "model.safetensors").stat().st_size,
+        needs_import=is_ours(config["architecture"]),
+    )
     (folder / "README.md").write_text(card, encoding="utf-8")
 
 

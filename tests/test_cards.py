@@ -240,17 +240,13 @@ def test_the_snippet_of_a_signature(options, path, value, call, monkeypatch, cap
 
 
 def test_the_snippet_without_a_base_on_the_hub(monkeypatch):
-    config = changed(changed(SIGNATURE, "base_model.repo_id", None), "base_model.architecture", "test_resnet")
-    patched = []
+    calls = []
     stub = SimpleNamespace(
-        Signature=SimpleNamespace(from_pretrained=lambda id: ("signature", id)),
-        patch=lambda model, signatures, scales: (
-            patched.append((model.num_classes, signatures, scales)) or setattr(model, "rws", "on")
-        ),
+        load_patched=lambda *given, **options: calls.append((given, options)) or SimpleNamespace(rws="on")
     )
     monkeypatch.setitem(sys.modules, "hf_rws", stub)
-    exec(snippet(cards.signature_card(config, repo_id="rws-fog")), {})
-    assert patched == [(10, [("signature", "rws-fog")], [0.75])]
+    exec(snippet(cards.signature_card(changed(SIGNATURE, "base_model.repo_id", None), repo_id="rws-fog")), {})
+    assert calls == [(("base", ["rws-fog"]), {"scales": [0.75]})]
 
 
 @pytest.mark.parametrize(

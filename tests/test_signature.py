@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save
 
 import hf_rws
 from hf_rws import Signature
-from hf_rws.errors import FormatError, IntegrityError, MismatchError, NotFoundError, OptionError
+from hf_rws.errors import AccessError, FormatError, IntegrityError, MismatchError, NotFoundError, OptionError
 from hf_rws.signature import similarity
 from tests.models import ARCHITECTURES, moved, signature, trio
 
@@ -253,9 +253,10 @@ def test_saving_over_a_file_is_refused_and_a_failed_save_leaves_the_old_signatur
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(Path, "write_bytes", full)
-    with pytest.raises(OSError, match="No space"):
+    with pytest.raises(AccessError, match=r"cannot save.*No space"):
         signature("vgg16_bn_gap", "snow").save_pretrained(saved)
     monkeypatch.undo()
+    assert {path.name for path in saved.iterdir()} == before.keys()
     assert {path.name: path.read_bytes() for path in saved.iterdir()} == before
 
 

@@ -1,4 +1,5 @@
 import json
+import re
 import warnings
 
 import pytest
@@ -54,6 +55,14 @@ def test_a_study_leaves_repos_that_load(finished, data):
         model = hf_rws.load_patched(folder / "base", [folder / "rws-fog"], strict=True)
     model.rws.clear()
     assert identical(model, state(load_base(folder / "base").model))
+
+
+def test_the_cards_own_lines_run(finished, monkeypatch, capsys):
+    monkeypatch.chdir(finished.folder)
+    for name, shown in (("rws-fog", "rws-fog: scale 1"), ("base", None)):
+        lines = (finished.folder / name / "README.md").read_text()
+        exec(re.search(r"```python\n(.*?)```", lines, re.DOTALL)[1], {})
+        assert shown is None or shown in capsys.readouterr().out
 
 
 def test_all_models_of_a_study_start_from_the_same_weights(finished):

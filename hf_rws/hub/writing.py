@@ -8,7 +8,6 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-import timm
 from huggingface_hub import CommitInfo, CommitOperationAdd, HfApi
 from huggingface_hub import errors as hub_errors
 from torch import nn
@@ -18,7 +17,7 @@ from hf_rws.errors import AccessError, FormatError, NotFoundError, OptionError
 from hf_rws.hub import calls
 from hf_rws.hub.ids import COMMIT, REPO_ID, REVISION, Location
 from hf_rws.hub.reading import download
-from hf_rws.models import save_timm_repo
+from hf_rws.models import is_ours, save_timm_repo
 
 SLOWEST_UPLOAD = 50_000  # bytes per second: a commit of n bytes may take n / SLOWEST_UPLOAD seconds longer
 
@@ -136,7 +135,7 @@ def push_base(
             metrics=metrics,
             repo_id=repo_id,
             nbytes=(folder / "model.safetensors").stat().st_size,
-            needs_import=_is_ours(config["architecture"]),
+            needs_import=is_ours(config["architecture"]),
         )
         (folder / _README).write_text(card, encoding="utf-8")
         return push_folder_files(
@@ -150,11 +149,6 @@ def push_base(
             commit_message=commit_message,
             tag=tag,
         )
-
-
-def _is_ours(architecture: str) -> bool:
-    """Whether it is hf_rws that registers this architecture with timm."""
-    return timm.is_model(architecture) and timm.model_entrypoint(architecture).__module__.startswith("hf_rws.")
 
 
 def _destination(repo_id: str, revision: str | None, *, create_pr: bool, tag: str | None) -> Location:
