@@ -94,6 +94,18 @@ class TrainingArguments:
             raise OptionError(f"unknown recipe {recipe!r}; known: {', '.join(RECIPES)}")
         return cls(**{**RECIPES[recipe], **overrides})
 
+    def summary(self) -> str:
+        """The recipe in one line, for tables."""
+        schedule = f"{self.schedule} learning rate {self.lr:g}"
+        if self.schedule == "step":
+            schedule += f" x{self.gamma:g} after {', '.join(map(str, self.milestones))}"
+        momentum = f"{'Nesterov ' if self.nesterov else ''}momentum {self.momentum:g}"
+        return (
+            f"SGD, {momentum}, weight decay {self.weight_decay:g}, {schedule}, {self.epochs} epochs, batch "
+            f"{self.batch_size}, augmentation {self.augmentation}, "
+            f"{'fresh draws' if self.fresh_corruption else 'one draw per image'}, seed {self.seed}"
+        )
+
 
 def resolve_precision(precision: str, device: str | None = None) -> str:
     """What "auto" means on this machine: bf16 or fp16 where it is fast, "no" elsewhere.

@@ -51,10 +51,11 @@ class StudyRow:
 
 @dataclass(frozen=True)
 class Study:
-    """The rows of a study and its folder."""
+    """The rows of a study, its folder, and the recipe of its trainings in words."""
 
     folder: Path
     rows: tuple[StudyRow, ...]
+    recipe: str = ""
 
     def recovery(self) -> float:
         """(mean RA patched - mean RA standard) / (mean RA robust - mean RA standard)."""
@@ -74,7 +75,7 @@ class Study:
                 + " | ".join(f"{100 * value:.1f}" for value in accuracies)
                 + f" | {row.signature_nbytes / 1000:.1f} | {row.base_nbytes / row.signature_nbytes:.0f}x |"
             )
-        lines.append(f"\nrecovery {self.recovery():.2f}, n = {self.rows[0].n} test images")
+        lines.append(f"\nrecovery {self.recovery():.2f}, n = {self.rows[0].n} test images. Recipe: {self.recipe}")
         return "\n".join(lines)
 
 
@@ -170,7 +171,7 @@ def run_study(
         resume = (folder / name / "training_args.json").is_file()
         results[name] = train(start, data, folder / name, wanted, resume=resume, notes=dict(notes or {}))
     if not is_main_process():
-        return Study(folder, ())
+        return Study(folder, (), arguments.summary())
     for result in results.values():
         write_base_card(result.folder, result)
     rows = []
@@ -192,7 +193,7 @@ def run_study(
         row, metrics = _measure(signature, results[BASE], results[f"robust-{name}"], data.test, scales)
         signature.with_results(metrics=metrics).save_pretrained(folder / f"rws-{name}")
         rows.append(row)
-    study = Study(folder, tuple(rows))
+    study = Study(folder, tuple(rows), arguments.summary())
     (folder / "study.json").write_text(json.dumps([asdict(row) for row in rows], indent=2) + "\n")
     return study
 

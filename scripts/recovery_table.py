@@ -29,6 +29,7 @@ from hf_rws.corruptions import corrupt
 from hf_rws.data import ImageSet, load_split
 from hf_rws.evaluation import accuracy
 from hf_rws.loading import load_base
+from hf_rws.recipes import TrainingArguments
 from hf_rws.study import measure_scales, recovery
 
 # (name, projection, bits): what is measured of every study
@@ -45,6 +46,7 @@ class Measured:
     """One study under one setting; accuracies in [0, 1], in the order of the corruptions."""
 
     study: str
+    recipe: str
     architecture: str
     seed: int
     setting: str
@@ -93,6 +95,8 @@ def measure(folder: Path, test: ImageSet, num_layers: int | None) -> list[Measur
             (on,) = measure_scales(base.model, signature, test, shown, (1.0,))
             patched[setting].append((on["ta"], on["ra"]))
             nbytes[setting] = signature.nbytes
+    fields = {key: value for key, value in base.training.items() if key in TrainingArguments.__dataclass_fields__}
+    recipe = TrainingArguments(**fields).summary()
     standard_ra, robust_ta, robust_ra = zip(*reference, strict=True)
     base_nbytes = (folder / "base" / "model.safetensors").stat().st_size
     architecture, seed = base.training["architecture"], base.training["seed"]
@@ -102,6 +106,7 @@ def measure(folder: Path, test: ImageSet, num_layers: int | None) -> list[Measur
         measured.append(
             Measured(
                 folder.name,
+                recipe,
                 architecture,
                 seed,
                 setting,
@@ -171,6 +176,8 @@ def main() -> None:
         "timm": timm.__version__, "hf_rws": hf_rws.__version__,
     }  # fmt: skip
     print(table(measured))
+    for recipe in dict.fromkeys(f"{m.architecture}: {m.recipe}" for m in measured):
+        print(f"\n{recipe}")
     print("\n± is half of the spread between seeds;", ", ".join(f"{key} {value}" for key, value in about.items()))
     if arguments.output:
         rows = [asdict(m) | {"recovery": m.recovery, "mean_of_ratios": m.mean_of_ratios} for m in measured]

@@ -126,6 +126,13 @@ def test_recovery_is_a_ratio_of_means():
     assert "recovery 0.80" in table
 
 
+def test_every_table_states_the_recipe(finished):
+    for part in ("one-cycle learning rate 0.02", "1 epochs", "batch 20", "seed 0"):
+        assert part in finished.to_markdown()
+    paper = TrainingArguments.from_recipe("paper-vgg16").summary()
+    assert "momentum 0.9, weight decay 0.0005, step learning rate 0.01 x0.1 after 20, 40, 50 epochs, batch 128" in paper
+
+
 def test_scale_zero_of_a_curve_is_the_clean_model(data):
     model = trio("vgg16_bn_gap").base()
     before = state(model)
