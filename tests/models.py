@@ -19,6 +19,7 @@ ARCHITECTURES: dict[str, dict[str, float]] = {
     "convnext_atto": {},
     "vit_tiny_patch16_224": {},
 }
+DEVICES = ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",)
 CONV_NETS = ("vgg16_gap", "vgg16_bn_gap", "resnet18")
 
 

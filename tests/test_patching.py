@@ -10,7 +10,7 @@ from torch import nn
 
 import hf_rws
 from hf_rws.errors import IntegrityError, MismatchError, OptionError
-from tests.models import ARCHITECTURES, CONV_NETS, create, identical, moved, signature, state, trio
+from tests.models import ARCHITECTURES, CONV_NETS, DEVICES, create, identical, moved, signature, state, trio
 
 LABELS = ("fog", "gaussian_noise", "snow")
 
@@ -44,9 +44,10 @@ def test_patched_weights_are_clean_weights_plus_scaled_deltas(name):
         assert not torch.equal(value, before[key])
 
 
+@pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("name", ARCHITECTURES)
-def test_clear_gives_back_identical_bits_in_the_same_storage(name):
-    model = trio(name).base()
+def test_clear_gives_back_identical_bits_in_the_same_storage(name, device):
+    model = trio(name).base().to(device)
     before = state(model)
     pointers = {key: value.data_ptr() for key, value in model.state_dict().items()}
     hf_rws.patch(model, [signature(name)], scales=[1.3])
@@ -348,6 +349,16 @@ def test_the_clean_values_follow_the_model_to_another_dtype(dtype):
     patcher.set({"fog": 1.0})
     patcher.clear()
     assert identical(model, {key: v.to(dtype) if v.is_floating_point() else v for key, v in before.items()})
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_the_clean_values_follow_the_model_to_another_device(device):
+    model, patcher, before = patched("vgg16_bn_gap", "fog", scales=[0.5])
+    model.to(device)
+    patcher.verify()
+    patcher.set({"fog": 1.0})
+    patcher.clear()
+    assert identical(model.cpu(), before)
 
 
 def test_a_change_of_values_and_dtype_at_once_is_noticed():
