@@ -57,18 +57,18 @@ def defocus_kernel(radius: float, alias: float) -> np.ndarray:
     """The image of a point: a disk, its staircase edge softened by a Gaussian of `alias` standard deviation.
 
     Returns:
-        float64 of odd side, summing to 1, without empty margins.
+        float64 of odd side, without empty margins. It sums to 1, but for radii from 8 on to 1.01: the published code
+        mirrors the disk at the border of the kernel when it softens it, and leaves it at that.
     """
     reach = max(8, int(radius))
     y, x = np.mgrid[-reach : reach + 1, -reach : reach + 1]
-    disk = (x**2 + y**2 <= radius**2) / 1.0
+    disk = x**2 + y**2 <= radius**2
     soft_reach = 1 if radius <= 8 else 2
     side = 2 * reach + 1
     source = filters.border_index(np.arange(side)[:, None] + np.arange(-soft_reach, soft_reach + 1), side, "mirror")
     soft = np.zeros((side, side))
     np.add.at(soft, (np.arange(side)[:, None], source), filters.gaussian_weights(alias, soft_reach))
-    kernel = soft @ disk @ soft.T
-    kernel /= kernel.sum()
+    kernel = soft @ (disk / disk.sum()) @ soft.T
     used = np.abs(np.argwhere(kernel > filters.NEGLIGIBLE) - reach).max()
     return kernel[reach - used : reach + used + 1, reach - used : reach + used + 1]
 

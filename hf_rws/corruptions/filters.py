@@ -101,7 +101,7 @@ def correlate(images: Tensor, kernel: np.ndarray) -> Tensor:
 
     Args:
         images: (N, C, H, W), any real dtype.
-        kernel: (2k+1, 2k+1), k below H and W, summing to 1.
+        kernel: (2k+1, 2k+1), k below H and W.
 
     Returns:
         float32 (N, C, H, W).
