@@ -29,7 +29,7 @@ def run(command: click.Command, arguments: Sequence[str] | None = None) -> None:
     try:
         code = command.main(arguments, standalone_mode=False)
     except RWSError as error:
-        click.echo(f"error: {error}", err=True)
+        click.echo(f"error: {' '.join(str(error).split())}", err=True)
         sys.exit(1)
     except click.ClickException as error:
         error.show()
@@ -87,24 +87,38 @@ _model_options = _options(
 )
 
 _recipe_options = _options(
-    click.option("--recipe", type=click.Choice(list(RECIPES)), default="short", show_default=True),
-    click.option("--severity", type=click.IntRange(1, 5), default=5, show_default=True),
+    click.option(
+        "--recipe", type=click.Choice(list(RECIPES)), default="short", show_default=True,
+        help="What the options below start from.",
+    ),
+    click.option(
+        "--severity", type=click.IntRange(1, 5), default=5, show_default=True, help="Severity of the corruption."
+    ),
     click.option("--fresh-corruption", is_flag=True, help="Draw the corruption anew every epoch."),
     click.option("--epochs", type=click.IntRange(1), help="Passes over the training images.  [default: the recipe's]"),
     click.option("--lr", type=float, help="Learning rate; the peak of one-cycle.  [default: the recipe's]"),
-    click.option("--schedule", type=click.Choice(SCHEDULES), help="[default: the recipe's]"),
+    click.option("--schedule", type=click.Choice(SCHEDULES), help="Of the learning rate.  [default: the recipe's]"),
     click.option("--milestones", help="Epochs of the step schedule, e.g. 20,40.  [default: the recipe's]"),
     click.option("--gamma", type=float, default=0.1, show_default=True, help="Factor of the step schedule."),
     click.option("--batch-size", type=click.IntRange(1), default=128, show_default=True, help="Over all processes."),
-    click.option("--momentum", type=float, default=0.9, show_default=True),
-    click.option("--nesterov/--no-nesterov", default=None, help="[default: the recipe's]"),
-    click.option("--weight-decay", type=float, default=5e-4, show_default=True),
-    click.option("--augmentation", type=click.Choice(["auto", *AUGMENTATIONS]), default="auto", show_default=True),
-    click.option("--seed", type=int, default=0, show_default=True),
-    click.option("--mixed-precision", type=click.Choice(PRECISIONS), default="auto", show_default=True),
-    click.option("--gradient-accumulation-steps", type=click.IntRange(1), default=1, show_default=True),
+    click.option("--momentum", type=float, default=0.9, show_default=True, help="Of SGD."),
+    click.option("--nesterov/--no-nesterov", default=None, help="Nesterov momentum or not.  [default: the recipe's]"),
+    click.option("--weight-decay", type=float, default=5e-4, show_default=True, help="On all parameters."),
+    click.option(
+        "--augmentation", type=click.Choice(["auto", *AUGMENTATIONS]), default="auto", show_default=True,
+        help="auto: crops below 48 px, rotations above.",
+    ),
+    click.option("--seed", type=int, default=0, show_default=True, help="Of the head, the order and all draws."),
+    click.option(
+        "--mixed-precision", type=click.Choice(PRECISIONS), default="auto", show_default=True,
+        help="auto: what the hardware computes fast.",
+    ),
+    click.option(
+        "--gradient-accumulation-steps", type=click.IntRange(1), default=1, show_default=True,
+        help="Parts in which a batch is computed.",
+    ),
     click.option("--log-with", multiple=True, help="Tracker of Accelerate, e.g. tensorboard; repeatable."),
-)
+)  # fmt: skip
 
 _extraction_options = _options(
     click.option("--num-layers", help="First layers to take: a number or 'all'.  [default: 7, or what there is]"),
@@ -141,8 +155,8 @@ def train(output_dir: Path, resume: bool, corruption: tuple[str, ...], **options
       hf-rws train --model vgg16_gap --model-arg width=0.25 --dataset uoft-cs/cifar10 --corruption fog \\
         --output-dir robust-fog
     """
-    data, start, notes = _start(options)
     arguments = _training_arguments(options, corruption)
+    data, start, notes = _start(options, arguments.seed)
     result = train_model(start, data, output_dir, arguments, resume=resume, notes=notes)
     if (output_dir / "model.safetensors").is_file() and _is_main_process():
         write_base_card(output_dir, result)
@@ -176,12 +190,13 @@ def study(
     """
     if not corruption:
         raise click.UsageError("name at least one --corruption")
-    data, start, notes = _start(options)
+    arguments = _training_arguments(options, ())
+    data, start, notes = _start(options, arguments.seed)
     result = run_study(
         start,
         data,
         output_dir,
-        _training_arguments(options, ()),
+        arguments,
         corruptions=corruption,
         num_layers=_number_or_word(num_layers),
         projection=None if projection == "none" else projection,  # type: ignore[arg-type]
@@ -200,7 +215,7 @@ def study(
 @click.option(
     "--corruption", "names", multiple=True, required=True, help="What it makes robust to: any label; repeatable."
 )
-@click.option("--severity", type=click.IntRange(1, 5))
+@click.option("--severity", type=click.IntRange(1, 5), help="Severity it was trained with.")
 @click.option("--dataset", help="Name of the dataset, for the card.")
 @_extraction_options
 @_output_dir
@@ -247,9 +262,15 @@ def extract(
 @click.option("--image-size", type=click.IntRange(1), help="Resize and crop images to this, as in the training.")
 @click.option("--scale", "scales", type=float, multiple=True, help="One per signature.")
 @click.option("--corruption", multiple=True, type=click.Choice(CORRUPTIONS), help="Repeatable.  [default: all]")
-@click.option("--severity", "severities", type=click.IntRange(1, 5), multiple=True, default=[5], show_default=True)
+@click.option(
+    "--severity", "severities", type=click.IntRange(1, 5), multiple=True, default=[5], show_default=True,
+    help="Repeatable.",
+)  # fmt: skip
 @click.option("--limit", type=click.IntRange(1), help="Use only the first so many images.")
-@click.option("--format", "style", type=click.Choice(["markdown", "csv"]), default="markdown", show_default=True)
+@click.option(
+    "--format", "style", type=click.Choice(["markdown", "csv"]), default="markdown", show_default=True,
+    help="Of the table on stdout.",
+)  # fmt: skip
 def evaluate(
     base: str,
     signatures: tuple[str, ...],
@@ -278,7 +299,10 @@ def evaluate(
 
 
 @cli.command()
-@click.option("--output-dir", type=click.Path(path_type=Path), default=Path("hf-rws-quickstart"), show_default=True)
+@click.option(
+    "--output-dir", type=click.Path(path_type=Path), default=Path("hf-rws-quickstart"), show_default=True,
+    help="Folder for the results.",
+)  # fmt: skip
 @click.option(
     "--corruption",
     multiple=True,
@@ -302,10 +326,20 @@ def quickstart(output_dir: Path, corruption: tuple[str, ...], dataset: str | Non
 # --- helpers ---
 
 
-def _start(options: dict[str, Any]) -> tuple[Splits, Any, dict[str, Any]]:
-    """Data, start and what to record of both; takes their options out of `options`."""
-    keys = ("validation", "split_seed", "classes", "image_size", "limit")
-    chosen = {key: options.pop(key) for key in keys}
+def _training_arguments(options: dict[str, Any], corruption: tuple[str, ...]) -> TrainingArguments:
+    """The recipe with what was given in its place; takes these options out of `options`."""
+    taken = {name: options.pop(name) for name in ("recipe", *TrainingArguments.__dataclass_fields__) if name in options}
+    given = {name: value for name, value in taken.items() if value is not None}
+    if "milestones" in given:
+        try:
+            given["milestones"] = tuple(int(part) for part in given["milestones"].split(","))
+        except ValueError:
+            raise click.UsageError("--milestones must look like 20,40") from None
+    return TrainingArguments.from_recipe(given.pop("recipe"), corruption=corruption, **given)
+
+
+def _start(options: dict[str, Any], seed: int) -> tuple[Splits, Any, dict[str, Any]]:
+    """Data, start and what to record of both, from the options that are left."""
     dataset, revision = options.pop("dataset"), options.pop("dataset_revision")
     model, init_from = options.pop("model"), options.pop("init_from")
     pretrained, pairs = options.pop("pretrained"), options.pop("model_args")
@@ -315,10 +349,10 @@ def _start(options: dict[str, Any]) -> tuple[Splits, Any, dict[str, Any]]:
         raise click.UsageError("--pretrained goes with --model; --init-from takes the weights that are there")
     if model is not None and not timm.is_model(model.partition(".")[0]):
         raise OptionError(f"timm has no model {model!r}; timm.list_models() lists them")
-    data = load_splits(dataset, revision=revision, **chosen)
     model_args = dict(_parse_pair(pair) for pair in pairs)
+    data = load_splits(dataset, revision=revision, **options)
     try:
-        start = create_start(init_from or model, data, pretrained=pretrained, seed=options["seed"], **model_args)
+        start = create_start(init_from or model, data, pretrained=pretrained, seed=seed, **model_args)
     except TypeError as error:
         if not model_args:
             raise
@@ -328,21 +362,11 @@ def _start(options: dict[str, Any]) -> tuple[Splits, Any, dict[str, Any]]:
         "dataset_revision": revision,
         "model": model,
         "model_args": model_args,
-        **chosen,
+        **options,
     }
     if init_from is not None:
         notes["init_from"] = Path(init_from).resolve().name if Path(init_from).is_dir() else init_from
     return data, start, notes
-
-
-def _training_arguments(options: dict[str, Any], corruption: tuple[str, ...]) -> TrainingArguments:
-    given = {key: value for key, value in options.items() if value is not None}
-    if "milestones" in given:
-        try:
-            given["milestones"] = tuple(int(part) for part in given["milestones"].split(","))
-        except ValueError:
-            raise click.UsageError("--milestones must look like 20,40") from None
-    return TrainingArguments.from_recipe(given.pop("recipe"), corruption=corruption, **given)
 
 
 def parse_bits(text: str) -> Any:

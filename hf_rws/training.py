@@ -99,8 +99,7 @@ def train(
         return _read_result(folder)
     run = _Run(model, data, folder, arguments, record, resume)
     for epoch in range(run.progress.epoch, arguments.epochs):
-        loss = run.train_epoch(epoch)
-        run.end_epoch(epoch, loss)
+        run.end_epoch(epoch, run.train_epoch(epoch))
     return run.finish()
 
 
@@ -167,13 +166,13 @@ class _Run:
             mininterval=1,
         )
 
-    def train_epoch(self, epoch: int) -> float:
-        """One pass over the training images; returns the mean loss."""
+    def train_epoch(self, epoch: int) -> dict[str, float]:
+        """One pass over the training images; returns the mean loss and the learning rate that it began with."""
         arguments, accelerator = self.arguments, self.accelerator
         if arguments.fresh_corruption and epoch:
             self.pixels = self._training_pixels(epoch)
         share = arguments.batch_size // self.parts
-        total = torch.zeros((), device=self.device)
+        total, lr = torch.zeros((), device=self.device), float(self.scheduler.get_last_lr()[0])
         self.model.train()
         for rows, draws in self._batches(epoch):
             for part in range(arguments.gradient_accumulation_steps):
@@ -193,17 +192,17 @@ class _Run:
             self.scheduler.step()
             self.bar.update()
         mean = accelerator.reduce(total, "mean") / (self.steps * arguments.gradient_accumulation_steps)
-        return float(mean)
+        return {"loss": float(mean), "lr": lr}
 
-    def end_epoch(self, epoch: int, loss: float) -> None:
+    def end_epoch(self, epoch: int, trained: dict[str, float]) -> None:
         """Validate, log, keep the best weights and write a checkpoint."""
         from accelerate.utils import broadcast
 
         # batch norm statistics differ between processes: the main process' ones are kept, so it decides
         own = torch.tensor(accuracy(self.plain, self.validation), dtype=torch.float32, device=self.device)
         score = float(broadcast(own))
-        row = {"epoch": epoch, "loss": loss, "validation_accuracy": score, "lr": self.scheduler.get_last_lr()[0]}
-        self.bar.set_postfix(loss=f"{loss:.3f}", validation=f"{score:.3f}")
+        row = {"epoch": epoch, **trained, "validation_accuracy": score}
+        self.bar.set_postfix(loss=f"{trained['loss']:.3f}", validation=f"{score:.3f}")
         self.accelerator.log(row, step=epoch)
         best = score > self.progress.best_accuracy
         if self.accelerator.is_main_process:
@@ -309,12 +308,13 @@ def corrupted(images: ImageSet, arguments: TrainingArguments, *, seed: int) -> I
 def _accelerator(arguments: TrainingArguments, folder: Path) -> "Accelerator":
     from accelerate import Accelerator
     from accelerate.state import AcceleratorState, PartialState
-    from accelerate.utils import GradientAccumulationPlugin
+    from accelerate.utils import GradientAccumulationPlugin, parse_flag_from_env
 
+    device = PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU")).device
     AcceleratorState._reset_state()  # as transformers does: a second training may want another precision
     try:
         return Accelerator(
-            mixed_precision=resolve_precision(arguments.mixed_precision, PartialState().device.type),
+            mixed_precision=resolve_precision(arguments.mixed_precision, device.type),
             # as a plugin: the plain argument gives way to what `accelerate launch` puts into the environment
             gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=arguments.gradient_accumulation_steps),
             log_with=list(arguments.log_with) or None,
@@ -350,6 +350,8 @@ def _record(model: nn.Module, data: Splits, arguments: TrainingArguments, notes:
 def _finished(folder: Path, record: dict[str, Any], resume: bool) -> bool:
     """Whether the folder holds this very run, finished; an error if it holds another, or this one without `resume`."""
     path, weights = folder / "training_args.json", folder / "model.safetensors"
+    if folder.exists() and not folder.is_dir():
+        raise OptionError(f"{folder} is a file; choose a folder for the training run")
     if not path.is_file():
         if weights.exists():
             raise OptionError(f"{folder} already holds a model; choose another output folder")

@@ -39,9 +39,9 @@ def datasets_cache(tmp_path, monkeypatch):
 def pixels(count: int, seed: int = 0, size: int = 32) -> torch.Tensor:
     """uint8 images whose colour tells their class (number modulo 4), under noise."""
     generator = torch.Generator().manual_seed(seed)
-    noise = torch.randint(0, 160, (count, 3, size, size), generator=generator)
+    noise = torch.randint(0, 100, (count, 3, size, size), generator=generator)
     for index in range(count):
-        noise[index, index % 4 % 3] += 60 if index % 4 < 3 else -40
+        noise[index, index % 4 % 3] += 100 if index % 4 < 3 else -50
     return noise.clamp(0, 255).to(torch.uint8)
 
 
@@ -53,9 +53,9 @@ def splits(train: int = 32, validation: int = 12, test: int = 20) -> Splits:
     return Splits(image_set(train, 1), image_set(validation, 2), image_set(test, 3))
 
 
-def model(name: str = "vgg16_gap", seed: int = 0, **options) -> torch.nn.Module:
+def model(name: str = "vgg16_gap", seed: int = 0, width: float = 0.05, **options) -> torch.nn.Module:
     torch.manual_seed(seed)
-    created = timm.create_model(name, num_classes=len(CLASSES), width=0.05, **options)
+    created = timm.create_model(name, num_classes=len(CLASSES), width=width, **options)
     created.pretrained_cfg = dict(created.pretrained_cfg, input_size=(3, 32, 32), num_classes=len(CLASSES))
     return created
 

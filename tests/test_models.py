@@ -127,6 +127,13 @@ def test_a_saved_repo_is_two_files_that_others_may_read(tmp_path):
     assert {stat.S_IMODE(file.stat().st_mode) for file in files} == {stat.S_IMODE((tmp_path / "plain").stat().st_mode)}
 
 
+def test_a_file_in_the_place_of_the_folder_is_an_error(tmp_path):
+    (tmp_path / "repo").write_text("mine")
+    with pytest.raises(OptionError, match="repo is a file"):
+        save_timm_repo(model(), tmp_path / "repo")
+    assert (tmp_path / "repo").read_text() == "mine"
+
+
 def test_saving_again_gives_the_same_bytes_in_any_memory_format(tmp_path):
     network = model("vgg16_bn_gap")
     first = (save_timm_repo(network, tmp_path) / "model.safetensors").read_bytes()

@@ -1,0 +1,519 @@
+import json
+import os
+import socket
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import accelerate
+import pytest
+import timm
+import torch
+from safetensors.torch import load_file
+
+from hf_rws import augmentation, corrupt, training
+from hf_rws.cli import run
+from hf_rws.cli import train as train_command
+from hf_rws.errors import OptionError
+from hf_rws.evaluation import accuracy
+from hf_rws.recipes import RECIPES, create_scheduler
+from hf_rws.training import TrainingArguments, corrupted, resolve_precision, train
+from tests.helpers import (
+    arguments,
+    datasets_cache,  # noqa: F401
+    image_set,
+    log_of,
+    model,
+    on_cpu,  # noqa: F401
+    same,
+    splits,
+    toy_dataset,
+    weights,
+)
+
+pytestmark = pytest.mark.usefixtures("on_cpu")
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def _saved(folder):
+    return load_file(folder / "model.safetensors")
+
+
+def _trained(folder, network=None, data=None, **options):
+    network = network or model()
+    result = train(network, data or splits(), folder, arguments(**options))
+    return result, _saved(folder)
+
+
+def _interrupt(monkeypatch, at):
+    """Ctrl-C in the middle of the `at`-th batch."""
+    calls = []
+    whole = augmentation.apply
+
+    def apply(*given):
+        calls.append(given)
+        if len(calls) == at:
+            raise KeyboardInterrupt
+        return whole(*given)
+
+    monkeypatch.setattr(augmentation, "apply", apply)
+    return calls
+
+
+def _far(one, other):
+    return max(float((value - other[name]).abs().max()) for name, value in one.items())
+
+
+# --- stopping and going on ---
+
+WHOLE_STATE = {  # momentum, a schedule, dropout, running statistics, fresh draws: all have to be resumed
+    "epochs": 3,
+    "corruption": ("gaussian_noise", "brightness"),
+    "fresh_corruption": True,
+    "schedule": "one-cycle",
+}
+
+
+def _dropout_model():
+    return model("vgg16_bn_gap", drop_rate=0.3)
+
+
+@pytest.mark.parametrize("batch", [3, 6, 10, 12])
+def test_resumed_equals_uninterrupted(batch, tmp_path, monkeypatch):
+    """Four batches an epoch; stopped in the first, the second and the third, where it goes on is an epoch's start."""
+    whole, expected = _trained(tmp_path / "whole", _dropout_model(), **WHOLE_STATE)
+    with monkeypatch.context() as patched:
+        _interrupt(patched, batch)
+        with pytest.raises(KeyboardInterrupt):
+            train(_dropout_model(), splits(), tmp_path / "cut", arguments(**WHOLE_STATE))
+    assert not (tmp_path / "cut" / "model.safetensors").exists()
+    with monkeypatch.context() as patched:
+        calls = _interrupt(patched, None)
+        result = train(_dropout_model(), splits(), tmp_path / "cut", arguments(**WHOLE_STATE), resume=True)
+    assert len(calls) == 12 - (batch - 1) // 4 * 4
+    assert same(_saved(tmp_path / "cut"), expected)
+    assert log_of(tmp_path / "cut") == log_of(tmp_path / "whole")
+    assert replace(result, folder=whole.folder) == whole
+
+
+@pytest.mark.parametrize("step", ["_save_state", "_test_accuracy", "_remove"])
+def test_resumed_from_between_two_steps(step, tmp_path, monkeypatch):
+    """Ctrl-C after an epoch was logged but not kept, before the test, and before the last file was in its place."""
+
+    def stop(*_, **__):
+        raise KeyboardInterrupt
+
+    _, expected = _trained(tmp_path / "whole")
+    with monkeypatch.context() as patched:
+        patched.setattr(training if step == "_remove" else training._Run, step, stop)
+        with pytest.raises(KeyboardInterrupt):
+            train(model(), splits(), tmp_path / "cut", arguments())
+    train(model(), splits(), tmp_path / "cut", arguments(), resume=True)
+    assert same(_saved(tmp_path / "cut"), expected)
+    assert log_of(tmp_path / "cut") == log_of(tmp_path / "whole")
+
+
+def test_a_checkpoint_is_there_at_any_moment(tmp_path, monkeypatch):
+    """Killed while the second checkpoint replaces the first: at most one epoch is lost."""
+    _, expected = _trained(tmp_path / "whole", epochs=3)
+    renamed = []
+    rename = Path.rename
+
+    def killed(path, target):
+        if Path(target).name == "state":
+            renamed.append(path)
+            if len(renamed) == 2:
+                raise KeyboardInterrupt
+        return rename(path, target)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "rename", killed)
+        with pytest.raises(KeyboardInterrupt):
+            train(model(), splits(), tmp_path / "cut", arguments(epochs=3))
+    calls = _interrupt(monkeypatch, None)
+    train(model(), splits(), tmp_path / "cut", arguments(epochs=3), resume=True)
+    assert len(calls) == 8
+    assert same(_saved(tmp_path / "cut"), expected)
+
+
+def test_a_finished_run_is_returned_as_it_is(tmp_path, monkeypatch):
+    result, saved = _trained(tmp_path / "run")
+    assert not list((tmp_path / "run").glob("*checkpoint*"))
+    monkeypatch.setattr(training, "_Run", None)
+    again = train(model(), splits(), tmp_path / "run", arguments(), resume=True)
+    assert again == result
+    assert same(_saved(tmp_path / "run"), saved)
+
+
+def _files(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+
+
+def test_a_folder_that_holds_something_is_refused(tmp_path):
+    _trained(tmp_path / "run", epochs=1)
+    before = _files(tmp_path / "run")
+    refused = [
+        ({"epochs": 1}, model(), False, "already holds a training run; resume it"),
+        ({"epochs": 1, "lr": 0.5}, model(), True, r"other settings \(lr: 0.01 then, 0.5 now\)"),
+        ({"epochs": 1, "corruption": ("fog",)}, model(), True, "corruption: .*'fog'"),
+        ({"epochs": 1}, model(seed=1), True, "init_sha256"),
+    ]
+    for options, network, resume, message in refused:
+        with pytest.raises(OptionError, match=message):
+            train(network, splits(), tmp_path / "run", arguments(**options), resume=resume)
+    with pytest.raises(OptionError, match="train_images: 32 then, 24 now"):
+        train(model(), splits(train=24), tmp_path / "run", arguments(epochs=1), resume=True)
+    assert _files(tmp_path / "run") == before
+    (tmp_path / "run" / "training_args.json").unlink()
+    with pytest.raises(OptionError, match="already holds a model; choose another output folder"):
+        train(model(), splits(), tmp_path / "run", arguments(epochs=1))
+
+
+def test_a_file_in_the_place_of_the_folder_is_an_error(tmp_path):
+    (tmp_path / "run").write_text("mine")
+    with pytest.raises(OptionError, match="run is a file; choose a folder"):
+        train(model(), splits(), tmp_path / "run", arguments(epochs=1))
+
+
+# --- what does not change the result, and what does ---
+
+TEN_STEPS = {"epochs": 1, "schedule": "constant", "lr": 0.02}
+
+
+def test_accumulated_batches_equal_whole_ones(tmp_path, monkeypatch):
+    monkeypatch.setenv("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "1")  # as `accelerate launch` leaves it
+    start, data = weights(model()), splits(train=80)
+    _, whole = _trained(tmp_path / "1", data=data, **TEN_STEPS)
+    _, parts = _trained(tmp_path / "2", data=data, gradient_accumulation_steps=2, **TEN_STEPS)
+    assert _far(whole, parts) < 1e-3 * _far(whole, start)
+    losses = [log_of(tmp_path / name)[0]["loss"] for name in "12"]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+
+
+def _free_port():
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
+
+
+@pytest.mark.usefixtures("datasets_cache")
+def test_two_processes_equal_one(tmp_path, monkeypatch):
+    dataset = toy_dataset(tmp_path / "toy", train=90)
+    monkeypatch.chdir(tmp_path)
+    options = ["--model", "vgg16_gap", "--model-arg", "width=0.05", "--dataset", str(dataset), "--batch-size", "8"]
+    options += ["--limit", "80", "--epochs", "1", "--schedule", "constant", "--mixed-precision", "no"]
+    with pytest.raises(SystemExit) as ended:
+        run(train_command, [*options, "--output-dir", "one"])
+    assert ended.value.code == 0
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2"]
+    command += ["--rdzv-backend", "c10d", "--rdzv-endpoint", f"localhost:{_free_port()}"]
+    environment = {
+        "ACCELERATE_USE_CPU": "true",
+        "OMP_NUM_THREADS": "1",
+        "HF_HOME": str(tmp_path / "home"),
+        "HF_DATASETS_CACHE": str(tmp_path / "datasets-cache"),
+        "PYTHONPATH": str(ROOT),
+    }
+    done = subprocess.run(
+        [*command, str(ROOT / "scripts" / "train.py"), *options, "--output-dir", "two"],
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+        timeout=900,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("clean") == 1  # the main process alone reports
+    one, two = (_saved(tmp_path / name) for name in ("one", "two"))
+    torch.manual_seed(0)
+    start = timm.create_model("vgg16_gap", num_classes=4, width=0.05).state_dict()
+    assert one.keys() == two.keys() == start.keys()
+    records = [json.loads((tmp_path / name / "training_args.json").read_text()) for name in ("one", "two")]
+    assert records[0] == records[1]
+    assert _far(one, two) < 1e-3 * _far(one, start)
+    assert log_of(tmp_path / "one")[0]["loss"] == pytest.approx(log_of(tmp_path / "two")[0]["loss"], rel=1e-4)
+
+
+def test_the_seed_decides(tmp_path):
+    _, one = _trained(tmp_path / "0")
+    _, again = _trained(tmp_path / "0-again")
+    _, other = _trained(tmp_path / "1", seed=1)
+    assert same(one, again)
+    assert not same(one, other)
+
+
+@pytest.mark.parametrize("precision", ["no", "bf16"])
+def test_precisions(precision, tmp_path):
+    network = model()
+    result, saved = _trained(tmp_path / "run", network, epochs=1, mixed_precision=precision)
+    assert {value.dtype for value in saved.values()} == {torch.float32}
+    assert log_of(tmp_path / "run")[-1]["mixed_precision"] == precision
+    assert network(torch.zeros(1, 3, 32, 32)).dtype == torch.float32
+    assert "_original_forward" not in vars(network)  # Accelerate's autocast is off again
+    assert result.test_accuracy["clean"] == accuracy(network, splits().test)
+
+
+def test_what_accelerate_refuses_is_our_error(tmp_path, monkeypatch):
+    def refuse(**_):
+        raise ValueError("fp16 mixed precision requires a GPU")
+
+    monkeypatch.setattr(accelerate, "Accelerator", refuse)
+    with pytest.raises(OptionError, match="fp16 mixed precision requires a GPU"):
+        train(model(), splits(), tmp_path / "run", arguments(mixed_precision="fp16"))
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_second_training_may_have_another_precision(tmp_path):
+    for precision in ("bf16", "no", "bf16"):
+        folder = tmp_path / str(len(list(tmp_path.iterdir())))
+        _trained(folder, epochs=1, mixed_precision=precision)
+        assert log_of(folder)[-1]["mixed_precision"] == precision
+
+
+@pytest.mark.parametrize(
+    ("device", "gpu_has_bf16", "cpu_has", "expected"),
+    [
+        ("cuda", True, {}, "bf16"),
+        ("cuda", False, {"avx512_bf16": True}, "fp16"),
+        ("cpu", True, {"avx512_bf16": True}, "bf16"),
+        ("cpu", True, {"amx_bf16": True}, "bf16"),
+        ("cpu", True, {"avx2": True, "avx512_bf16": False}, "no"),
+        ("cpu", True, {}, "no"),
+        ("mps", True, {"amx_bf16": True}, "no"),
+    ],
+)
+def test_auto_precision_asks_the_hardware(device, gpu_has_bf16, cpu_has, expected, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: gpu_has_bf16)
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: cpu_has, raising=False)
+    assert resolve_precision("auto", device) == expected
+    for asked in ("no", "fp16", "bf16"):
+        assert resolve_precision(asked, device) == asked
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: device == "cuda")
+    if device != "mps":
+        assert resolve_precision("auto") == expected
+
+
+# --- model selection and records ---
+
+
+def test_the_best_epoch_is_kept_and_the_test_split_is_seen_once(tmp_path, monkeypatch):
+    """By sizes: 12 images are the validation split, 20 the test split."""
+    scores, seen, states = iter([0.2, 0.9, 0.9, 0.5]), [], []
+
+    def accuracy(network, images, **_):
+        seen.append(len(images))
+        if len(images) == 12:
+            states.append(weights(network))
+            return next(scores)
+        return 0.25
+
+    monkeypatch.setattr(training, "accuracy", accuracy)
+    network = model()
+    result, saved = _trained(tmp_path / "run", network, epochs=4, corruption=("fog", "contrast"))
+    assert seen == [12] * 4 + [20] * 3
+    assert same(saved, {name: value.contiguous() for name, value in states[1].items()})
+    assert same(weights(network), saved)
+    assert (result.best_epoch, result.validation_accuracy) == (1, pytest.approx(0.9))
+    assert (result.test_accuracy, result.n) == ({"clean": 0.25, "fog-5": 0.25, "contrast-5": 0.25}, 20)
+
+
+def test_reported_accuracies_are_those_of_the_saved_model(tmp_path):
+    data = splits()
+    result, _ = _trained(tmp_path / "run", data=data, corruption=("gaussian_noise",), severity=3)
+    loaded = timm.create_model(f"local-dir:{tmp_path / 'run'}", pretrained=True)
+    noisy = replace(data.test, images=corrupt(data.test.images, "gaussian_noise", 3, seed=0))
+    assert result.test_accuracy == {
+        "clean": accuracy(loaded, data.test),
+        "gaussian_noise-3": accuracy(loaded, noisy),
+    }
+
+
+def test_training_learns(tmp_path):
+    data = splits(train=64)
+    result, _ = _trained(tmp_path / "run", model("vgg16_bn_gap", width=0.1), data, epochs=6, lr=0.02)
+    assert result.test_accuracy["clean"] > 0.6  # 0.25 by chance, 1.0 with three seeds out of three
+
+
+def test_what_a_run_leaves(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    network = model()
+    options = {"epochs": 3, "corruption": ("fog",), "schedule": "step", "milestones": (1, 2), "nesterov": False}
+    notes = {"dataset": "toy", "classes": (0, 1)}
+    given = arguments(**options)
+    result = train(network, splits(), tmp_path / "run", given, notes=notes)
+    names = sorted(path.name for path in (tmp_path / "run").iterdir())
+    assert names == ["config.json", "metrics.jsonl", "model.safetensors", "training_args.json"]
+    record = json.loads((tmp_path / "run" / "training_args.json").read_text())
+    for name, value in vars(given).items():
+        assert record[name] == (list(value) if isinstance(value, tuple) else value)
+    config = network.pretrained_cfg
+    assert (
+        record
+        | {
+            "dataset": "toy",
+            "classes": [0, 1],
+            "architecture": "vgg16_gap",
+            "input_size": [3, 32, 32],
+            "mean": list(config["mean"]),
+            "std": list(config["std"]),
+            "train_images": 32,
+            "validation_images": 12,
+            "test_images": 20,
+        }
+        == record
+    )
+    assert len(record["init_sha256"]) == 64
+    *epochs, last = log_of(tmp_path / "run")
+    assert [row["epoch"] for row in epochs] == [0, 1, 2]
+    assert [row["lr"] for row in epochs] == pytest.approx([1e-2, 1e-3, 1e-4])
+    assert all(row["loss"] > 0 and 0 <= row["validation_accuracy"] <= 1 for row in epochs)
+    assert last["best_epoch"] == max(epochs, key=lambda row: row["validation_accuracy"])["epoch"]
+    assert last["test_accuracy"] == result.test_accuracy
+    assert last["n"] == 20
+    for file in (tmp_path / "run").iterdir():
+        assert str(tmp_path).encode() not in file.read_bytes()
+    assert train(model(), splits(), tmp_path / "run", given, notes=notes, resume=True) == result
+
+
+# --- the corruption ---
+
+
+def test_one_corruption_is_one_fixed_draw_per_image():
+    images, given = image_set(12), arguments(corruption=("gaussian_noise",), severity=4)
+    found = corrupted(images, given, seed=7)
+    assert torch.equal(found.images, corrupt(images.images, "gaussian_noise", 4, seed=7))
+    assert torch.equal(found.images, corrupted(images, given, seed=7).images)
+    assert not torch.equal(found.images, corrupted(images, given, seed=8).images)
+    assert torch.equal(images.images, image_set(12).images)
+    assert corrupted(images, arguments(), seed=7) is images
+
+
+@pytest.mark.parametrize(("count", "shares"), [(12, [4, 4, 4]), (13, [4, 4, 5])])
+def test_several_corruptions_have_equal_shares(count, shares):
+    names = ("brightness", "contrast", "saturate")  # nothing is drawn in these
+    images = image_set(count)
+    found = corrupted(images, arguments(corruption=names), seed=3).images
+    whole = {name: corrupt(images.images, name, 5) for name in names}
+    taken = [[name for name in names if torch.equal(found[row], whole[name][row])] for row in range(count)]
+    assert all(len(name) == 1 for name in taken)
+    assert sorted(sum(name == [wanted] for name in taken) for wanted in names) == shares
+
+
+@pytest.mark.parametrize("fresh", [False, True])
+def test_draws_of_training_validation_and_test_differ(fresh, tmp_path, monkeypatch):
+    seeds = {}
+
+    def spy(images, name, severity, *, seed=0):
+        seeds.setdefault(len(images), []).append(seed)
+        return images
+
+    monkeypatch.setattr(training, "corrupt", spy)
+    _trained(tmp_path / "run", corruption=("fog",), epochs=3, fresh_corruption=fresh)
+    assert len(seeds[32]) == len(set(seeds[32])) == (3 if fresh else 1)
+    assert (len(seeds[12]), seeds[20]) == (1, [0])
+    assert len({*seeds[32], *seeds[12], *seeds[20]}) == len(seeds[32]) + 2
+
+
+# --- the recipe ---
+
+
+def _rates(steps, **options):
+    parameter = torch.nn.Parameter(torch.zeros(1))
+    given = arguments(**options)
+    optimizer = torch.optim.SGD([parameter], lr=given.lr)
+    scheduler = create_scheduler(optimizer, given, steps)
+    rates = []
+    for _ in range(given.epochs * steps):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        scheduler.step()
+    return rates
+
+
+@pytest.mark.parametrize(("recipe", "lr"), [("paper-vgg16", 0.01), ("paper-resnet50", 0.001)])
+def test_the_papers_schedule(recipe, lr):
+    given = TrainingArguments.from_recipe(recipe)
+    assert (given.epochs, given.lr, given.momentum, given.weight_decay, given.batch_size) == (50, lr, 0.9, 5e-4, 128)
+    rates = _rates(3, **{**RECIPES[recipe]})
+    assert rates == pytest.approx([lr] * 60 + [lr / 10] * 60 + [lr / 100] * 30)
+
+
+def test_the_one_cycle_schedule():
+    rates = _rates(5, epochs=4, lr=0.02, schedule="one-cycle")
+    peak = rates.index(max(rates))
+    assert max(rates) == pytest.approx(0.02, rel=0.02)  # the peak may lie between two steps
+    assert rates[: peak + 1] == sorted(rates[: peak + 1])
+    assert rates[peak:] == sorted(rates[peak:], reverse=True)
+    assert rates[0] == pytest.approx(0.02 / 25)
+    assert rates[-1] < 0.02 / 20
+
+
+def test_the_other_schedules():
+    assert _rates(4, epochs=2, lr=0.1, schedule="constant") == [0.1] * 8
+    cosine = _rates(4, epochs=2, lr=0.1, schedule="cosine")
+    assert cosine == sorted(cosine, reverse=True)
+    assert (cosine[0], cosine[4]) == (0.1, pytest.approx(0.05))
+    assert _rates(2, epochs=3, lr=0.1, schedule="step", milestones=(1,), gamma=0.5) == pytest.approx(
+        [0.1] * 2 + [0.05] * 4
+    )
+
+
+@pytest.mark.parametrize("nesterov", [True, False])
+def test_the_optimizer_is_as_asked(nesterov, tmp_path, monkeypatch):
+    made, create = [], training.create_optimizer_v2
+    monkeypatch.setattr(training, "create_optimizer_v2", lambda *a, **o: made.append(create(*a, **o)) or made[-1])
+    network = model("vgg16_bn_gap")
+    _trained(tmp_path / "run", network, epochs=1, lr=0.03, momentum=0.8, weight_decay=0.007, nesterov=nesterov)
+    (group,) = made[0].param_groups
+    assert isinstance(made[0], torch.optim.SGD)
+    assert (group["momentum"], group["weight_decay"], group["nesterov"]) == (0.8, 0.007, nesterov)
+    assert group["initial_lr"] == pytest.approx(0.03 / 25)  # where one-cycle starts
+    assert {id(p) for p in group["params"]} == {id(p) for p in network.parameters()}  # biases and norms too
+
+
+@pytest.mark.parametrize(("size", "expected"), [(32, "crop-flip"), (64, "rotation-flip")])
+def test_augmentation_by_image_size(size, expected, tmp_path, monkeypatch):
+    names = []
+    monkeypatch.setattr(augmentation, "apply", lambda name, images, draws: names.append(name) or images)
+    data = splits(8)
+    data = replace(data, train=image_set(8, size=size), validation=image_set(4, size=size))
+    _trained(tmp_path / "run", data=data, epochs=1)
+    assert names == [expected]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"schedule": "linear"}, "schedule must be one of step, one-cycle, cosine, constant, got 'linear'"),
+        ({"augmentation": "mixup"}, "augmentation must be one of auto, crop-flip"),
+        ({"mixed_precision": "fp8"}, "mixed_precision must be one of auto, no, fp16, bf16"),
+        ({"corruption": ("fog", "rain")}, "corruption must be one of .*fog.*, got 'rain'"),
+        ({"corruption": ("fog", "fog")}, "each one once"),
+        ({"severity": 6}, "severity must be 1, 2, 3, 4 or 5, got 6"),
+        ({"epochs": 0}, "epochs must be above 0"),
+        ({"lr": -1.0}, "lr must be above 0"),
+        ({"lr": float("nan")}, "lr must be above 0"),
+        ({"batch_size": 0}, "batch_size must be above 0"),
+        ({"gradient_accumulation_steps": 0}, "gradient_accumulation_steps must be above 0"),
+        ({"momentum": 1.0}, r"momentum must be in \[0, 1\)"),
+        ({"momentum": 0.0, "nesterov": True}, "above 0 with nesterov"),
+        ({"weight_decay": -1e-4}, "weight_decay must be at least 0"),
+        ({"seed": -1}, "seed must be at least 0"),
+    ],
+)
+def test_arguments_that_make_no_sense(options, message):
+    with pytest.raises(OptionError, match=message):
+        arguments(**options)
+
+
+def test_an_unknown_recipe():
+    with pytest.raises(OptionError, match="unknown recipe 'long'; known: paper-vgg16, paper-resnet50, short"):
+        TrainingArguments.from_recipe("long")
+
+
+@pytest.mark.parametrize("options", [{"batch_size": 9, "gradient_accumulation_steps": 2}, {"batch_size": 64}])
+def test_a_batch_that_cannot_be_shared_out(options, tmp_path):
+    with pytest.raises(OptionError, match=r"must be a multiple of \d .* at most the number of training images, 32"):
+        train(model(), splits(), tmp_path / "run", arguments(**options))
+    assert not (tmp_path / "run").exists()
