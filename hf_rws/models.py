@@ -190,14 +190,12 @@ def save_timm_repo(model: nn.Module, folder: str | Path, *, label_names: Sequenc
         raise OptionError(f"{folder} is a file; give a folder to save the model in")
     folder.mkdir(parents=True, exist_ok=True)
     config = {"label_names": list(label_names)} if label_names else {}
-    model_args = {"width": model.width} if isinstance(model, VGG16GAP) else {}
     # safetensors refuses tensors in channels_last layout
     weights = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
     with TemporaryDirectory(dir=folder, prefix=".saving-") as temporary:
         # as bytes: safetensors' save_file makes a file that only its owner can read
         Path(temporary, "model.safetensors").write_bytes(save(weights, metadata={"format": "pt"}))
-        config_path: Any = Path(temporary, "config.json")  # annotated str, but older timm calls its open()
-        save_config_for_hf(model, config_path, model_config=config, model_args=model_args)
+        save_config_for_hf(model, str(Path(temporary, "config.json")), model_config=config)
         for name in ("config.json", "model.safetensors"):
             Path(temporary, name).replace(folder / name)
     return folder

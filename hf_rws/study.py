@@ -204,7 +204,7 @@ def is_main_process() -> bool:
 
 
 def write_base_card(folder: Path, result: TrainingResult) -> None:
-    """Write the README.md of a trained model from what its folder says."""
+    """Write the README.md of a trained model from what its folder says; an existing one keeps its text."""
     config, training = (json.loads((folder / name).read_text()) for name in ("config.json", "training_args.json"))
     clean = result.test_accuracy["clean"]
     metrics = {"ta": clean, "ra": {k: v for k, v in result.test_accuracy.items() if k != "clean"}, "n": result.n}
@@ -216,7 +216,10 @@ def write_base_card(folder: Path, result: TrainingResult) -> None:
         nbytes=(folder / "model.safetensors").stat().st_size,
         needs_import=is_ours(config["architecture"]),
     )
-    (folder / "README.md").write_text(card, encoding="utf-8")
+    readme = folder / "README.md"
+    if readme.is_file():
+        card = cards.merge_card(readme.read_text(encoding="utf-8"), card)
+    readme.write_text(card, encoding="utf-8")
 
 
 def _measure(

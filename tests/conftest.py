@@ -1,0 +1,15 @@
+"""Every run has a Hugging Face home of its own, no token and no network but loopback.
+
+The libraries read these variables when they are imported, so they are set before any test module is.
+"""
+
+import atexit
+import os
+import shutil
+import tempfile
+
+_home = tempfile.mkdtemp(prefix="hf-rws-tests-")
+atexit.register(shutil.rmtree, _home, ignore_errors=True)
+os.environ.update(HF_HOME=_home, HF_HUB_OFFLINE="1", HF_HUB_DISABLE_TELEMETRY="1", HF_DATASETS_OFFLINE="1")
+for _name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HF_HUB_CACHE", "HF_DATASETS_CACHE", "HF_ENDPOINT"):
+    os.environ.pop(_name, None)
