@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from numbers import Integral
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from hf_rws.errors import OptionError
 # Values per chunk: temporaries that stay in a CPU's cache are several times faster than larger ones.
 CPU_CHUNK = 100 * 3 * 32 * 32
 DEVICE_CHUNK = 2**24
+AUTO = "auto"
 _SET_BELOW_SIDE = ((48, CIFAR), (128, TINY_IMAGENET))
 
 
@@ -51,6 +53,7 @@ def corrupt(
 
     Raises:
         OptionError: An unknown name, severity or parameter set, or images of another kind, dtype, shape or range.
+        MissingExtraError: Frost, and its pictures are not installed (see `hf_rws.corruptions.frost`).
     """
     corruption = find(name)
     _check_numbers(severity, seed, index)
@@ -59,7 +62,7 @@ def corrupt(
         raise OptionError(f"{name} is defined for colour images only: these have 1 channel.")
     if generator is not None and generator.device.type != batch.device.type:
         raise OptionError(f"The generator is on {generator.device}, the images are on {batch.device}.")
-    constants = corruption.constants[_parameter_set(parameters, batch)][severity - 1]
+    constants = corruption.constants[_parameter_set(parameters, min(batch.shape[2:]))][severity - 1]
 
     def source(numbers: range) -> Source:
         if generator is not None:
@@ -82,20 +85,42 @@ def _store(values: Tensor, out: Tensor) -> None:
     out.copy_(values.clamp_(0, 255) if values.is_floating_point() else values)
 
 
-def _parameter_set(parameters: str, batch: Tensor) -> str:
-    if parameters == "auto":
-        shorter = min(batch.shape[2:])
-        return next((name for below, name in _SET_BELOW_SIDE if shorter < below), IMAGENET)
-    if parameters not in PARAMETER_SETS:
-        raise OptionError(f"Unknown parameters {parameters!r}: use 'auto', {', '.join(map(repr, PARAMETER_SETS))}.")
+def check_parameter_set(parameters: str) -> str:
+    """Give back the name of a parameter set, or `"auto"`.
+
+    Raises:
+        OptionError: It is neither.
+    """
+    if parameters not in (AUTO, *PARAMETER_SETS):
+        raise OptionError(f"Unknown parameters {parameters!r}: use {', '.join(map(repr, (AUTO, *PARAMETER_SETS)))}.")
     return parameters
 
 
+def check_severity(severity: int | str) -> int:
+    """Give back a severity.
+
+    Raises:
+        OptionError: It is none.
+    """
+    if not _is_integer(severity) or severity not in SEVERITIES:
+        raise OptionError(f"severity must be one of {', '.join(map(str, SEVERITIES))}, not {severity!r}.")
+    return int(severity)
+
+
+def _parameter_set(parameters: str, shorter_side: int) -> str:
+    if check_parameter_set(parameters) != AUTO:
+        return parameters
+    return next((name for below, name in _SET_BELOW_SIDE if shorter_side < below), IMAGENET)
+
+
 def _check_numbers(severity: int, seed: int, index: int) -> None:
-    for label, value in (("severity", severity), ("seed", seed), ("index", index)):
-        if isinstance(value, bool) or not isinstance(value, int):
+    check_severity(severity)
+    for label, value in (("seed", seed), ("index", index)):
+        if not _is_integer(value):
             raise OptionError(f"{label} must be an integer, not {value!r}.")
-    if severity not in SEVERITIES:
-        raise OptionError(f"severity must be one of {', '.join(map(str, SEVERITIES))}, not {severity}.")
     if not 0 <= index < MAX_IMAGES:
         raise OptionError(f"index must be at least 0 and below 2**32, not {index}.")
+
+
+def _is_integer(value: object) -> bool:
+    return isinstance(value, Integral) and not isinstance(value, bool)

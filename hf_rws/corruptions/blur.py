@@ -130,7 +130,7 @@ def _draw_angle(source: Source, shape: tuple[int, int, int], constants: tuple[fl
 
 
 def _motion(images: Tensor, draws: Draws, constants: tuple[float, float]) -> Tensor:
-    return filters.line_blur(images, draws[0].deg2rad(), *constants)
+    return filters.line_blur(images, draws[0], *constants)
 
 
 def _zoom(images: Tensor, draws: Draws, constants: tuple[float, float]) -> Tensor:

@@ -56,7 +56,8 @@ def gaussian_blur(images: Tensor, sigma: float, *, border: Border = "replicate",
     height, width = images.shape[-2:]
     dtype = wide_float(images.device)
     vertical, horizontal = (
-        torch.from_numpy(_blur_matrix(size, sigma, reach, border)).to(images.device, dtype) for size in (height, width)
+        torch.from_numpy(_blur_matrix(size, sigma, reach, border)).to(dtype).to(images.device)
+        for size in (height, width)
     )
     return (vertical @ (images.to(dtype) @ horizontal.mT)).float()
 
@@ -124,7 +125,7 @@ def _correlate_by_fft(images: Tensor, kernel: np.ndarray) -> Tensor:
     dtype = wide_float(images.device)
     size = [_fast_length(side + 2 * reach) for side in (height, width)]
     padded = functional.pad(images.to(dtype), (reach,) * 4, mode="reflect")
-    transfer = torch.fft.rfft2(torch.from_numpy(kernel * GAIN).to(images.device, dtype), s=size).conj()
+    transfer = torch.fft.rfft2(torch.from_numpy(kernel * GAIN).to(dtype).to(images.device), s=size).conj()
     spectrum = torch.fft.rfft2(padded, s=size).mul_(transfer)
     return torch.fft.irfft2(spectrum, s=size)[..., :height, :width].float()
 
@@ -141,7 +142,7 @@ def line_blur(images: Tensor, angles: Tensor, radius: float, sigma: float) -> Te
 
     Args:
         images: (N, C, H, W), any real dtype.
-        angles: (N,) in radians.
+        angles: (N,) in degrees.
         radius: Of the kernel, which has 2 * ceil(radius) + 1 taps.
         sigma: Standard deviation along the line, in pixels.
 
@@ -160,7 +161,8 @@ def line_blur(images: Tensor, angles: Tensor, radius: float, sigma: float) -> Te
     device = images.device
     home = torch.arange(height, device=device)[:, None] * row + torch.arange(width, device=device) + reach * (row + 1)
     result = padded.gather(2, home.flatten().expand(count, channels, -1)).mul_(weights[0])
-    sines, cosines = angles.double().sin(), angles.double().cos()
+    radians = angles.to(wide_float(device)).deg2rad()
+    sines, cosines = radians.sin(), radians.cos()
     for i in range(1, len(weights)):
         shift = (i * sines - 0.5).ceil() * row + (i * cosines - 0.5).ceil()
         source = home.flatten() + shift.long()[:, None]

@@ -23,7 +23,7 @@ from torch.nn import functional
 
 from hf_rws.corruptions.definition import CIFAR, IMAGENET, TINY_IMAGENET, Corruption, Draws
 from hf_rws.corruptions.randomness import Source
-from hf_rws.errors import MissingExtraError, NotFoundError
+from hf_rws.errors import FormatError, MissingExtraError, NotFoundError
 
 FOLDER_VARIABLE = "HF_RWS_FROST"
 ASSET_PACKAGE = "torch_uncertainty_assets"
@@ -97,7 +97,7 @@ def _album(paths: tuple[Path, ...], resize: float, height: int, width: int, devi
     """Pictures resized by `resize`, or by more where needed to be larger than (height, width)."""
     pictures = []
     for path in paths:
-        picture = torch.from_numpy(np.array(Image.open(path).convert("RGB"))).permute(2, 0, 1)[None].float()
+        picture = torch.from_numpy(_read(path)).permute(2, 0, 1)[None].float()
         factor = max(resize, (height + 1) / picture.shape[2], (width + 1) / picture.shape[3])
         if factor != 1:
             picture = functional.interpolate(
@@ -108,6 +108,15 @@ def _album(paths: tuple[Path, ...], resize: float, height: int, width: int, devi
     ends = sizes.prod(1).cumsum(0)
     pixels = torch.cat([picture.flatten(1) for picture in pictures], 1)
     return Album(*(t.to(device) for t in (pixels, ends - sizes.prod(1), sizes[:, 0], sizes[:, 1])))
+
+
+def _read(path: Path) -> np.ndarray:
+    """(H, W, 3) uint8."""
+    try:
+        with Image.open(path) as picture:
+            return np.array(picture.convert("RGB"))
+    except OSError as error:
+        raise FormatError(f"{path} is not a picture that can be read: {error}") from error
 
 
 def _draw_frost(source: Source, shape: tuple[int, int, int], constants: Frost) -> Draws:

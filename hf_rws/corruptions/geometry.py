@@ -31,7 +31,11 @@ PIXELATE_FACTOR = {
 
 
 def _pixelate(images: Tensor, draws: Draws, factor: float) -> Tensor:
-    """Shrink by means over whole pixels, rounded after each direction, and enlarge by repeating."""
+    """Shrink by means over whole pixels, rounded after each direction, and enlarge by repeating: Pillow's box filter.
+
+    Rows first, as Pillow used to; version 13 begins with the columns of images over twice as high as wide, which makes
+    a difference of one grey level here and there.
+    """
     height, width = images.shape[2:]
     down, across = int(height * factor), int(width * factor)
     vertical, horizontal = (
@@ -39,7 +43,7 @@ def _pixelate(images: Tensor, draws: Draws, factor: float) -> Tensor:
     )
     small = _round(images.float() @ horizontal.mT)
     small = _round(vertical @ small).to(torch.uint8)
-    y, x = (_nearest(*sizes, images.device) for sizes in ((down, height), (across, width)))
+    y, x = (torch.from_numpy(nearest(*sizes)).to(images.device) for sizes in ((down, height), (across, width)))
     return small.flatten(2).index_select(2, (y[:, None] * across + x).flatten()).view(images.shape)
 
 
@@ -48,8 +52,9 @@ def _round(values: Tensor) -> Tensor:
     return values.add_(0.5 + 1e-3).floor_()
 
 
-def _nearest(size: int, enlarged: int, device: torch.device) -> Tensor:
-    return ((torch.arange(enlarged, device=device) * 2 + 1) * size) // (2 * enlarged)
+def nearest(size: int, enlarged: int) -> np.ndarray:
+    """(enlarged,) int64: which of `size` pixels each is nearest to, ties rounded as Pillow's doubles have it."""
+    return ((np.arange(enlarged) + 0.5) * (size / enlarged)).astype(np.int64)
 
 
 @lru_cache(maxsize=32)
@@ -57,8 +62,12 @@ def box_matrix(size: int, reduced: int) -> np.ndarray:
     """(reduced, size) float32: each output is the mean of the pixels whose centres lie in its window."""
     scale = size / reduced
     centres = (np.arange(reduced)[:, None] + 0.5) * scale
-    distances = (np.arange(size) + 0.5 - centres) / scale
+    pixels = np.arange(size)
+    distances = (pixels - centres + 0.5) * (1 / scale)
     inside = (distances > -0.5) & (distances <= 0.5)
+    # Centres on the border of a window: the rounding of Pillow's doubles decides, in its order of operations.
+    first, last = (centres - 0.5 * scale + 0.5).astype(int), (centres + 0.5 * scale + 0.5).astype(int)
+    inside &= (pixels >= first) & (pixels < last)
     return (inside / inside.sum(1, keepdims=True)).astype(np.float32)
 
 

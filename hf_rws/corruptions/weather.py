@@ -54,7 +54,7 @@ def _snow(images: Tensor, draws: Draws, constants: tuple[float, ...]) -> Tensor:
     normal, angles = draws
     flakes = filters.clipped_zoom((normal * scale + location).permute(1, 2, 0).contiguous(), zoom)
     flakes = torch.threshold_(flakes, threshold, 0).clamp_(max=1).mul_(255).floor_().permute(2, 0, 1)
-    snow = filters.line_blur(flakes[:, None], angles.deg2rad(), radius, sigma).floor_()
+    snow = filters.line_blur(flakes[:, None], angles, radius, sigma).floor_()
     whitened = torch.maximum(_grey(images).mul_(1.5).add_(127.5), images)
     return (images * share).add_(whitened, alpha=1 - share).add_(snow + snow.rot90(2, (2, 3)))
 

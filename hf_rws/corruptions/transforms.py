@@ -1,0 +1,130 @@
+"""Corruptions as modules, for torchvision and timm pipelines and for training."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Generator, Tensor, nn
+
+from hf_rws.corruptions.batch import check_parameter_set, check_severity, corrupt
+from hf_rws.corruptions.definition import SEVERITIES
+from hf_rws.corruptions.images import to_batch
+from hf_rws.corruptions.registry import CORRUPTIONS, available, find
+from hf_rws.errors import OptionError
+
+ALL = "all"
+RANDOM = "random"
+
+
+class Corrupt(nn.Module):
+    """One corruption as a transform.
+
+    Randomness comes from torch's global generator of the images' device, as in torchvision's transforms:
+    `torch.manual_seed` and the seeding of data loaders' workers govern it.
+
+    ```python
+    v2.Compose([v2.ToImage(), Corrupt("fog"), v2.ToDtype(torch.float32, scale=True)])
+    ```
+
+    Args:
+        name: One of `CORRUPTIONS`.
+        severity: 1 to 5.
+        parameters: As for `corrupt`.
+
+    Raises:
+        OptionError: An unknown name, severity or parameter set.
+    """
+
+    def __init__(self, name: str, severity: int = 5, *, parameters: str = "auto"):
+        super().__init__()
+        self.name = find(name).name
+        self.severity = check_severity(severity)
+        self.parameter_set = check_parameter_set(parameters)
+
+    def forward(self, images: Any) -> Any:
+        """Corrupt images of any kind that `corrupt` takes; the same kind back."""
+        generator = _global_generator(images.device if isinstance(images, Tensor) else torch.device("cpu"))
+        return corrupt(images, self.name, self.severity, parameters=self.parameter_set, generator=generator)
+
+    def extra_repr(self) -> str:
+        """Arguments, for the module's repr."""
+        return f"{self.name!r}, severity={self.severity}"
+
+
+class RandomCorrupt(nn.Module):
+    """Gives each image a corruption drawn uniformly from several, or leaves it clean.
+
+    Args:
+        names: Of the corruptions; `"all"` for all that can be used here (without its pictures, frost is left out with a
+            warning).
+        severity: 1 to 5, or `"random"`: uniform over 1 to 5, for each image.
+        clean: Share of images that stay as they are, 0 to 1.
+        parameters: As for `corrupt`.
+
+    Raises:
+        OptionError: An unknown name, severity or parameter set; no names; a share outside 0..1.
+    """
+
+    def __init__(
+        self,
+        names: str | Sequence[str] = ALL,
+        severity: int | str = 5,
+        *,
+        clean: float = 0.0,
+        parameters: str = "auto",
+    ):
+        super().__init__()
+        if isinstance(names, str) and names != ALL:
+            raise OptionError(f"names must be a list of corruptions or {ALL!r}, not {names!r}.")
+        if not 0 <= clean <= 1:
+            raise OptionError(f"clean is a share from 0 to 1, not {clean!r}.")
+        self.names = _all_names() if names == ALL else tuple(find(name).name for name in names)
+        if not self.names:
+            raise OptionError("names is empty: name at least one corruption.")
+        self.severities = SEVERITIES if severity == RANDOM else (check_severity(severity),)
+        self.clean = clean
+        self.parameter_set = check_parameter_set(parameters)
+
+    def forward(self, images: Any) -> Any:
+        """Corrupt images of any kind that `corrupt` takes; the same kind back."""
+        batch, back = to_batch(images)
+        kinds = len(self.names) * len(self.severities)
+        choices = torch.where(torch.rand(len(batch)) < self.clean, kinds, torch.randint(kinds, (len(batch),)))
+        result = batch.clone()
+        for choice in choices.unique().tolist():
+            if choice < kinds:
+                which = (choices == choice).nonzero().flatten().to(batch.device)
+                result[which] = corrupt(
+                    batch[which],
+                    self.names[choice // len(self.severities)],
+                    self.severities[choice % len(self.severities)],
+                    parameters=self.parameter_set,
+                    generator=_global_generator(batch.device),
+                )
+        return back(result)
+
+    def extra_repr(self) -> str:
+        """Arguments, for the module's repr."""
+        return f"{self.names}, severities={self.severities}, clean={self.clean}"
+
+
+def _all_names() -> tuple[str, ...]:
+    names = available()
+    if len(names) < len(CORRUPTIONS):
+        warnings.warn("frost is left out: its pictures are not installed (pip install 'hf-rws[frost]').", stacklevel=3)
+    return names
+
+
+def _global_generator(device: torch.device) -> Generator:
+    if device.type == "cpu":
+        return torch.default_generator
+    if device.type == "cuda":
+        torch.cuda.init()
+        index = torch.cuda.current_device() if device.index is None else device.index
+        return torch.cuda.default_generators[index]
+    if device.type == "mps":
+        return torch.mps._get_default_mps_generator()
+    raise OptionError(f"Corruptions as transforms run on cpu, cuda and mps, not on {device.type}.")

@@ -1,0 +1,107 @@
+"""Given the same random draws, every corruption is what its definition says (see reference.py)."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from hf_rws.corruptions import CORRUPTIONS, corrupt
+from hf_rws.corruptions.definition import SEVERITIES
+from hf_rws.corruptions.noise import SHOT_PHOTONS, shot_table
+from hf_rws.corruptions.registry import find
+from tests.corruptions import reference
+from tests.corruptions.by_definition import DRAWN_FROM_TABLES, by_definition
+from tests.corruptions.pictures import SIZES, pictures
+
+GOLDEN = Path(__file__).parents[1] / "data" / "corruptions.npz"
+# What must agree to the last bit, and the share of values that may be off by more than one grey level elsewhere: in
+# spatter, OpenCV's rounding of edges can move a whole drop's edge.
+EXACT = {"impulse_noise", "contrast", "pixelate", "jpeg_compression"}
+FAR_OFF = {"spatter": 0.01}
+
+
+@pytest.mark.parametrize("parameters", SIZES)
+@pytest.mark.parametrize("name", [name for name in CORRUPTIONS if name != DRAWN_FROM_TABLES])
+def test_as_defined(name, parameters):
+    for severity in SEVERITIES:
+        clean = pictures(1, *SIZES[parameters], seed=severity)
+        expected = by_definition(name, clean, severity=severity, parameters=parameters).astype(int)
+        found = corrupt(torch.from_numpy(clean), name, severity, parameters=parameters).numpy()
+
+        distance = abs(found - expected)
+        assert (distance > 1).mean() <= FAR_OFF.get(name, 0), severity
+        assert (distance == 0).mean() >= (1 if name in EXACT else 0.75), severity
+        assert abs(found - expected).mean() < 0.05 * abs(expected - clean).mean() + 0.05, severity
+
+
+@pytest.mark.parametrize("name", CORRUPTIONS)
+def test_golden(name):
+    """As `scripts/make_golden.py` wrote them: neither definitions nor random streams have changed."""
+    golden = np.load(GOLDEN)
+    found = corrupt(torch.from_numpy(golden["clean"]), name).numpy()
+    distance = abs(found - golden[name].astype(int))
+    assert (distance <= 1).mean() >= 0.99
+    assert (distance == 0).mean() >= 0.95
+
+
+@pytest.mark.parametrize("quality_set", SIZES)
+@pytest.mark.parametrize("size", [(32, 32), (33, 47), (48, 34), (57, 40), (41, 56), (36, 100)])
+def test_jpeg_is_pillows_at_any_size(size, quality_set):
+    for channels in (3, 1):
+        clean = pictures(4, *size, channels=channels)
+        clean[0] = np.random.default_rng(0).integers(0, 256, clean.shape[1:])
+        clean[1] = np.random.default_rng(0).integers(0, 2, clean.shape[1:]) * 255
+        for severity, quality in enumerate(find("jpeg_compression").constants[quality_set], start=1):
+            found = corrupt(torch.from_numpy(clean), "jpeg_compression", severity, parameters=quality_set).numpy()
+            for image, result in zip(clean, found, strict=True):
+                np.testing.assert_array_equal(result, reference.jpeg_compression(image, (), quality))
+
+
+@pytest.mark.parametrize("size", [(32, 32), (33, 47), (71, 40), (37, 130), (85, 73)])
+def test_pixelate_is_pillows_at_any_size(size):
+    clean = pictures(2, *size)
+    for parameters in SIZES:
+        for severity, factor in enumerate(find("pixelate").constants[parameters], start=1):
+            found = corrupt(torch.from_numpy(clean), "pixelate", severity, parameters=parameters).numpy()
+            for image, result in zip(clean, found, strict=True):
+                np.testing.assert_array_equal(result, reference.pixelate(image, (), factor))
+
+
+@pytest.mark.parametrize("photons", sorted({c for row in SHOT_PHOTONS.values() for c in row}))
+def test_shot_noise_tables_hold_poisson_probabilities(photons):
+    entries = shot_table(photons).reshape(256, 256).astype(np.int64)
+    thresholds, aliases = entries >> 8, entries & 0xFF
+    for level in (0, 1, 2, 17, 128, 254, 255):
+        implied = thresholds[level] / 2**23 / 256
+        np.add.at(implied, aliases[level], (1 - thresholds[level] / 2**23) / 256)
+        np.testing.assert_allclose(implied, reference.poisson_levels(level, photons), atol=1e-6)
+
+
+@pytest.mark.parametrize("name", CORRUPTIONS)
+def test_flat_white_stays_white_where_nothing_is_added(name):
+    """Rounding must not lose a grey level in saturated areas."""
+    white = torch.full((1, 3, 40, 32), 255, dtype=torch.uint8)
+    found = corrupt(white, name)
+    keeps_white = {"defocus_blur", "glass_blur", "motion_blur", "zoom_blur", "gaussian_blur", "brightness", "contrast"}
+    keeps_white |= {"elastic_transform", "pixelate", "jpeg_compression", "snow"}
+    if name in keeps_white:
+        assert torch.equal(found, white)
+    else:
+        assert not torch.equal(found, white)
+
+
+@pytest.mark.parametrize("parameters", SIZES)
+@pytest.mark.parametrize("name", CORRUPTIONS)
+def test_severity_grows_the_change(name, parameters):
+    """The published constants are not all monotonous: neighbours may swap, the last must change more than the first."""
+    height, width = SIZES[parameters]
+    clean = torch.from_numpy(pictures(12, height, width))
+    change = [
+        (corrupt(clean, name, severity, parameters=parameters).float() - clean).abs().mean() for severity in SEVERITIES
+    ]
+    first, last = change[0], change[-1]
+    if name in ("elastic_transform", "saturate"):  # the constants trade one kind of change for another
+        assert min(change) > 0
+    else:
+        assert last > first > 0
