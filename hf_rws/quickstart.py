@@ -16,7 +16,7 @@ from hf_rws.study import BASE, Study, create_start, run_study
 from hf_rws.training import TrainingArguments
 
 CORRUPTIONS = ("fog", "gaussian_noise", "contrast")
-RECIPE = TrainingArguments.from_recipe("short", epochs=6, lr=0.02)
+RECIPE = TrainingArguments.from_recipe("short", epochs=3, lr=0.01)
 SHOWN_IMAGES = 7
 PICTURE = "overview.png"
 
