@@ -62,7 +62,7 @@ def corrupt(
         raise OptionError(f"{name} is defined for colour images only: these have 1 channel.")
     if generator is not None and generator.device.type != batch.device.type:
         raise OptionError(f"The generator is on {generator.device}, the images are on {batch.device}.")
-    constants = corruption.constants[_parameter_set(parameters, min(batch.shape[2:]))][severity - 1]
+    constants = corruption.constants[parameter_set(parameters, min(batch.shape[2:]))][severity - 1]
 
     def source(numbers: range) -> Source:
         if generator is not None:
@@ -107,7 +107,8 @@ def check_severity(severity: int | str) -> int:
     return int(severity)
 
 
-def _parameter_set(parameters: str, shorter_side: int) -> str:
+def parameter_set(parameters: str, shorter_side: int) -> str:
+    """The parameter set for images of this size: the one named, or that of the nearest published size."""
     if check_parameter_set(parameters) != AUTO:
         return parameters
     return next((name for below, name in _SET_BELOW_SIDE if shorter_side < below), IMAGENET)
