@@ -1,7 +1,7 @@
 """The 19 corruptions image by image, with NumPy, SciPy, scikit-image, OpenCV and Pillow, for `bench_corruptions.py`.
 
 The same definitions and constants as `hf_rws.corruptions`, in the style of the published scripts and with the calls
-that they make; only motion blur is NumPy here, where they call ImageMagick. Pictures of frost are read and resized once.
+that they make; only motion blur is NumPy here, where they call ImageMagick. Frost's pictures are read and resized once.
 """
 
 import io
