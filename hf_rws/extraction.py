@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from hf_rws.errors import MismatchError, OptionError
 from hf_rws.format import PROJECTIONS, BaseModel, Corruption, Method, SignatureConfig, TensorSpec
-from hf_rws.layers import LayerTensor, fingerprint, first_layers
+from hf_rws.layers import LayerTensor, fingerprint, first_layers, unwrap
 from hf_rws.quantization import Bits
 from hf_rws.signature import Signature
 
@@ -144,6 +144,7 @@ class _Source:
 
 def _open(weights: Weights, role: str) -> _Source:
     if isinstance(weights, nn.Module):
+        weights = unwrap(weights)
         return _Source(_cpu(weights.state_dict()), weights)
     if isinstance(weights, Mapping):
         return _Source(_cpu(weights))

@@ -87,6 +87,17 @@ def first_layers(model: nn.Module, num_layers: int | Literal["all"] | None = Non
     return layers[:num_layers]
 
 
+def unwrap(model: nn.Module) -> nn.Module:
+    """The model inside DistributedDataParallel, DataParallel and torch.compile wrappers."""
+    while True:
+        if isinstance(model, nn.parallel.DistributedDataParallel | nn.DataParallel):
+            model = model.module
+        elif isinstance(inner := getattr(model, "_orig_mod", None), nn.Module):
+            model = inner
+        else:
+            return model
+
+
 def head_names(model: nn.Module) -> frozenset[str]:
     """State-dict names of the classifier, as timm's `get_classifier` finds it."""
     if not hasattr(model, "get_classifier"):

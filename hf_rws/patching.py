@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from hf_rws.errors import IntegrityError, MismatchError, OptionError
 from hf_rws.format import TensorSpec
-from hf_rws.layers import fingerprint
+from hf_rws.layers import fingerprint, unwrap
 from hf_rws.signature import Signature
 
 SignatureLike: TypeAlias = Signature | str | Path | tuple[str, Signature | str | Path]
@@ -84,7 +84,7 @@ class Patcher:
 
     def __init__(self, model: nn.Module, *, strict: bool = False) -> None:
         """Use `patch`. Raises OptionError if the model carries a patcher already."""
-        self._model: Any = _unwrap(model)
+        self._model: Any = unwrap(model)
         if isinstance(getattr(self._model, "rws", None), Patcher):
             raise OptionError(
                 "this model carries signatures already; use model.rws.add(...), or model.rws.bake() to keep the "
@@ -160,7 +160,7 @@ class Patcher:
         try:
             yield
         finally:
-            self.set(before)
+            self.set({name: scale for name, scale in before.items() if name in self._attached})
 
     def add(
         self, signature: Signature | str | Path, scale: float = 1.0, *, name: str | None = None, **load_options: Any
@@ -330,17 +330,6 @@ def _checked_scale(scale: float) -> float:
     if isinstance(scale, bool) or not isinstance(scale, int | float) or not abs(scale) < float("inf"):
         raise OptionError(f"a scale must be a finite number, got {scale!r}")
     return float(scale)
-
-
-def _unwrap(model: nn.Module) -> nn.Module:
-    """The model inside DistributedDataParallel, DataParallel and torch.compile wrappers."""
-    while True:
-        if isinstance(model, nn.parallel.DistributedDataParallel | nn.DataParallel):
-            model = model.module
-        elif isinstance(inner := getattr(model, "_orig_mod", None), nn.Module):
-            model = inner
-        else:
-            return model
 
 
 def _mark(tensor: Tensor) -> tuple[int, int] | None:

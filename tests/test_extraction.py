@@ -92,6 +92,14 @@ def test_inputs_are_not_changed_and_may_be_state_dicts_folders_or_models(tmp_pat
     assert str(tmp_path) not in folders.config.to_json(version="0", sha256="0")
 
 
+def test_wrapped_models_are_seen_through():
+    models = trio("vgg16_gap")
+    wrapped = torch.nn.DataParallel(models.robust)
+    found = hf_rws.extract(wrapped, torch.compile(models.standard), models.start, corruption="fog")
+    expected = hf_rws.extract(models.robust, models.standard, models.start, corruption="fog")
+    assert all(torch.equal(found.delta(key), expected.delta(key)) for key in expected.specs)
+
+
 def test_half_precision_models_are_extracted_from():
     models = trio("vgg16_bn_gap")
     halves = [moved(model, 0, size=0.0).half() for model in (models.robust, models.standard, models.start)]

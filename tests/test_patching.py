@@ -131,6 +131,13 @@ def test_using_restores_also_after_an_exception():
     assert identical(model, on)
 
 
+def test_using_restores_also_when_a_signature_was_removed_meanwhile():
+    _, patcher, _ = patched("vgg16_bn_gap", "fog", "snow", scales=[0.4, 0.2])
+    with patcher.using({"snow": 1.0}):
+        patcher.remove("snow")
+    assert patcher.scales == {"fog": 0.4}
+
+
 def test_any_scale_leaves_valid_variances():
     model, patcher, _ = patched("vgg16_bn_gap", "fog")
     for scale in (-20.0, -1.0, 3.0, 20.0):
