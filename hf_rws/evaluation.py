@@ -12,7 +12,9 @@ import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from hf_rws.corruptions import CORRUPTIONS, corrupt
+from hf_rws.corruptions import corrupt
+from hf_rws.corruptions.batch import check_severity
+from hf_rws.corruptions.registry import all_names, find
 from hf_rws.data import ImageSet, load_split
 from hf_rws.errors import OptionError
 
@@ -121,13 +123,11 @@ def evaluate(
     if limit is not None and limit < 1:
         raise OptionError(f"limit must be at least 1, got {limit!r}")
     if isinstance(corruptions, str):
-        corruptions = CORRUPTIONS if corruptions == "all" else (corruptions,)
+        corruptions = all_names() if corruptions == "all" else (corruptions,)
     settings = [(name, severity) for name in corruptions for severity in severities]
     for name, severity in settings:  # before the first forward pass: nothing is worse than an error after an hour
-        if name not in CORRUPTIONS:
-            raise OptionError(f"unknown corruption {name!r}; known: {', '.join(CORRUPTIONS)}")
-        if severity not in (1, 2, 3, 4, 5):
-            raise OptionError(f"severity must be 1, 2, 3, 4 or 5, got {severity!r}")
+        find(name)
+        check_severity(severity)
     images = as_image_set(dataset)
     if limit is not None:
         images = images.subset(slice(limit))

@@ -151,9 +151,9 @@ def test_csv_reads_back():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"corruptions": ["fog", "rain"]}, "unknown corruption 'rain'.*known:.*fog"),
-        ({"corruptions": "rain"}, "unknown corruption 'rain'"),
-        ({"severities": [5, 6]}, "severity must be 1, 2, 3, 4 or 5, got 6"),
+        ({"corruptions": ["fog", "rain"]}, "Unknown corruption 'rain'.*Known:.*fog"),
+        ({"corruptions": "rain"}, "Unknown corruption 'rain'"),
+        ({"severities": [5, 6]}, "severity must be one of 1, 2, 3, 4, 5, not 6"),
         ({"limit": 0}, "limit must be at least 1"),
         ({"dataset": 3}, "dataset must be a name, an ImageSet or a pair"),
         ({"dataset": (pixels(3).float(), torch.zeros(3))}, r"uint8 of shape \(N, 3, H, W\), got torch.float32"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import warnings
 
 from hf_rws.corruptions import blur, colour, frost, geometry, jpeg, noise, spatter, weather
 from hf_rws.corruptions.definition import Corruption
@@ -54,3 +55,11 @@ def find(name: str) -> Corruption:
 def available() -> tuple[str, ...]:
     """The corruptions that can be used here: all but frost, and frost where its pictures are."""
     return tuple(name for name in CORRUPTIONS if name != "frost" or frost.has_pictures())
+
+
+def all_names() -> tuple[str, ...]:
+    """What "all" stands for: all that can be used here, with a warning if frost is left out."""
+    names = available()
+    if len(names) < len(CORRUPTIONS):
+        warnings.warn("frost is left out: its pictures are not installed (pip install 'hf-rws[frost]').", stacklevel=3)
+    return names

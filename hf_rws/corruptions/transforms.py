@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,7 +11,7 @@ from torch import Generator, Tensor, nn
 from hf_rws.corruptions.batch import check_parameter_set, check_severity, corrupt
 from hf_rws.corruptions.definition import SEVERITIES
 from hf_rws.corruptions.images import to_batch
-from hf_rws.corruptions.registry import CORRUPTIONS, available, find
+from hf_rws.corruptions.registry import all_names, find
 from hf_rws.errors import OptionError
 
 ALL = "all"
@@ -81,7 +80,7 @@ class RandomCorrupt(nn.Module):
             raise OptionError(f"names must be a list of corruptions or {ALL!r}, not {names!r}.")
         if not 0 <= clean <= 1:
             raise OptionError(f"clean is a share from 0 to 1, not {clean!r}.")
-        self.names = _all_names() if names == ALL else tuple(find(name).name for name in names)
+        self.names = all_names() if names == ALL else tuple(find(name).name for name in names)
         if not self.names:
             raise OptionError("names is empty: name at least one corruption.")
         self.severities = SEVERITIES if severity == RANDOM else (check_severity(severity),)
@@ -109,13 +108,6 @@ class RandomCorrupt(nn.Module):
     def extra_repr(self) -> str:
         """Arguments, for the module's repr."""
         return f"{self.names}, severities={self.severities}, clean={self.clean}"
-
-
-def _all_names() -> tuple[str, ...]:
-    names = available()
-    if len(names) < len(CORRUPTIONS):
-        warnings.warn("frost is left out: its pictures are not installed (pip install 'hf-rws[frost]').", stacklevel=3)
-    return names
 
 
 def _global_generator(device: torch.device) -> Generator:
