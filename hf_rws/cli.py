@@ -18,7 +18,7 @@ from hf_rws.evaluation import evaluate as evaluate_model
 from hf_rws.extraction import extract as extract_signature
 from hf_rws.loading import load_patched
 from hf_rws.recipes import PRECISIONS, RECIPES, SCHEDULES, TrainingArguments
-from hf_rws.study import create_start, run_study, write_base_card
+from hf_rws.study import create_start, is_main_process, run_study, write_base_card
 from hf_rws.training import train as train_model
 
 Command = Callable[..., Any]
@@ -76,7 +76,7 @@ _data_options = _options(
     click.option(
         "--image-size", type=click.IntRange(1), help="Resize and crop images to this; needed where they differ in size."
     ),
-    click.option("--limit", type=click.IntRange(1), help="Use only the first so many training images."),
+    click.option("--limit", type=click.IntRange(1), help="Use only so many training images, drawn at random."),
 )
 
 _model_options = _options(
@@ -158,7 +158,7 @@ def train(output_dir: Path, resume: bool, corruption: tuple[str, ...], **options
     arguments = _training_arguments(options, corruption)
     data, start, notes = _start(options, arguments.seed)
     result = train_model(start, data, output_dir, arguments, resume=resume, notes=notes)
-    if (output_dir / "model.safetensors").is_file() and _is_main_process():
+    if (output_dir / "model.safetensors").is_file() and is_main_process():
         write_base_card(output_dir, result)
         click.echo(
             f"{result.folder}: best epoch {result.best_epoch}, validation {result.validation_accuracy:.4f}", err=True
@@ -204,7 +204,7 @@ def study(
         scale_curve=not no_scale_curve,
         notes=notes,
     )
-    if _is_main_process():
+    if is_main_process():
         click.echo(result.to_markdown())
 
 
@@ -389,9 +389,3 @@ def _parse_pair(pair: str) -> tuple[str, Any]:
 
 def _number_or_word(value: str | None) -> Any:
     return int(value) if value is not None and value.isdigit() else value
-
-
-def _is_main_process() -> bool:
-    import torch.distributed as distributed
-
-    return not distributed.is_initialized() or distributed.get_rank() == 0

@@ -101,7 +101,7 @@ def load_splits(
         label_column: Name of the label column; by default the class label with the most classes.
         test_split: Name of the test split; by default the first of `TEST_NAMES` that there is.
         cache_dir: Where decoded images are kept; by default beside the other caches of `datasets`.
-        limit: Keep only the first so many training images after the split (for trials).
+        limit: Keep only so many training images, drawn at random after the split (for trials).
 
     Returns:
         Train, validation and test images as uint8 tensors; they are decoded once, into files that are memory-mapped.
@@ -137,8 +137,8 @@ def load_splits(
     held_out = max(1, round(len(train) * validation))
     if held_out >= len(train):
         raise OptionError(f"{dataset} has {len(train)} training images: too few for a validation split")
-    train_indices, validation_indices = order[held_out:].sort().values, order[:held_out].sort().values
-    return Splits(train.subset(train_indices[:limit]), train.subset(validation_indices), test)
+    train_indices, validation_indices = order[held_out:][:limit].sort().values, order[:held_out].sort().values
+    return Splits(train.subset(train_indices), train.subset(validation_indices), test)
 
 
 def load_split(

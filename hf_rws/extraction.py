@@ -9,9 +9,10 @@ from typing import Any, Literal, TypeAlias
 import torch
 from torch import Tensor, nn
 
+from hf_rws.corruptions.batch import check_severity
 from hf_rws.errors import MismatchError, OptionError
 from hf_rws.format import PROJECTIONS, BaseModel, Corruption, Method, SignatureConfig, TensorSpec
-from hf_rws.layers import LayerTensor, fingerprint, first_layers, unwrap
+from hf_rws.layers import LayerTensor, architecture, fingerprint, first_layers, unwrap, weights_digest
 from hf_rws.quantization import Bits
 from hf_rws.signature import Signature
 
@@ -66,13 +67,19 @@ def extract(
         raise OptionError(f"projection must be 'weights', 'all' or None, got {projection!r}")
     if pretrained is None and projection is not None:
         raise OptionError("pretrained may be None only with projection=None: the projection needs the common start")
-    names = (corruption,) if isinstance(corruption, str) else tuple(corruption)
+    names = tuple(corruption) if isinstance(corruption, Sequence) and not isinstance(corruption, str) else (corruption,)
     if not names or not all(isinstance(label, str) and label for label in names):
         raise OptionError(f"corruption must be a label or a list of labels, got {corruption!r}")
+    if severity is not None:
+        check_severity(severity)
     given = {"standard": standard, "robust": robust, "pretrained": pretrained}
     sources = {role: _open(weights, role) for role, weights in given.items() if weights is not None}
     _warn_of_other_start(sources)
     models = [source.model for source in sources.values() if source.model is not None]
+    architectures = {role: architecture(source.model) for role, source in sources.items() if source.model is not None}
+    if len(set(architectures.values())) > 1:
+        listed = ", ".join(f"{role} is {name}" for role, name in architectures.items())
+        raise MismatchError(f"the models are of different architectures: {listed}")
     if not models:
         raise OptionError("at least one of robust, standard and pretrained must be a model, not a state dict")
     layers = first_layers(models[0], num_layers)
@@ -111,7 +118,7 @@ def describe_base(
     """What a config says of the base: architecture, preprocessing and the fingerprint of the touched tensors."""
     config = getattr(model, "pretrained_cfg", None) or {}
     return BaseModel(
-        architecture=config.get("architecture") or type(model).__name__,
+        architecture=architecture(model),
         num_classes=int(getattr(model, "num_classes", 0)),
         mean=tuple(config.get("mean", ())),
         std=tuple(config.get("std", ())),
@@ -145,6 +152,8 @@ class _Source:
 def _open(weights: Weights, role: str) -> _Source:
     if isinstance(weights, nn.Module):
         weights = unwrap(weights)
+        if any(getattr(getattr(weights, "rws", None), "scales", {}).values()):
+            raise OptionError(f"{role} carries signatures; take them off first: model.rws.clear()")
         return _Source(_cpu(weights.state_dict()), weights)
     if isinstance(weights, Mapping):
         return _Source(_cpu(weights))
@@ -166,10 +175,12 @@ def _warn_of_other_start(sources: Mapping[str, _Source]) -> None:
     starts = {
         role: source.init_sha256 for role, source in sources.items() if role != "pretrained" and source.init_sha256
     }
+    if "pretrained" in sources and sources["pretrained"].model is not None:
+        starts["pretrained"] = weights_digest(sources["pretrained"].model)
     if len(set(starts.values())) > 1:
         warnings.warn(
-            "robust and standard record different starting weights (init_sha256 in training_args.json); their "
-            "difference is not a signature of the corruption alone",
+            "robust and standard did not start from the same weights, or not from the pretrained ones (init_sha256 in "
+            "their training_args.json); their difference is not a signature of the corruption alone",
             stacklevel=3,
         )
 

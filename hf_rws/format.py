@@ -5,6 +5,7 @@ The bytes are specified in the README. Nothing read here chooses code, a path or
 
 import json
 import math
+import sys
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -138,7 +139,12 @@ class SignatureConfig:
         for key in ("metrics", "statistics"):
             if getattr(self, key) is not None:
                 content[key] = getattr(self, key)
-        return json.dumps(content, indent=2, sort_keys=True, allow_nan=False) + "\n"
+        try:
+            text = json.dumps(content, indent=2, sort_keys=True, allow_nan=False) + "\n"
+            parse_config(text, "this config")  # what is written can be read again
+        except (TypeError, ValueError, FormatError) as error:
+            raise OptionError(f"this signature cannot be saved: {error}") from error
+        return text
 
 
 def parse_config(text: str | bytes, where: str) -> tuple[SignatureConfig, str]:
@@ -181,18 +187,20 @@ def parse_config(text: str | bytes, where: str) -> tuple[SignatureConfig, str]:
         ),
         corruption=Corruption(
             names=names,
-            severity=corruption.optional("severity", int),
+            severity=None
+            if corruption.data.get("severity") is None
+            else corruption.choice("severity", (1, 2, 3, 4, 5)),
             dataset=corruption.optional("dataset", str),
         ),
         method=Method(
             kind=method.choice("kind", METHODS),
-            num_layers=method("num_layers", int),
+            num_layers=method.count("num_layers"),
             projection=method.choice("projection", PROJECTIONS),
             codec=method.choice("codec", CODECS),
             training=method.optional("training", dict) or {},
         ),
         tensors=tuple(_parse_tensor(entry, f"{where}: tensor {i}") for i, entry in enumerate(read("tensors", list))),
-        recommended_scale=float(read("recommended_scale", (int, float))),
+        recommended_scale=read.numbers("recommended_scale", (read.data.get("recommended_scale"),))[0],
         metrics=read.optional("metrics", dict),
         statistics=read.optional("statistics", dict),
     )
@@ -299,7 +307,7 @@ def _parse_tensor(entry: Any, where: str) -> TensorSpec:
         name=read("name", str),
         shape=read.sizes("shape"),
         kind=read.choice("kind", KINDS),
-        layer=read("layer", int),
+        layer=read.count("layer"),
         bits=read.choice("bits", (*range(1, 9), "ternary", 16, 32)),
     )
 
@@ -326,8 +334,17 @@ class _Reader:
             raise FormatError(f"{self.where}: {key!r} must be one of {choices}, got {value!r:.80}")
         return value
 
-    def numbers(self, key: str) -> tuple[float, ...]:
-        return tuple(float(value) for value in self._items(key, (int, float)))
+    def numbers(self, key: str, given: Sequence[Any] | None = None) -> tuple[float, ...]:
+        values = self._items(key, (int, float), given)
+        if any(not -sys.float_info.max <= value <= sys.float_info.max for value in values):
+            raise FormatError(f"{self.where}: {key!r} holds values that are not finite numbers ({values!r:.80})")
+        return tuple(float(value) for value in values)
+
+    def count(self, key: str) -> int:
+        value = self(key, int)
+        if not 0 <= value < 100_000:
+            raise FormatError(f"{self.where}: {key!r} must be a number of layers, got {value!r:.80}")
+        return value
 
     def sizes(self, key: str) -> tuple[int, ...]:
         values = self._items(key, int)
@@ -338,8 +355,8 @@ class _Reader:
     def strings(self, key: str) -> tuple[str, ...]:
         return tuple(self._items(key, str))
 
-    def _items(self, key: str, kind: Any) -> list[Any]:
-        values = self(key, list)
+    def _items(self, key: str, kind: Any, given: Sequence[Any] | None = None) -> Sequence[Any]:
+        values = self(key, list) if given is None else given
         if any(not isinstance(value, kind) or isinstance(value, bool) for value in values):
             raise FormatError(f"{self.where}: {key!r} holds values of the wrong type ({values!r:.80})")
         return values

@@ -13,6 +13,8 @@ from hf_rws.errors import OptionError
 
 DEFAULT_NUM_LAYERS = 7  # the released code's default
 
+_FINGERPRINT_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+
 Kind = Literal["weight", "vector", "running_mean", "running_var"]
 
 
@@ -48,7 +50,7 @@ def find_layers(model: nn.Module) -> list[list[LayerTensor]]:
     Returns:
         A list of layers, each the list of its tensors in state-dict order.
     """
-    tensors = _layer_tensors(model)
+    tensors = layer_tensors(model)
     head = head_names(model)
     layers: list[list[LayerTensor]] = []
     for group in _groups(model, tensors):
@@ -99,14 +101,20 @@ def unwrap(model: nn.Module) -> nn.Module:
 
 
 def head_names(model: nn.Module) -> frozenset[str]:
-    """State-dict names of the classifier, as timm's `get_classifier` finds it."""
+    """State-dict names of the classifier, buffers included, as timm's `get_classifier` finds it."""
     if not hasattr(model, "get_classifier"):
         return frozenset()
     timm_model: Any = model
     heads = timm_model.get_classifier()
-    modules = heads if isinstance(heads, tuple | list) else (heads,)
-    parameters = {id(parameter) for module in modules if module is not None for parameter in module.parameters()}
-    return frozenset(name for name, value in model.named_parameters() if id(value) in parameters)
+    modules = [module for module in (heads if isinstance(heads, tuple | list) else (heads,)) if module is not None]
+    prefixes = tuple(f"{name}." for name, module in model.named_modules() if any(module is head for head in modules))
+    return frozenset(name for name in model.state_dict() if prefixes and name.startswith(prefixes))
+
+
+def architecture(model: nn.Module) -> str:
+    """Timm's name of the architecture, or the class where the model has none."""
+    config: Any = getattr(model, "pretrained_cfg", None) or {}
+    return config.get("architecture") or type(model).__name__
 
 
 def weights_digest(model: nn.Module) -> str:
@@ -125,15 +133,28 @@ def fingerprint(tensors: Mapping[str, Tensor]) -> dict[str, str]:
         tensors: Floating-point tensors by state-dict name.
 
     Returns:
-        A hex digest for each dtype of "float32", "float16", "bfloat16" that `tensors` can be cast to without adding
-        precision: all three from float32, only its own from a half precision model.
+        A hex digest for each dtype of "float32", "float16" and "bfloat16".
     """
-    samples = {name: _sample(value) for name, value in tensors.items()}
-    stored = {value.dtype for value in samples.values()}
-    half = [dtype for dtype in (torch.float16, torch.bfloat16) if dtype in stored]
-    names = {torch.float32: "float32", torch.float16: "float16", torch.bfloat16: "bfloat16"}
-    dtypes = half[:1] or list(names)
-    return {names[dtype]: _digest((name, samples[name].to(dtype)) for name in sorted(samples))[:32] for dtype in dtypes}
+    samples = {name: _sample(tensors[name]) for name in sorted(tensors)}
+    return {str(dtype).removeprefix("torch."): _digest_as(dtype, samples) for dtype in _FINGERPRINT_DTYPES}
+
+
+def has_fingerprint(tensors: Mapping[str, Tensor], recorded: Mapping[str, str]) -> bool:
+    """Whether `recorded` is the fingerprint of these weights, or of the weights that they were rounded from.
+
+    A digest counts only for a dtype that holds the values without rounding: float32 for a float32 model, float16 for
+    one in float16 or restored from a file in float16.
+    """
+    samples = {name: _sample(tensors[name]) for name in sorted(tensors)}
+    for dtype in _FINGERPRINT_DTYPES:
+        exact = all(torch.equal(value.to(dtype).to(value.dtype), value) for value in samples.values())
+        if exact and recorded.get(str(dtype).removeprefix("torch.")) == _digest_as(dtype, samples):
+            return True
+    return False
+
+
+def _digest_as(dtype: torch.dtype, samples: Mapping[str, Tensor]) -> str:
+    return _digest((name, value.to(dtype)) for name, value in samples.items())[:32]
 
 
 def _sample(value: Tensor, count: int = 4096) -> Tensor:
@@ -151,7 +172,8 @@ def _digest(named: Iterator[tuple[str, Tensor]]) -> str:
     return digest.hexdigest()
 
 
-def _layer_tensors(model: nn.Module) -> dict[str, LayerTensor]:
+def layer_tensors(model: nn.Module) -> dict[str, LayerTensor]:
+    """Every tensor that could belong to a layer, by state-dict name, without its place."""
     found: dict[str, LayerTensor] = {}
     for name, parameter in model.named_parameters():
         found[name] = LayerTensor(name, "weight" if parameter.ndim >= 2 else "vector")

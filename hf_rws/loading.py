@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import timm
+from safetensors import SafetensorError
 from torch import nn
 
 from hf_rws import hub
 from hf_rws.errors import FormatError, NotFoundError, OptionError
-from hf_rws.patching import SignatureLike, patch
+from hf_rws.patching import SignatureLike, listed, patch, split_name
 
 if TYPE_CHECKING:
     from hf_rws.patching import PatchedModel
@@ -68,7 +69,12 @@ def load_base(
     """
     location = hub.parse_id(id, revision=revision)
     if location.kind == "name":
-        return Base(_named_model(str(id), cache_dir, model_options).eval())
+        if location.revision or local_files_only or force_download:
+            raise OptionError(
+                f"timm itself fetches {location.id!r}, without revision, local_files_only and force_download; use its "
+                f"Hub id instead: timm/{location.id}"
+            )
+        return Base(named_model(location.id, cache_dir=cache_dir, **model_options).eval())
     options: dict[str, Any] = {
         "revision": revision,
         "token": token,
@@ -78,13 +84,13 @@ def load_base(
     }
     fetched = hub.fetch(id, (CONFIG,), optional=(WEIGHTS, TRAINING), **options)
     where = f"{fetched.repo_id}@{fetched.revision}" if fetched.repo_id else str(id)
-    if "architecture" not in _read_json(fetched.folder / CONFIG, f"{where} {CONFIG}"):
+    if not isinstance(_read_json(fetched.folder / CONFIG, f"{where} {CONFIG}").get("architecture"), str):
         raise FormatError(f"{where} {CONFIG}: not a timm model's config (it names no architecture); is it a signature?")
     if not (fetched.folder / WEIGHTS).is_file():
         hub.fetch(id, (WEIGHTS,), **options)  # says what is in the way
     try:
         model = timm.create_model(f"local-dir:{fetched.folder}", pretrained=True, **model_options)
-    except (RuntimeError, TypeError, KeyError, ValueError) as error:
+    except (RuntimeError, TypeError, KeyError, ValueError, AttributeError, OSError, SafetensorError) as error:
         raise FormatError(f"{where}: timm cannot load this model: {error}") from error
     training = fetched.folder / TRAINING
     record = _read_json(training, f"{where} {TRAINING}") if training.is_file() else {}
@@ -136,8 +142,7 @@ def load_patched(
         "local_files_only": local_files_only,
         "force_download": force_download,
     }
-    given = [signatures] if isinstance(signatures, str | Path | tuple) and signatures != () else signatures
-    given = list(given) if isinstance(given, Sequence) else [given]
+    given = listed(signatures)
     if signature_revisions is not None:
         if isinstance(signature_revisions, str) or len(signature_revisions) != len(given):
             raise OptionError(
@@ -150,22 +155,23 @@ def load_patched(
     return cast("PatchedModel", model)
 
 
-def _named_model(name: str, cache_dir: str | Path | None, model_options: Mapping[str, Any]) -> nn.Module:
+def named_model(name: str, *, pretrained: bool = True, **options: Any) -> Any:
+    """A timm model by its name; NotFoundError if there is none or its weights cannot be had."""
     if not timm.is_model(name.partition(".")[0]):
         raise NotFoundError(
             f"{name!r} is neither a folder here, nor a Hub id (user/name), nor the name of a timm model"
         )
     try:
-        return timm.create_model(name, pretrained=True, cache_dir=cache_dir, **model_options)
-    except RuntimeError as error:
-        raise NotFoundError(f"timm cannot load {name!r} with pretrained weights: {error}") from error
+        return timm.create_model(name, pretrained=pretrained, **options)
+    except (RuntimeError, OSError, ValueError) as error:
+        raise NotFoundError(f"timm cannot load {name!r}: {error}") from error
 
 
 def _at(item: SignatureLike, revision: str | None) -> SignatureLike:
     """The same signature at a revision, as an id with "@revision"."""
     if revision is None:
         return item
-    name, source = item if isinstance(item, tuple) else (None, item)
+    name, source = split_name(item)
     if not isinstance(source, str):
         raise OptionError(f"signature_revisions names {revision!r} for {source!r}, which is not a Hub id")
     location = hub.parse_id(source, revision=revision)

@@ -1,10 +1,12 @@
 """Putting signatures on a model and taking them off, in place and exactly."""
 
+import math
 import threading
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -12,8 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from hf_rws.errors import IntegrityError, MismatchError, OptionError
+from hf_rws.fitting import check_fit, transfer_reasons
 from hf_rws.format import TensorSpec
-from hf_rws.layers import fingerprint, unwrap
+from hf_rws.layers import architecture, unwrap
 from hf_rws.signature import Signature
 
 SignatureLike: TypeAlias = Signature | str | Path | tuple[str, Signature | str | Path]
@@ -60,8 +63,7 @@ def patch(
         OptionError: Scales of the wrong length or not finite, a name twice, a model that cannot be patched.
     """
     patcher = Patcher(model, strict=strict)
-    given = [signatures] if isinstance(signatures, Signature | str | Path | tuple) else list(signatures)
-    patcher._attach(given, scales, load_options)
+    patcher._attach(listed(signatures), scales, load_options)
     patcher._model.rws = patcher
     return patcher
 
@@ -93,7 +95,7 @@ class Patcher:
         self._strict = strict
         self._attached: dict[str, _Attached] = {}
         self._clean: dict[str, Tensor] = {}
-        self._seen: dict[str, tuple[int, int]] = {}
+        self._seen: dict[str, tuple[int, int] | None] = {}
         self._lock = threading.RLock()
 
     # --- what is on ---
@@ -109,8 +111,9 @@ class Patcher:
         return {name: attached.signature for name, attached in self._attached.items()}
 
     def __repr__(self) -> str:
-        config = getattr(self._model, "pretrained_cfg", None) or {}
-        lines = [f"Patcher on {config.get('architecture') or type(self._model).__name__}"]
+        if self._model is None:
+            return "Patcher (taken off by bake())"
+        lines = [f"Patcher on {architecture(self._model)}"]
         for name, attached in self._attached.items():
             transfer = f", transfer: {'; '.join(attached.transfer)}" if attached.transfer else ""
             lines.append(f"  {name}: scale {attached.scale:g}, {attached.signature.nbytes:,} bytes{transfer}")
@@ -128,6 +131,8 @@ class Patcher:
             IntegrityError: Something else changed the weights; they are left as they are.
         """
         with self._lock:
+            if not isinstance(scales, Mapping):
+                raise OptionError(f"set takes a mapping of names to scales, got {scales!r}")
             unknown = [name for name in scales if name not in self._attached]
             if unknown:
                 raise OptionError(
@@ -153,14 +158,17 @@ class Patcher:
 
     @contextmanager
     def using(self, scales: Mapping[str, float]) -> Iterator[None]:
-        """Other scales for a while; what was on before comes back, also after an exception."""
+        """Other scales for a while; what was on before comes back, also after an exception.
+
+        What the body attaches stays as it is. Threads that use it at the same time see each other's settings.
+        """
         with self._lock:
             before = self.scales
             self.set(scales)
         try:
             yield
         finally:
-            self.set({name: scale for name, scale in before.items() if name in self._attached})
+            self.set(self.scales | {name: scale for name, scale in before.items() if name in self._attached})
 
     def add(
         self, signature: Signature | str | Path, scale: float = 1.0, *, name: str | None = None, **load_options: Any
@@ -203,13 +211,15 @@ class Patcher:
         """Keep the weights as they are for good and take the patcher off.
 
         Returns:
-            The model, with no handle left on it.
+            The model, with no handle left on it; this patcher can no longer be used.
         """
         with self._lock:
+            self._tensors()
             if getattr(self._model, "rws", None) is self:
                 del self._model.rws
+            model, self._model = self._model, None
             self._attached, self._clean = {}, {}
-            return self._model
+            return model
 
     # --- inside ---
 
@@ -219,7 +229,7 @@ class Patcher:
         named = [_open(item, load_options) for item in given]
         if scales is None:
             scales = [1 / len(named) for _ in named]
-        if isinstance(scales, int | float) or len(scales) != len(named):
+        if not isinstance(scales, Sequence) or isinstance(scales, str) or len(scales) != len(named):
             raise OptionError(f"scales must be a list with one number per signature ({len(named)}), got {scales!r}")
         checked = [_checked_scale(scale) for scale in scales]
         with self._lock:
@@ -230,23 +240,30 @@ class Patcher:
                     raise OptionError(
                         f"a signature called {name!r} is attached already; give it another name: (name, id)"
                     )
-                _check_fit(signature, name, self._model, tensors)
+                check_fit(signature, name, self._model, tensors)
                 touched = {
                     spec.name: self._clean.get(spec.name, tensors[spec.name]) for spec in signature.config.tensors
                 }
-                reasons = _transfer(signature, self._model, touched)
+                reasons = transfer_reasons(signature, self._model, touched)
                 if reasons and self._strict:
                     raise MismatchError(f"{name}: {'; '.join(reasons)} (strict=True)")
                 wanted[name] = _Attached(signature, reasons, scale)
             for name, attached in wanted.items():
                 if attached.transfer and name not in self._attached:
                     warnings.warn(f"{name} is a transfer: {'; '.join(attached.transfer)}", stacklevel=4)
-                for spec in attached.signature.config.tensors:
-                    if spec.name not in self._clean:
-                        self._clean[spec.name] = tensors[spec.name].detach().clone()
-            self._apply(wanted)
+            names = {spec.name for attached in wanted.values() for spec in attached.signature.config.tensors}
+            fresh = {name: tensors[name].detach().clone() for name in names - self._clean.keys()}
+            self._clean.update(fresh)
+            try:
+                self._apply(wanted)
+            except BaseException:
+                for name in fresh:
+                    del self._clean[name]
+                raise
 
     def _tensors(self) -> dict[str, Tensor]:
+        if self._model is None:
+            raise OptionError("this patcher was taken off by bake(); patch the model again")
         return dict(self._model.state_dict(keep_vars=True))
 
     def _sync(self, *, check: bool = True) -> dict[str, Tensor]:
@@ -260,13 +277,15 @@ class Patcher:
             now = tensors.get(name)
             if now is None:
                 raise IntegrityError(f"{name} is gone from the model; it was patched. Use bake() and patch again")
-            if check and self._seen.get(name) != _mark(now):
+            if now.shape != clean.shape:
+                raise IntegrityError(f"{name} has another shape than when it was patched. Use bake() and patch again")
+            mark = _mark(now)
+            if check and (mark is None or self._seen.get(name) != mark):
                 expected = self._patched(name, clean, self._attached).to(now.device, now.dtype)
-                if now.shape != expected.shape or not torch.equal(now, expected):
+                if not torch.equal(now, expected):
                     raise IntegrityError(f"{name}: {_CHANGED}")
             self._clean[name] = clean.to(now.device, now.dtype)
-            if (mark := _mark(now)) is not None:
-                self._seen[name] = mark
+            self._seen[name] = mark
         return tensors
 
     def _apply(self, wanted: dict[str, _Attached]) -> None:
@@ -282,9 +301,14 @@ class Patcher:
     def _write(self, wanted: Mapping[str, _Attached]) -> None:
         tensors = self._tensors()
         for name, clean in self._clean.items():
-            tensors[name].copy_(self._patched(name, clean, wanted))
-            if (mark := _mark(tensors[name])) is not None:
-                self._seen[name] = mark
+            value = self._patched(name, clean, wanted)
+            if value is not clean and not bool(torch.isfinite(value).all()):
+                raise OptionError(
+                    f"{name} would no longer be finite in {value.dtype} with scales "
+                    f"{ {key: attached.scale for key, attached in wanted.items()} }; they are too large"
+                )
+            tensors[name].copy_(value)
+            self._seen[name] = _mark(tensors[name])
 
     @torch.no_grad()
     def _patched(self, name: str, clean: Tensor, wanted: Mapping[str, _Attached]) -> Tensor:
@@ -317,8 +341,22 @@ class Patcher:
         self._lock = threading.RLock()
 
 
+def listed(signatures: Sequence[SignatureLike] | Signature | str | Path) -> list[SignatureLike]:
+    """One signature or several as a list; pairs (name, signature) are looked for inside a sequence only."""
+    return [signatures] if isinstance(signatures, Signature | str | Path) else list(signatures)
+
+
+def split_name(item: SignatureLike) -> tuple[str | None, Any]:
+    """A pair (name, signature), or (None, signature) where no name is given."""
+    if not isinstance(item, tuple):
+        return None, item
+    if len(item) != 2 or not isinstance(item[0], str) or not item[0]:
+        raise OptionError(f"a named signature is a pair (name, signature), got {item!r}")
+    return item
+
+
 def _open(item: SignatureLike, load_options: Mapping[str, Any]) -> tuple[str, Signature]:
-    name, source = item if isinstance(item, tuple) else (None, item)
+    name, source = split_name(item)
     if isinstance(source, str | Path):
         source = Signature.from_pretrained(source, **load_options)
     if not isinstance(source, Signature):
@@ -327,57 +365,15 @@ def _open(item: SignatureLike, load_options: Mapping[str, Any]) -> tuple[str, Si
 
 
 def _checked_scale(scale: float) -> float:
-    if isinstance(scale, bool) or not isinstance(scale, int | float) or not abs(scale) < float("inf"):
+    try:
+        value = float(scale) if isinstance(scale, Real) and not isinstance(scale, bool) else math.nan
+    except OverflowError:
+        value = math.inf
+    if not math.isfinite(value):
         raise OptionError(f"a scale must be a finite number, got {scale!r}")
-    return float(scale)
+    return value
 
 
 def _mark(tensor: Tensor) -> tuple[int, int] | None:
     """Identity and version of a tensor; None where it has no version counter (made in inference mode)."""
     return None if tensor.is_inference() else (id(tensor), tensor._version)
-
-
-def _check_fit(signature: Signature, name: str, model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
-    """MismatchError unless every tensor of the signature is there, of its shape, and can be written to."""
-    wanted = signature.config.base_model.architecture
-    found = (getattr(model, "pretrained_cfg", None) or {}).get("architecture", wanted)
-    problems = [f"the signature is for {wanted}, the model is {found}"] if found != wanted else []
-    for spec in signature.config.tensors:
-        tensor = tensors.get(spec.name)
-        if tensor is None:
-            problems.append(f"the model has no tensor {spec.name}")
-        elif tensor.shape != spec.shape:
-            problems.append(f"{spec.name} is {tuple(tensor.shape)} in the model, {spec.shape} in the signature")
-        elif spec.kind == "running_var" and not hasattr(model.get_submodule(spec.name.rpartition(".")[0]), "eps"):
-            problems.append(f"{spec.name} does not belong to a batch norm in the model")
-    if problems:
-        more = f"; and {len(problems) - 5} more differences" if len(problems) > 5 else ""
-        raise MismatchError(f"signature {name!r} does not fit this model: {'; '.join(problems[:5])}{more}")
-    for spec in signature.config.tensors:
-        tensor = tensors[spec.name]
-        if tensor.is_meta:
-            raise OptionError("the model is on the meta device; load its weights first, then patch")
-        if type(tensor) not in (Tensor, nn.Parameter) or tensor.is_quantized or not tensor.is_floating_point():
-            raise OptionError(
-                f"{spec.name} is a {type(tensor).__name__} of {tensor.dtype}; patch the floating-point model first, "
-                "and quantize or shard the patched one (bake() keeps the weights)"
-            )
-
-
-def _transfer(signature: Signature, model: nn.Module, touched: Mapping[str, Tensor]) -> tuple[str, ...]:
-    """Why this is a transfer to another base; empty if it is the base that the signature was made from."""
-    base = signature.config.base_model
-    here = fingerprint(touched)
-    reasons = []
-    if not any(base.fingerprint.get(dtype) == digest for dtype, digest in here.items()):
-        reasons.append("the signature was made from other weights of this architecture")
-    config = getattr(model, "pretrained_cfg", None) or {}
-    for key in ("mean", "std"):
-        theirs, ours = getattr(base, key), tuple(config.get(key, ()))
-        if theirs and ours and not _close(theirs, ours):
-            reasons.append(f"its images were normalised with {key} {theirs}, the model's are with {ours}")
-    return tuple(reasons)
-
-
-def _close(a: Sequence[float], b: Sequence[float]) -> bool:
-    return len(a) == len(b) and all(abs(x - y) < 1e-4 for x, y in zip(a, b, strict=True))

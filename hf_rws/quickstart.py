@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import torch
 from torch import nn
 
 from hf_rws import plots
@@ -22,7 +23,8 @@ PICTURE = "overview.png"
 
 # A checkout has a sample of CIFAR-10 and a small network trained on CIFAR-100; an installed wheel has neither.
 EMBEDDED = Path(__file__).resolve().parent.parent / "scripts" / "quickstart"
-HUB_DATASET, HUB_START, HUB_LIMIT = "uoft-cs/cifar10", "resnet18.a1_in1k", 3600
+HUB_DATASET, HUB_START = "uoft-cs/cifar10", "resnet18.a1_in1k"
+TRAIN_LIMIT, TEST_LIMIT = 3600, 1000  # of other datasets, drawn at random: a few minutes, not a result
 
 
 def quickstart(output_dir: str | Path, *, corruptions: Sequence[str] | None = None, dataset: str | None = None) -> str:
@@ -35,7 +37,7 @@ def quickstart(output_dir: str | Path, *, corruptions: Sequence[str] | None = No
         output_dir: Folder for `base/`, `rws-fog/`, ..., `study.json` and the picture. A second start goes on where the
             first one stopped.
         corruptions: Names; fog, gaussian_noise and contrast by default.
-        dataset: Hub id or folder of another dataset.
+        dataset: Hub id or folder of another dataset, of which a random part is used.
 
     Returns:
         The table, and what to do next, as text.
@@ -60,7 +62,9 @@ def quickstart(output_dir: str | Path, *, corruptions: Sequence[str] | None = No
 def _data(dataset: str | None, embedded: bool) -> Splits:
     if dataset is None and embedded:
         return load_splits(str(EMBEDDED / "cifar10-sample"))
-    return load_splits(dataset or HUB_DATASET, limit=HUB_LIMIT)
+    data = load_splits(dataset or HUB_DATASET, limit=TRAIN_LIMIT)
+    shown = torch.randperm(len(data.test), generator=torch.Generator().manual_seed(0))[:TEST_LIMIT]
+    return replace(data, test=data.test.subset(shown.sort().values))
 
 
 def _start(data: Splits, embedded: bool) -> nn.Module:

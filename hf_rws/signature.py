@@ -198,6 +198,10 @@ class Signature:
 
         Returns:
             The folder.
+
+        Raises:
+            AccessError: The folder cannot be written to.
+            OptionError: It is a file, or the config holds what JSON cannot.
         """
         return self._write(Path(folder), Path(folder).resolve().name)
 
@@ -211,10 +215,10 @@ class Signature:
         config = self.config.to_json(version=__version__, sha256=hashlib.sha256(weights).hexdigest())
         card = cards.signature_card(json.loads(config), repo_id=repo_id, nbytes=self.nbytes)
         readme = folder / "README.md"
-        if readme.is_file():
-            card = cards.merge_card(readme.read_text(encoding="utf-8"), card)
-        contents = {WEIGHTS_NAME: weights, CONFIG_NAME: config.encode(), "README.md": card.encode()}
         try:
+            if readme.is_file():
+                card = cards.merge_card(readme.read_text(encoding="utf-8", errors="replace"), card)
+            contents = {WEIGHTS_NAME: weights, CONFIG_NAME: config.encode(), "README.md": card.encode()}
             folder.mkdir(parents=True, exist_ok=True)
             with TemporaryDirectory(dir=folder, prefix=".saving-") as temporary:
                 for name, content in contents.items():
@@ -222,7 +226,7 @@ class Signature:
                 for name in contents:
                     Path(temporary, name).replace(folder / name)
         except OSError as error:
-            raise AccessError(f"cannot save the signature in {folder}: {error}; what was there is as it was") from error
+            raise AccessError(f"cannot save the signature in {folder}: {error}") from error
         return folder
 
     @classmethod
@@ -320,7 +324,7 @@ class Signature:
             )
         try:
             arrays = load(weights)
-        except SafetensorError as error:
+        except (SafetensorError, KeyError) as error:  # KeyError: a dtype that torch does not have
             raise FormatError(f"{where} {WEIGHTS_NAME}: not a safetensors file ({error})") from error
         check_arrays(arrays, config.tensors, config.method.codec, f"{where} {WEIGHTS_NAME}")
         return cls(config, arrays, name)

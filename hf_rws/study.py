@@ -17,10 +17,11 @@ from hf_rws.data import ImageSet, Splits
 from hf_rws.errors import OptionError
 from hf_rws.evaluation import accuracy
 from hf_rws.extraction import extract
-from hf_rws.loading import load_base
+from hf_rws.layers import first_layers, weights_digest
+from hf_rws.loading import load_base, named_model
 from hf_rws.models import is_ours, save_timm_repo
 from hf_rws.patching import patch
-from hf_rws.quantization import Bits
+from hf_rws.quantization import Bits, resolve_bits
 from hf_rws.signature import Signature
 from hf_rws.training import TrainingArguments, TrainingResult, train
 
@@ -112,7 +113,7 @@ def create_start(
         known = timm.get_pretrained_cfg(str(model))
         if known is not None and known.fixed_input_size:
             model_args = {"img_size": size[1:], **model_args}
-        start = timm.create_model(str(model), pretrained=pretrained, num_classes=classes, **model_args)
+        start = named_model(str(model), pretrained=pretrained, num_classes=classes, **model_args)
     else:
         start = load_base(model, num_classes=classes, **model_args).model
         torch.manual_seed(seed)
@@ -157,17 +158,16 @@ def run_study(
         scale_curve: Also measure TA and RA at the scales of `CURVE_SCALES`.
         notes: More to record in each training_args.json.
     """
-    if not corruptions:
-        raise OptionError("a study needs at least one corruption")
+    if not corruptions or len(set(corruptions)) != len(corruptions):
+        raise OptionError(f"a study needs at least one corruption, each once, got {corruptions!r}")
+    runs = [(BASE, arguments)] + [(f"robust-{name}", replace(arguments, corruption=(name,))) for name in corruptions]
+    resolve_bits(bits, len(first_layers(start, num_layers)))  # before hours of training, not after
     folder = Path(output_dir)
-    if not (folder / START / "model.safetensors").is_file():
-        save_timm_repo(start, folder / START)
+    _keep_start(start, folder)
     weights = {name: value.clone() for name, value in start.state_dict().items()}
-    runs = [(BASE, ())] + [(f"robust-{name}", (name,)) for name in corruptions]
     results: dict[str, TrainingResult] = {}
-    for name, corruption in tqdm(runs, desc="study", unit="model"):
+    for name, wanted in tqdm(runs, desc="study", unit="model"):
         start.load_state_dict(weights)
-        wanted = replace(arguments, corruption=corruption)
         resume = (folder / name / "training_args.json").is_file()
         results[name] = train(start, data, folder / name, wanted, resume=resume, notes=dict(notes or {}))
     if not is_main_process():
@@ -198,9 +198,19 @@ def run_study(
     return study
 
 
+def _keep_start(start: nn.Module, folder: Path) -> None:
+    """Write `pretrained/`, once; another start than the one that the folder's models have is an error."""
+    if not (folder / BASE).exists():
+        save_timm_repo(start, folder / START)
+    elif weights_digest(load_base(folder / START).model) != weights_digest(start):
+        raise OptionError(f"{folder} holds a study from another start; choose another output folder")
+
+
 def is_main_process() -> bool:
-    """Whether this process is the only or the first one of a training."""
-    return not torch.distributed.is_initialized() or torch.distributed.get_rank() == 0
+    """Whether this process is the only or the first one that was launched."""
+    from accelerate.state import PartialState
+
+    return PartialState().is_main_process
 
 
 def write_base_card(folder: Path, result: TrainingResult) -> None:
@@ -218,7 +228,7 @@ def write_base_card(folder: Path, result: TrainingResult) -> None:
     )
     readme = folder / "README.md"
     if readme.is_file():
-        card = cards.merge_card(readme.read_text(encoding="utf-8"), card)
+        card = cards.merge_card(readme.read_text(encoding="utf-8", errors="replace"), card)
     readme.write_text(card, encoding="utf-8")
 
 

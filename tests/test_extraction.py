@@ -104,9 +104,9 @@ def test_half_precision_models_are_extracted_from():
     models = trio("vgg16_bn_gap")
     halves = [moved(model, 0, size=0.0).half() for model in (models.robust, models.standard, models.start)]
     found = hf_rws.extract(*halves, corruption="fog", bits=None)
-    for key, delta in signature("vgg16_bn_gap", bits=None).deltas().items():
-        assert found.delta(key).shape == delta.shape
-        assert torch.isfinite(found.delta(key)).all()
+    full = hf_rws.extract(models.robust, models.standard, models.start, corruption="fog", bits=None)
+    for key, delta in full.deltas().items():
+        torch.testing.assert_close(found.delta(key), delta, rtol=0.02, atol=2e-3)
 
 
 def test_config_says_what_was_done():
@@ -142,7 +142,10 @@ def test_config_says_what_was_done():
         ({"bits": [4, 4]}, OptionError, "7"),
         ({"robust": 3}, OptionError, "robust must be"),
         ({"robust": "no-such-thing"}, hf_rws.RWSError, "no-such-thing"),
-        ({"robust": create("resnet18")}, MismatchError, "robust has no tensor 'features.0.weight'"),
+        ({"robust": create("resnet18")}, MismatchError, "different architectures.*robust is resnet18"),
+        ({"corruption": None}, OptionError, "label"),
+        ({"severity": 9}, OptionError, "severity"),
+        ({"severity": 5.0}, OptionError, "severity"),
         ({"robust": {}}, MismatchError, "robust has no tensor"),
     ],
 )
@@ -167,10 +170,20 @@ def test_other_shapes_broken_values_and_bare_state_dicts_are_refused():
         hf_rws.extract(weights, weights, weights, corruption="fog")
 
 
+def test_a_patched_model_is_no_standard_model():
+    models = trio("vgg16_gap")
+    model = models.base()
+    hf_rws.patch(model, signature("vgg16_gap"))
+    with pytest.raises(OptionError, match=r"standard carries signatures.*clear\(\)"):
+        hf_rws.extract(models.robust, model, models.start, corruption="fog")
+    model.rws.clear()
+    hf_rws.extract(models.robust, model, models.start, corruption="fog")
+
+
 def test_a_warning_if_the_two_did_not_start_from_the_same_weights(tmp_path):
     models = trio("vgg16_gap")
     for role, start in (("robust", "a" * 64), ("standard", "b" * 64)):
         save_timm_repo(getattr(models, role), tmp_path / role)
         (tmp_path / role / "training_args.json").write_text(f'{{"init_sha256": "{start}"}}')
-    with pytest.warns(UserWarning, match="different starting weights"):
+    with pytest.warns(UserWarning, match="did not start from the same weights"):
         hf_rws.extract(tmp_path / "robust", tmp_path / "standard", models.start, corruption="fog")

@@ -101,6 +101,25 @@ def test_a_base_with_a_broken_config(study, content):
         load_base("base")
 
 
+@pytest.mark.parametrize("content", [b"", b"version https://git-lfs.github.com/spec/v1", b"\x00" * 100])
+def test_a_base_with_broken_weights(study, content):
+    (study / "base" / "model.safetensors").write_bytes(content)
+    with pytest.raises(FormatError, match=r"base: timm cannot load this model"):
+        load_base("base")
+
+
+@pytest.mark.parametrize("options", [{"revision": "v1"}, {"local_files_only": True}, {"force_download": True}])
+def test_options_that_timm_cannot_honour_are_refused(options):
+    with pytest.raises(OptionError, match=r"timm/resnet18.a1_in1k"):
+        load_base("resnet18.a1_in1k", **options)
+
+
+def test_a_timm_name_whose_weights_cannot_be_had_is_our_error():
+    for name in ("resnet18.a1_in1k", "resnet18.no_such_weights"):
+        with pytest.raises(NotFoundError, match=name):
+            load_base(name)
+
+
 def test_a_base_whose_weights_do_not_fit_its_config(study):
     config = json.loads((study / "base" / "config.json").read_text())
     config["model_args"]["width"] = 0.1

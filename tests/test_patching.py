@@ -2,6 +2,7 @@ import pickle
 import threading
 from copy import deepcopy
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -140,8 +141,13 @@ def test_using_restores_also_when_a_signature_was_removed_meanwhile():
 
 def test_any_scale_leaves_valid_variances():
     model, patcher, _ = patched("vgg16_bn_gap", "fog")
-    for scale in (-20.0, -1.0, 3.0, 20.0):
-        patcher.set({"fog": scale})
+    for scale in (-20.0, -1.0, 3.0, 20.0, 1e4):
+        if abs(scale) < 1000:
+            patcher.set({"fog": scale})
+        else:  # beyond what the dtype holds: refused, and nothing has changed
+            with pytest.raises(OptionError, match="too large"):
+                patcher.set({"fog": scale})
+        patcher.verify()
         for key, value in model.state_dict().items():
             if key.endswith("running_var"):
                 assert bool((value >= 0).all())
@@ -216,6 +222,11 @@ def _refused(name, error, message, action):
         (lambda p: p.add(signature("resnet18"), name="r"), MismatchError, "for resnet18, the model is vgg16_gap"),
         (lambda p: p.add(signature("vgg16_gap", "snow"), scale=float("nan")), OptionError, "finite number"),
         (lambda p: p.add("no-such-folder"), hf_rws.RWSError, "no-such-folder"),
+        (lambda p: p.set({"fog": 10**400}), OptionError, "finite number"),
+        (lambda p: p.set(["fog"]), OptionError, "mapping"),
+        (lambda p: p.set({"fog": 1e39}), OptionError, "too large"),
+        (lambda p: p.add(("a", "b", "c")), OptionError, "pair"),
+        (lambda p: p.add((3, signature("vgg16_gap", "snow"))), OptionError, "pair"),
     ],
 )
 def test_bad_calls_change_nothing(action, error, message):
@@ -253,6 +264,69 @@ def test_an_error_in_the_middle_of_writing_is_rolled_back(monkeypatch):
     assert len(calls) > 9
     assert identical(model, on)
     assert patcher.scales == {"fog": 0.5}
+
+
+def test_a_tuple_of_signatures_is_a_sequence_and_numpy_scales_are_numbers():
+    both = (signature("vgg16_gap"), signature("vgg16_gap", "snow"))
+    patcher = hf_rws.patch(trio("vgg16_gap").base(), both, scales=(np.float32(0.5), np.int64(1)))
+    assert patcher.scales == {"fog": 0.5, "snow": 1.0}
+
+
+def test_a_scale_that_half_precision_cannot_hold_is_refused_and_nothing_changes():
+    model = trio("vgg16_bn_gap").base().half()
+    before = state(model)
+    with pytest.raises(OptionError, match=r"no longer be finite in torch.float16.*too large"):
+        hf_rws.patch(model, signature("vgg16_bn_gap"), scales=[1e6])
+    assert identical(model, before)
+    assert not hasattr(model, "rws")
+
+
+def test_after_a_failed_add_the_other_tensors_are_free_again():
+    model, patcher, _ = patched("vgg16_gap", "fog")
+    deep = signature("vgg16_gap", "snow", num_layers="all")
+    with pytest.raises(OptionError, match="too large"):
+        patcher.add(deep, scale=1e39)
+    with torch.no_grad():
+        model.features[28].weight.add_(1.0)  # only the refused signature touches it
+    patcher.clear()
+
+
+def test_tied_tensors_are_refused():
+    model = trio("vgg16_gap").base()
+    model.features[12].weight = model.features[14].weight
+    with pytest.raises(OptionError, match=r"features.14.weight and features.12.weight share memory"):
+        hf_rws.patch(model, signature("vgg16_gap"))
+
+
+def test_a_baked_patcher_cannot_be_used_again():
+    _, patcher, _ = patched("vgg16_gap", "fog")
+    patcher.bake()
+    for call in (patcher.clear, patcher.verify, patcher.bake, lambda: patcher.add(signature("vgg16_gap", "snow"))):
+        with pytest.raises(OptionError, match=r"bake\(\)"):
+            call()
+    assert "bake()" in repr(patcher)
+
+
+def test_models_made_in_inference_mode_are_watched_by_value():
+    with torch.inference_mode():
+        model = create("vgg16_bn_gap")
+        patcher = hf_rws.patch(model, [("s", signature("vgg16_bn_gap"))])
+        model.features[0].weight.add_(1.0)
+        with pytest.raises(IntegrityError):
+            patcher.set({"s": 0.5})
+    fresh = create("vgg16_bn_gap")
+    assert not fresh.features[0].weight.is_inference()
+    with torch.inference_mode():
+        made = create("vgg16_bn_gap")
+    with pytest.raises(OptionError, match="inference mode"):
+        hf_rws.patch(made, signature("vgg16_bn_gap"))
+
+
+def test_using_keeps_what_its_body_attached():
+    _, patcher, _ = patched("vgg16_gap", "fog", scales=[0.3])
+    with patcher.using({"fog": 1.0}):
+        patcher.add(signature("vgg16_gap", "snow"), scale=0.7)
+    assert patcher.scales == {"fog": 0.3, "snow": 0.7}
 
 
 def test_a_second_patcher_on_the_same_model_is_refused():
@@ -403,9 +477,14 @@ def test_wrappers_are_seen_through():
     model = trio("vgg16_gap").base()
     before = state(model)
     wrapped = torch.compile(nn.DataParallel(model), backend="eager")
-    patcher = hf_rws.patch(wrapped, signature("vgg16_gap"))
-    assert model.rws is patcher
-    patcher.clear()
+    images = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        clean = wrapped(images)
+        patcher = hf_rws.patch(wrapped, signature("vgg16_gap"))
+        assert model.rws is patcher
+        assert not torch.equal(wrapped(images), clean)
+        patcher.clear()
+        assert torch.equal(wrapped(images), clean)
     assert identical(model, before)
 
 
@@ -491,4 +570,3 @@ def test_another_head_is_a_transfer_only_if_the_weights_are_others(recwarn):
     model.reset_classifier(100)
     hf_rws.patch(model, signature("vgg16_bn_gap"), strict=True)
     assert not recwarn
-    assert create("vgg16_bn_gap").num_classes == 10

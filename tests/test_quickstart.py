@@ -10,6 +10,8 @@ from hf_rws.layers import weights_digest
 from hf_rws.loading import load_base
 from hf_rws.study import create_start
 
+REAL = module.EMBEDDED
+
 
 @pytest.fixture
 def quick(monkeypatch):
@@ -66,9 +68,18 @@ def test_without_matplotlib_there_is_a_table_all_the_same(quick, tmp_path, monke
 def test_without_the_sample_the_hub_is_asked(tmp_path, monkeypatch):
     monkeypatch.setattr(module, "EMBEDDED", tmp_path / "not-there")
     asked = []
-    monkeypatch.setattr(module, "load_splits", lambda dataset, **options: asked.append((dataset, options)))
+    real = load_splits(str(REAL / "cifar10-sample"))
+
+    def load(dataset, **options):
+        asked.append((dataset, options))
+        return replace(real, test=real.train)
+
+    monkeypatch.setattr(module, "load_splits", load)
     monkeypatch.setattr(module, "create_start", lambda start, data, **options: asked.append((start, options)))
-    module._start(module._data(None, False), False)
+    data = module._data(None, False)
+    assert len(data.test) == 1000
+    assert data.test.labels.bincount().min() > 50  # drawn at random
+    module._start(data, False)
     assert asked == [("uoft-cs/cifar10", {"limit": 3600}), ("resnet18.a1_in1k", {"pretrained": True})]
 
 

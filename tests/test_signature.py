@@ -200,6 +200,10 @@ def test_impossible_ternary_bytes(tmp_path):
         (lambda c: c["method"].update(kind="magic"), "'kind' must be one of"),
         (lambda c: c["corruption"].pop("name"), "'name' is missing"),
         (lambda c: c.update(recommended_scale="1"), "'recommended_scale'"),
+        (lambda c: c.update(recommended_scale=10**400), "'recommended_scale'"),
+        (lambda c: c["tensors"][0].update(layer=-1), "'layer'"),
+        (lambda c: c["tensors"][0].update(layer=10**12), "'layer'"),
+        (lambda c: c["corruption"].update(severity=99), "'severity'"),
         (lambda c: c.update(format_version="2.0"), r"format_version 2.0.*pip install -U hf-rws"),
         (lambda c: c.update(format_version=1), "'format_version'"),
         (lambda c: c.update(architecture="resnet18"), "timm model's config"),
@@ -223,6 +227,13 @@ def test_unknown_keys_and_newer_minor_versions_are_read_with_a_warning(saved):
     _edit(saved, lambda config: config.update(format_version="1.7", shiny=True))
     with pytest.warns(UserWarning, match="shiny"):
         assert equal(Signature.from_pretrained(saved), signature("vgg16_bn_gap"))
+
+
+def test_what_cannot_be_written_as_json_is_refused_before_anything_is_written(tmp_path):
+    for wrong in ({"metrics": {"n": torch.ones(1)}}, {"recommended_scale": "1"}, {"recommended_scale": float("nan")}):
+        with pytest.raises(OptionError, match="cannot be saved"):
+            signature("vgg16_gap").with_results(**wrong).save_pretrained(tmp_path / "s")
+    assert not (tmp_path / "s").exists()
 
 
 def test_optional_statistics_survive(saved, tmp_path):

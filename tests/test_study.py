@@ -110,6 +110,22 @@ def test_no_path_of_this_machine_is_written(finished):
             assert str(finished.folder.parent).encode() not in path.read_bytes(), path.name
 
 
+@pytest.mark.parametrize(
+    "wrong", [{"corruptions": ("fogg",)}, {"corruptions": ("fog", "fog")}, {"bits": "smal"}, {"num_layers": 99}]
+)
+def test_bad_options_are_found_before_training(data, tmp_path, wrong):
+    start = create_start("vgg16_gap", data, width=0.05)
+    with pytest.raises(OptionError):
+        run_study(start, data, tmp_path / "s", QUICK, **{"corruptions": ("fog",), **wrong})
+    assert not (tmp_path / "s").exists()
+
+
+def test_another_start_than_the_folders_is_refused(finished, data):
+    start = create_start("vgg16_bn_gap", data, width=0.05, seed=5)
+    with pytest.raises(OptionError, match="another start"):
+        run_study(start, data, finished.folder, QUICK, corruptions=("fog",))
+
+
 def test_a_study_needs_a_corruption(data, tmp_path):
     with pytest.raises(OptionError, match="at least one corruption"):
         run_study(create_start("vgg16_gap", data, width=0.05), data, tmp_path / "s", QUICK, corruptions=())
