@@ -11,8 +11,9 @@ r"""How much of the robust models' gain do their signatures bring? The README's 
     python scripts/recovery_table.py study-vgg16_gap-0 study-vgg16_gap-1 --dataset uoft-cs/cifar10
 
 and the same with vgg16_bn_gap, without the second training of the start and with --lr 0.02. A study's robust models and
-its standard model are its reference: TA is the accuracy on clean test images, RA the one under the corruption, recovery (RA patched - RA standard) / (RA robust - RA standard), as
-a ratio of means over the corruptions and, beside it, as a mean of ratios.
+its standard model are its reference: TA is the accuracy on clean test images, RA the one under the corruption, recovery
+(RA patched - RA standard) / (RA robust - RA standard), as a ratio of means over the corruptions and, beside it, as a
+mean of ratios.
 """
 
 import argparse
