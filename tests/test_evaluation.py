@@ -1,8 +1,10 @@
 import csv
 import io
+from contextlib import nullcontext
 
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 from torchvision.transforms.functional import normalize
 
@@ -105,10 +107,16 @@ def test_rows_are_clean_then_every_corruption_at_every_severity():
         assert row.n == 9
 
 
-def test_all_means_all_and_one_name_is_enough():
+@pytest.mark.parametrize("pictures", [True, False])
+def test_all_means_all_and_one_name_is_enough(pictures, monkeypatch, tmp_path):
     images = image_set(2)
-    names = [row.corruption for row in evaluate(Reddest(), images).rows]
-    assert names == ["clean", *CORRUPTIONS]
+    if pictures:
+        for number in range(1, 6):
+            Image.new("RGB", (300, 300), (40 * number, 90, 200)).save(tmp_path / f"frost{number}.png")
+    monkeypatch.setenv("HF_RWS_FROST", str(tmp_path))
+    with nullcontext() if pictures else pytest.warns(UserWarning, match="frost is left out"):
+        names = [row.corruption for row in evaluate(Reddest(), images).rows]
+    assert names == ["clean", *(name for name in CORRUPTIONS if pictures or name != "frost")]
     assert [row.corruption for row in evaluate(Reddest(), images, "fog", clean=False).rows] == ["fog"]
 
 
