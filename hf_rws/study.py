@@ -17,6 +17,7 @@ from hf_rws.data import ImageSet, Splits
 from hf_rws.errors import OptionError
 from hf_rws.evaluation import accuracy
 from hf_rws.extraction import extract
+from hf_rws.format import PROJECTIONS
 from hf_rws.layers import first_layers, weights_digest
 from hf_rws.loading import load_base, named_model
 from hf_rws.models import is_ours, save_timm_repo
@@ -162,6 +163,8 @@ def run_study(
         raise OptionError(f"a study needs at least one corruption, each once, got {corruptions!r}")
     runs = [(BASE, arguments)] + [(f"robust-{name}", replace(arguments, corruption=(name,))) for name in corruptions]
     resolve_bits(bits, len(first_layers(start, num_layers)))  # before hours of training, not after
+    if projection not in PROJECTIONS:
+        raise OptionError(f"projection must be one of {PROJECTIONS}, got {projection!r}")
     folder = Path(output_dir)
     _keep_start(start, folder)
     weights = {name: value.clone() for name, value in start.state_dict().items()}

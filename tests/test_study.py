@@ -111,7 +111,14 @@ def test_no_path_of_this_machine_is_written(finished):
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"corruptions": ("fogg",)}, {"corruptions": ("fog", "fog")}, {"bits": "smal"}, {"num_layers": 99}]
+    "wrong",
+    [
+        {"corruptions": ("fogg",)},
+        {"corruptions": ("fog", "fog")},
+        {"bits": "smal"},
+        {"num_layers": 99},
+        {"projection": "biases"},
+    ],
 )
 def test_bad_options_are_found_before_training(data, tmp_path, wrong):
     start = create_start("vgg16_gap", data, width=0.05)
