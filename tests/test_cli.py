@@ -7,6 +7,8 @@ import pytest
 
 import hf_rws
 from hf_rws import cli, training
+from hf_rws.cli import making
+from hf_rws.cli.options import parse_bits
 from hf_rws.errors import OptionError
 from tests.helpers import datasets_cache, on_cpu, toy_dataset  # noqa: F401
 
@@ -93,7 +95,7 @@ def test_usage_errors_of_a_study(call):
 )
 def test_our_errors_are_one_line_and_change_nothing(arguments, message, tmp_path, call):
     dataset = toy_dataset(tmp_path / "toy")
-    code, out, err = call(cli.train, "--dataset", dataset, "--output-dir", tmp_path / "run", *arguments)
+    code, out, err = call(making.train, "--dataset", dataset, "--output-dir", tmp_path / "run", *arguments)
     assert (code, out) == (1, "")
     last = err.splitlines()[-1]  # above it, `datasets` may have shown a bar
     assert last.startswith("error: ")
@@ -143,7 +145,7 @@ def test_ctrl_c(call):
     ],
 )
 def test_parse_bits(text, expected):
-    assert cli.parse_bits(text) == expected
+    assert parse_bits(text) == expected
 
 
 @pytest.mark.parametrize(
@@ -151,7 +153,7 @@ def test_parse_bits(text, expected):
     [("width=0.25", 0.25), ("depth=3", 3), ("pool=avg", "avg"), ("bias=true", True), ("bias=False", False)],
 )
 def test_model_arguments_are_read_by_their_look(pair, expected):
-    name, value = cli._parse_pair(pair)
+    name, value = making._parse_pair(pair)
     assert (name, value, type(value)) == (pair.split("=")[0], expected, type(expected))
 
 

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 
 from hf_rws import augmentation, corrupt, training
 from hf_rws.cli import run
-from hf_rws.cli import train as train_command
+from hf_rws.cli.making import train as train_command
 from hf_rws.errors import OptionError
 from hf_rws.evaluation import accuracy
 from hf_rws.recipes import RECIPES, create_scheduler

@@ -1,0 +1,44 @@
+"""The command `hf-rws`: data on stdout, messages on stderr; exit codes 0, 1 (RWSError), 2 (usage), 130 (Ctrl-C)."""
+
+import sys
+from collections.abc import Sequence
+
+import click
+
+from hf_rws import __version__
+from hf_rws.cli.making import extract, study, train
+from hf_rws.cli.measuring import evaluate, quickstart
+from hf_rws.errors import RWSError
+
+__all__ = ["cli", "main", "run", "study"]
+
+
+def run(command: click.Command, arguments: Sequence[str] | None = None) -> None:
+    """Run a command and leave the process with its exit code."""
+    try:
+        code = command.main(arguments, standalone_mode=False)
+    except RWSError as error:
+        click.echo(f"error: {' '.join(str(error).split())}", err=True)
+        sys.exit(1)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except (KeyboardInterrupt, click.Abort):
+        click.echo("stopped; the same command goes on with a training (hf-rws train: with --resume)", err=True)
+        sys.exit(130)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def main() -> None:
+    """The entry point `hf-rws`."""
+    run(cli)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(__version__, prog_name="hf-rws")
+def cli() -> None:
+    """Robust weight signatures for timm models: robustness as easy as patching weights."""
+
+
+for _command in (quickstart, train, extract, evaluate):
+    cli.add_command(_command)

@@ -1,0 +1,193 @@
+"""`hf-rws train` and `extract`, and the study of scripts/train_study.py."""
+# ruff: noqa: D301 (a raw docstring would take the meaning from click's \b, "leave these lines as they are")
+
+from pathlib import Path
+from typing import Any
+
+import click
+import timm
+
+from hf_rws.cli.options import (
+    corruption_option,
+    data_options,
+    extraction_options,
+    model_options,
+    number_or_word,
+    output_dir_option,
+    parse_bits,
+    recipe_options,
+)
+from hf_rws.data import Splits, load_splits
+from hf_rws.errors import OptionError
+from hf_rws.extraction import extract as extract_signature
+from hf_rws.recipes import TrainingArguments
+from hf_rws.study import create_start, is_main_process, run_study, write_base_card
+from hf_rws.training import train as train_model
+
+
+@click.command()
+@model_options
+@data_options
+@corruption_option
+@recipe_options
+@output_dir_option
+@click.option("--resume", is_flag=True, help="Go on from an interrupted run in --output-dir.")
+def train(output_dir: Path, resume: bool, corruption: tuple[str, ...], **options: Any) -> None:
+    """Train a standard model, or with --corruption a robust one.
+
+    \b
+    Example:
+      hf-rws train --model vgg16_gap --model-arg width=0.25 --dataset uoft-cs/cifar10 --corruption fog \\
+        --output-dir robust-fog
+    """
+    arguments = _training_arguments(options, corruption)
+    data, start, notes = _start(options, arguments.seed)
+    result = train_model(start, data, output_dir, arguments, resume=resume, notes=notes)
+    if (output_dir / "model.safetensors").is_file() and is_main_process():
+        write_base_card(output_dir, result)
+        click.echo(
+            f"{result.folder}: best epoch {result.best_epoch}, validation {result.validation_accuracy:.4f}", err=True
+        )
+        for name, value in result.test_accuracy.items():
+            click.echo(f"{name}\t{value:.4f}")
+
+
+@click.command()
+@model_options
+@data_options
+@corruption_option
+@recipe_options
+@extraction_options
+@output_dir_option
+@click.option("--no-scale-curve", is_flag=True, help="Do not measure TA and RA at other scales than 0 and 1.")
+def study(
+    output_dir: Path,
+    corruption: tuple[str, ...],
+    num_layers: str | None,
+    projection: str,
+    bits: str,
+    no_scale_curve: bool,
+    **options: Any,
+) -> None:
+    """Make a standard model, robust models and their signatures from one start, and measure them.
+
+    Finished models are skipped, an interrupted one is resumed: the same command goes on where it stopped.
+    """
+    if not corruption:
+        raise click.UsageError("name at least one --corruption")
+    arguments = _training_arguments(options, ())
+    data, start, notes = _start(options, arguments.seed)
+    result = run_study(
+        start,
+        data,
+        output_dir,
+        arguments,
+        corruptions=corruption,
+        num_layers=number_or_word(num_layers),
+        projection=None if projection == "none" else projection,  # type: ignore[arg-type]
+        bits=parse_bits(bits),
+        scale_curve=not no_scale_curve,
+        notes=notes,
+    )
+    if is_main_process():
+        click.echo(result.to_markdown())
+
+
+@click.command()
+@click.argument("robust")
+@click.argument("standard")
+@click.argument("pretrained", required=False)
+@click.option(
+    "--corruption", "names", multiple=True, required=True, help="What it makes robust to: any label; repeatable."
+)
+@click.option("--severity", type=click.IntRange(1, 5), help="Severity it was trained with.")
+@click.option("--dataset", help="Name of the dataset, for the card.")
+@extraction_options
+@output_dir_option
+def extract(
+    robust: str,
+    standard: str,
+    pretrained: str | None,
+    names: tuple[str, ...],
+    num_layers: str | None,
+    projection: str,
+    bits: str,
+    output_dir: Path,
+    **options: Any,
+) -> None:
+    """Extract a signature from a ROBUST and a STANDARD model and the PRETRAINED one both started from.
+
+    \b
+    Example:
+      hf-rws extract robust-fog base pretrained --corruption fog --severity 5 --output-dir rws-fog
+    """
+    signature = extract_signature(
+        robust,
+        standard,
+        pretrained,
+        corruption=list(names),
+        num_layers=number_or_word(num_layers),
+        projection=None if projection == "none" else projection,  # type: ignore[arg-type]
+        bits=parse_bits(bits),
+        **options,
+    )
+    signature.save_pretrained(output_dir)
+    click.echo(f"{output_dir}\t{signature.nbytes}")
+
+
+# --- from options to what is trained ---
+
+
+def _training_arguments(options: dict[str, Any], corruption: tuple[str, ...]) -> TrainingArguments:
+    """The recipe with what was given in its place; takes these options out of `options`."""
+    taken = {name: options.pop(name) for name in ("recipe", *TrainingArguments.__dataclass_fields__) if name in options}
+    given = {name: value for name, value in taken.items() if value is not None}
+    if "milestones" in given:
+        try:
+            given["milestones"] = tuple(int(part) for part in given["milestones"].split(","))
+        except ValueError:
+            raise click.UsageError("--milestones must look like 20,40") from None
+    return TrainingArguments.from_recipe(given.pop("recipe"), corruption=corruption, **given)
+
+
+def _start(options: dict[str, Any], seed: int) -> tuple[Splits, Any, dict[str, Any]]:
+    """Data, start and what to record of both, from the options that are left."""
+    dataset, revision = options.pop("dataset"), options.pop("dataset_revision")
+    model, init_from = options.pop("model"), options.pop("init_from")
+    pretrained, pairs = options.pop("pretrained"), options.pop("model_args")
+    if (model is None) == (init_from is None):
+        raise click.UsageError("give either --model or --init-from")
+    if pretrained and init_from is not None:
+        raise click.UsageError("--pretrained goes with --model; --init-from takes the weights that are there")
+    if model is not None and not timm.is_model(model.partition(".")[0]):
+        raise OptionError(f"timm has no model {model!r}; timm.list_models() lists them")
+    model_args = dict(_parse_pair(pair) for pair in pairs)
+    data = load_splits(dataset, revision=revision, **options)
+    try:
+        start = create_start(init_from or model, data, pretrained=pretrained, seed=seed, **model_args)
+    except TypeError as error:
+        if not model_args:
+            raise
+        raise OptionError(f"{init_from or model} does not take --model-arg {' '.join(pairs)}: {error}") from error
+    notes = {
+        "dataset": data.train.name,
+        "dataset_revision": revision,
+        "model": model,
+        "model_args": model_args,
+        **options,
+    }
+    if init_from is not None:
+        notes["init_from"] = Path(init_from).resolve().name if Path(init_from).is_dir() else init_from
+    return data, start, notes
+
+
+def _parse_pair(pair: str) -> tuple[str, Any]:
+    name, equals, value = pair.partition("=")
+    if not equals:
+        raise click.UsageError(f"--model-arg must look like width=0.25, got {pair!r}")
+    for kind in (int, float):
+        try:
+            return name, kind(value)
+        except ValueError:
+            continue
+    return name, {"true": True, "false": False}.get(value.lower(), value)

@@ -1,0 +1,82 @@
+"""`hf-rws evaluate` and `quickstart`."""
+# ruff: noqa: D301 (a raw docstring would take the meaning from click's \b, "leave these lines as they are")
+
+import sys
+from pathlib import Path
+
+import click
+
+from hf_rws.corruptions import CORRUPTIONS
+from hf_rws.data import load_split
+from hf_rws.evaluation import evaluate as evaluate_model
+from hf_rws.loading import load_patched
+
+
+@click.command()
+@click.argument("base")
+@click.argument("signatures", nargs=-1)
+@click.option("--dataset", required=True, help="Hub id or folder; its test split is used.")
+@click.option("--dataset-revision", help="Revision of a Hub dataset.")
+@click.option("--classes", help="Classes to keep, as in the training, e.g. 0-49,60.")
+@click.option("--image-size", type=click.IntRange(1), help="Resize and crop images to this, as in the training.")
+@click.option("--scale", "scales", type=float, multiple=True, help="One per signature.")
+@click.option("--corruption", multiple=True, type=click.Choice(CORRUPTIONS), help="Repeatable.  [default: all]")
+@click.option(
+    "--severity", "severities", type=click.IntRange(1, 5), multiple=True, default=[5], show_default=True,
+    help="Repeatable.",
+)  # fmt: skip
+@click.option("--limit", type=click.IntRange(1), help="Use only the first so many images.")
+@click.option(
+    "--format", "style", type=click.Choice(["markdown", "csv"]), default="markdown", show_default=True,
+    help="Of the table on stdout.",
+)  # fmt: skip
+def evaluate(
+    base: str,
+    signatures: tuple[str, ...],
+    dataset: str,
+    dataset_revision: str | None,
+    classes: str | None,
+    image_size: int | None,
+    scales: tuple[float, ...],
+    corruption: tuple[str, ...],
+    severities: tuple[int, ...],
+    limit: int | None,
+    style: str,
+) -> None:
+    """Accuracy of BASE with SIGNATURES on, on clean and corrupted test images.
+
+    \b
+    Example:
+      hf-rws evaluate base rws-fog --dataset uoft-cs/cifar10 --corruption fog
+    """
+    model = load_patched(base, list(signatures), scales=list(scales) or None)
+    images = load_split(dataset, revision=dataset_revision, classes=classes, image_size=image_size)
+    result = evaluate_model(
+        model, images, list(corruption) or "all", severities=severities, limit=limit, progress=sys.stderr.isatty()
+    )
+    click.echo(result.to_markdown() if style == "markdown" else result.to_csv(), nl=style == "markdown")
+
+
+@click.command()
+@click.option(
+    "--output-dir", type=click.Path(path_type=Path), default=Path("hf-rws-quickstart"), show_default=True,
+    help="Folder for the results.",
+)  # fmt: skip
+@click.option(
+    "--corruption",
+    multiple=True,
+    type=click.Choice(CORRUPTIONS),
+    help="Repeatable.  [default: fog, gaussian_noise, contrast]",
+)
+@click.option("--dataset", help="Hub id or folder.  [default: the sample beside the source, else uoft-cs/cifar10]")
+def quickstart(output_dir: Path, corruption: tuple[str, ...], dataset: str | None) -> None:
+    """The whole idea in a few minutes on a CPU: train, extract, patch, measure, and draw a picture.
+
+    \b
+    Example:
+      hf-rws quickstart && cd hf-rws-quickstart
+      python -c 'import hf_rws; print(hf_rws.load_patched("base", ["rws-fog"]).rws)'
+    """
+    from hf_rws.quickstart import quickstart as run_quickstart
+
+    click.echo(run_quickstart(output_dir, corruptions=corruption or None, dataset=dataset))

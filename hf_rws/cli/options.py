@@ -1,0 +1,109 @@
+"""Options that commands share, and what their texts mean."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from hf_rws.augmentation import AUGMENTATIONS
+from hf_rws.corruptions import CORRUPTIONS
+from hf_rws.recipes import PRECISIONS, RECIPES, SCHEDULES
+
+Command = Callable[..., Any]
+
+
+def together(*options: Callable[[Command], Command]) -> Callable[[Command], Command]:
+    """Several options as one decorator, listed by `--help` in this order."""
+
+    def decorate(command: Command) -> Command:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return decorate
+
+
+output_dir_option = click.option(
+    "--output-dir", type=click.Path(path_type=Path), required=True, help="Folder for the results."
+)
+
+data_options = together(
+    click.option("--dataset", required=True, help="Hub id or folder of an image-classification dataset."),
+    click.option("--dataset-revision", help="Revision of a Hub dataset."),
+    click.option("--classes", help="Classes to keep, e.g. 0-49,60."),
+    click.option("--validation", type=float, default=0.1, show_default=True, help="Share of the training images."),
+    click.option("--split-seed", type=int, default=0, show_default=True, help="Seed of the validation split."),
+    click.option(
+        "--image-size", type=click.IntRange(1), help="Resize and crop images to this; needed where they differ in size."
+    ),
+    click.option("--limit", type=click.IntRange(1), help="Use only so many training images, drawn at random."),
+)
+
+model_options = together(
+    click.option("--model", help="timm name, e.g. vgg16_gap; random weights unless --pretrained."),
+    click.option("--init-from", help="Folder or Hub id of a timm repo to start from (instead of --model)."),
+    click.option("--pretrained", is_flag=True, help="Start from timm's weights of --model."),
+    click.option("--model-arg", "model_args", multiple=True, metavar="NAME=VALUE", help="E.g. width=0.25; repeatable."),
+)
+
+recipe_options = together(
+    click.option(
+        "--recipe", type=click.Choice(list(RECIPES)), default="short", show_default=True,
+        help="What the options below start from.",
+    ),
+    click.option(
+        "--severity", type=click.IntRange(1, 5), default=5, show_default=True, help="Severity of the corruption."
+    ),
+    click.option("--fresh-corruption", is_flag=True, help="Draw the corruption anew every epoch."),
+    click.option("--epochs", type=click.IntRange(1), help="Passes over the training images.  [default: the recipe's]"),
+    click.option("--lr", type=float, help="Learning rate; the peak of one-cycle.  [default: the recipe's]"),
+    click.option("--schedule", type=click.Choice(SCHEDULES), help="Of the learning rate.  [default: the recipe's]"),
+    click.option("--milestones", help="Epochs of the step schedule, e.g. 20,40.  [default: the recipe's]"),
+    click.option("--gamma", type=float, default=0.1, show_default=True, help="Factor of the step schedule."),
+    click.option("--batch-size", type=click.IntRange(1), default=128, show_default=True, help="Over all processes."),
+    click.option("--momentum", type=float, default=0.9, show_default=True, help="Of SGD."),
+    click.option("--nesterov/--no-nesterov", default=None, help="Nesterov momentum or not.  [default: the recipe's]"),
+    click.option("--weight-decay", type=float, default=5e-4, show_default=True, help="On all parameters."),
+    click.option(
+        "--augmentation", type=click.Choice(["auto", *AUGMENTATIONS]), default="auto", show_default=True,
+        help="auto: crops below 48 px, rotations above.",
+    ),
+    click.option("--seed", type=int, default=0, show_default=True, help="Of the head, the order and all draws."),
+    click.option(
+        "--mixed-precision", type=click.Choice(PRECISIONS), default="auto", show_default=True,
+        help="auto: what the hardware computes fast.",
+    ),
+    click.option(
+        "--gradient-accumulation-steps", type=click.IntRange(1), default=1, show_default=True,
+        help="Parts in which a batch is computed.",
+    ),
+    click.option("--log-with", multiple=True, help="Tracker of Accelerate, e.g. tensorboard; repeatable."),
+)  # fmt: skip
+
+extraction_options = together(
+    click.option("--num-layers", help="First layers to take: a number or 'all'.  [default: 7, or what there is]"),
+    click.option(
+        "--projection", type=click.Choice(["weights", "all", "none"]), default="weights", show_default=True,
+        help="Which differences to project: weights only, biases too, none.",
+    ),
+    click.option(
+        "--bits", default="default", show_default=True,
+        help="1-8, ternary, default, small or none; or one for each layer, e.g. 8,4,ternary.",
+    ),
+)  # fmt: skip
+
+corruption_option = click.option(
+    "--corruption", multiple=True, type=click.Choice(CORRUPTIONS), help="Corruption; repeatable."
+)
+
+
+def parse_bits(text: str) -> Any:
+    """The value of --bits: "4", "ternary", "default", "none" or a list such as "8,4,ternary"."""
+    entries = [None if part == "none" else int(part) if part.isdigit() else part for part in text.split(",")]
+    return entries if len(entries) > 1 else entries[0]
+
+
+def number_or_word(value: str | None) -> Any:
+    """The value of --num-layers: "7" or "all"."""
+    return int(value) if value is not None and value.isdigit() else value
