@@ -87,7 +87,7 @@ def extract(
     _check_tensors(sources, tensors)
     states = {role: source.state for role, source in sources.items()}
     deltas = {
-        tensor.name: _difference(
+        tensor.name: difference(
             tensor,
             states["robust"][tensor.name],
             states["standard"][tensor.name],
@@ -205,7 +205,8 @@ def _is_projected(tensor: LayerTensor, projection: str | None) -> bool:
     return tensor.kind in projected[projection]
 
 
-def _difference(tensor: LayerTensor, robust: Tensor, standard: Tensor, pretrained: Tensor | None) -> Tensor:
+def difference(tensor: LayerTensor, robust: Tensor, standard: Tensor, pretrained: Tensor | None = None) -> Tensor:
+    """`robust` - `standard` in float32, of logarithms for a running_var; with `pretrained`, projected."""
     robust, standard = robust.double(), standard.double()
     if tensor.kind == "running_var":
         return ((robust + tensor.eps).log() - (standard + tensor.eps).log()).float()

@@ -1,7 +1,9 @@
 """How a model is trained: the recipes of the paper and a short one, and the arguments that they fill in."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.optim import Optimizer
@@ -10,6 +12,9 @@ from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, MultiStepLR
 from hf_rws.augmentation import AUGMENTATIONS
 from hf_rws.corruptions import CORRUPTIONS
 from hf_rws.errors import OptionError
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
 
 SCHEDULES = ("step", "one-cycle", "cosine", "constant")
 PRECISIONS = ("auto", "no", "fp16", "bf16")
@@ -134,3 +139,36 @@ def create_scheduler(optimizer: Optimizer, arguments: TrainingArguments, steps: 
         return CosineAnnealingLR(optimizer, total)
     milestones = [epoch * steps for epoch in arguments.milestones] if arguments.schedule == "step" else []
     return MultiStepLR(optimizer, milestones, arguments.gamma)
+
+
+def create_accelerator(
+    precision: str,
+    *,
+    gradient_accumulation_steps: int = 1,
+    log_with: Sequence[str] = (),
+    project_dir: str | Path | None = None,
+) -> "Accelerator":
+    """An Accelerator of its own for each training; OptionError if it refuses the precision or a tracker.
+
+    Args:
+        precision: One of `PRECISIONS`.
+        gradient_accumulation_steps: Parts in which a batch is computed.
+        log_with: Names of trackers.
+        project_dir: Where trackers write.
+    """
+    from accelerate import Accelerator
+    from accelerate.state import AcceleratorState, PartialState
+    from accelerate.utils import GradientAccumulationPlugin, parse_flag_from_env
+
+    device = PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU")).device
+    AcceleratorState._reset_state()  # as transformers does: a second training may want another precision
+    try:
+        return Accelerator(
+            mixed_precision=resolve_precision(precision, device.type),
+            # as a plugin: the plain argument gives way to what `accelerate launch` puts into the environment
+            gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=gradient_accumulation_steps),
+            log_with=list(log_with) or None,
+            project_dir=None if project_dir is None else str(project_dir),
+        )
+    except ValueError as error:  # a precision that the device cannot compute, an unknown tracker
+        raise OptionError(f"Accelerate refuses these training arguments: {error}") from error

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
 from itertools import compress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import torch
 from safetensors.torch import load_file
@@ -27,10 +27,7 @@ from hf_rws.errors import OptionError
 from hf_rws.evaluation import Normalize, accuracy
 from hf_rws.layers import weights_digest
 from hf_rws.models import save_timm_repo
-from hf_rws.recipes import TrainingArguments, create_scheduler, resolve_precision
-
-if TYPE_CHECKING:
-    from accelerate import Accelerator
+from hf_rws.recipes import TrainingArguments, create_accelerator, create_scheduler
 
 
 @dataclass
@@ -118,7 +115,12 @@ class _Run:
         from accelerate.utils import set_seed
 
         set_seed(arguments.seed)
-        self.accelerator = _accelerator(arguments, folder)
+        self.accelerator = create_accelerator(
+            arguments.mixed_precision,
+            gradient_accumulation_steps=arguments.gradient_accumulation_steps,
+            log_with=arguments.log_with,
+            project_dir=folder,
+        )
         self.arguments, self.data, self.folder = arguments, data, folder
         self.checkpoint, self.log = folder / "checkpoint", folder / "metrics.jsonl"
         self.parts = self.accelerator.num_processes * arguments.gradient_accumulation_steps
@@ -303,25 +305,6 @@ def corrupted(images: ImageSet, arguments: TrainingArguments, *, seed: int) -> I
     for name, rows in zip(names, shares, strict=True):
         pixels[rows] = corrupt(images.images[rows], name, arguments.severity, seed=seed)
     return replace(images, images=pixels)
-
-
-def _accelerator(arguments: TrainingArguments, folder: Path) -> "Accelerator":
-    from accelerate import Accelerator
-    from accelerate.state import AcceleratorState, PartialState
-    from accelerate.utils import GradientAccumulationPlugin, parse_flag_from_env
-
-    device = PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU")).device
-    AcceleratorState._reset_state()  # as transformers does: a second training may want another precision
-    try:
-        return Accelerator(
-            mixed_precision=resolve_precision(arguments.mixed_precision, device.type),
-            # as a plugin: the plain argument gives way to what `accelerate launch` puts into the environment
-            gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=arguments.gradient_accumulation_steps),
-            log_with=list(arguments.log_with) or None,
-            project_dir=str(folder),
-        )
-    except ValueError as error:  # a precision that the device cannot compute, an unknown tracker
-        raise OptionError(f"Accelerate refuses these training arguments: {error}") from error
 
 
 def _draw_seed(arguments: TrainingArguments, epoch: int) -> int:

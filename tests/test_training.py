@@ -17,8 +17,8 @@ from hf_rws.cli import run
 from hf_rws.cli.making import train as train_command
 from hf_rws.errors import OptionError
 from hf_rws.evaluation import accuracy
-from hf_rws.recipes import RECIPES, create_scheduler
-from hf_rws.training import TrainingArguments, corrupted, resolve_precision, train
+from hf_rws.recipes import RECIPES, create_scheduler, resolve_precision
+from hf_rws.training import TrainingArguments, corrupted, train
 from tests.helpers import (
     arguments,
     datasets_cache,  # noqa: F401
