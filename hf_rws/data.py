@@ -80,6 +80,7 @@ def load_splits(
     classes: str | Sequence[int] | None = None,
     validation: float = 0.1,
     split_seed: int = 0,
+    config: str | None = None,
     revision: str | None = None,
     image_size: int | None = None,
     image_column: str | None = None,
@@ -95,6 +96,7 @@ def load_splits(
         classes: Classes to keep, as "0-49,60" or a sequence of numbers; labels are renumbered from 0.
         validation: Share of the training set that becomes the validation split, in (0, 1).
         split_seed: Seed of that draw; the same seed gives the same split everywhere.
+        config: Name of the configuration, of a dataset that has several.
         revision: Revision of a Hub dataset.
         image_size: Resize the shorter side to this and crop the centre; needed where images differ in size.
         image_column: Name of the image column where the features leave a choice.
@@ -121,7 +123,7 @@ def load_splits(
         "label_column": label_column,
         "cache_dir": cache_dir,
     }
-    loaded = _load(dataset, revision)
+    loaded = open_dataset(dataset, config=config, revision=revision)
     train_split = _pick(loaded, TRAIN_NAMES, dataset, "training")
     chosen_test = _pick(loaded, (test_split,) if test_split else TEST_NAMES, dataset, "test")
     train, test = (_decoded(loaded[split], split, dataset, **options) for split in (train_split, chosen_test))
@@ -146,6 +148,7 @@ def load_split(
     split: str = "test",
     *,
     classes: str | Sequence[int] | None = None,
+    config: str | None = None,
     revision: str | None = None,
     image_size: int | None = None,
     image_column: str | None = None,
@@ -156,7 +159,7 @@ def load_split(
 
     The options, and the errors raised, are those of `load_splits`.
     """
-    loaded = _load(dataset, revision)
+    loaded = open_dataset(dataset, config=config, revision=revision)
     chosen = _pick(loaded, TEST_NAMES if split == "test" else (split,), dataset, split)
     images = _decoded(
         loaded[chosen],
@@ -198,16 +201,31 @@ def keep_classes(images: ImageSet, classes: Sequence[int]) -> ImageSet:
     return ImageSet(images.images[kept], labels[kept], tuple(images.classes[c] for c in classes), images.name)
 
 
-def _load(dataset: str, revision: str | None) -> "datasets.DatasetDict":
+def open_dataset(dataset: str, *, config: str | None = None, revision: str | None = None) -> "datasets.DatasetDict":
+    """All splits of a Hub dataset or a folder, as `datasets` reads them.
+
+    Args:
+        dataset: Hub id or folder.
+        config: Name of the configuration, of a dataset that has several.
+        revision: Revision of a Hub dataset.
+
+    Raises:
+        NotFoundError: There is no such dataset.
+        OptionError: It has several configurations and none is named, or no such one.
+        FormatError: It cannot be read.
+    """
     import datasets  # slow to import; only needed when a dataset is read
 
     local = Path(dataset).is_dir()
     try:
-        loaded = datasets.load_dataset(str(dataset), revision=None if local else revision)
+        loaded = datasets.load_dataset(str(dataset), config, revision=None if local else revision)
     except (FileNotFoundError, datasets.exceptions.DatasetNotFoundError, ConnectionError) as error:
         where = "the folder" if local else "the Hub (or the cache, when offline)"
         raise NotFoundError(f"dataset {dataset!r} could not be loaded from {where}: {error}") from error
     except (ValueError, RuntimeError, datasets.exceptions.DatasetGenerationError) as error:
+        if str(error).startswith(("Config name is missing", "BuilderConfig")):
+            what = " ".join(str(error).splitlines()[:2])
+            raise OptionError(f"dataset {dataset!r}: choose a configuration by config: {what}") from error
         raise FormatError(f"dataset {dataset!r} could not be read: {error}") from error
     return loaded
 

@@ -83,6 +83,21 @@ def test_the_test_split_can_be_named(tmp_path):
     assert len(load_splits(str(folder), test_split="validation").test) == 5
 
 
+def test_one_of_several_configurations(tmp_path):
+    folder = tmp_path / "two"
+    readme = "---\nconfigs:\n"
+    for name, count in (("small", 4), ("large", 8)):
+        toy_dataset(folder / name, train=8, test_images=count)
+        files = "".join(f"  - {{split: {split}, path: {name}/{split}-*}}\n" for split in ("train", "test"))
+        readme += f"- config_name: {name}\n  data_files:\n{files}"
+    (folder / "README.md").write_text(readme + "---\n")
+    assert [len(load_split(str(folder), config=name)) for name in ("small", "large")] == [4, 8]
+    assert len(load_splits(str(folder), config="large", validation=0.5).test) == 8
+    for config in (None, "medium"):
+        with pytest.raises(OptionError, match=r"choose a configuration by config: .*'large'"):
+            load_split(str(folder), config=config)
+
+
 def test_columns_are_found_by_their_features(tmp_path):
     """CIFAR-100's columns: of two labels the finer one is taken."""
     features = datasets.Features({"coarse_label": _names(2), "img": IMAGE, "fine_label": _names(4)})

@@ -152,7 +152,7 @@ def _training_arguments(options: dict[str, Any], corruption: tuple[str, ...]) ->
 
 def _start(options: dict[str, Any], seed: int) -> tuple[Splits, Any, dict[str, Any]]:
     """Data, start and what to record of both, from the options that are left."""
-    dataset, revision = options.pop("dataset"), options.pop("dataset_revision")
+    dataset, config, revision = (options.pop(name) for name in ("dataset", "dataset_config", "dataset_revision"))
     model, init_from = options.pop("model"), options.pop("init_from")
     pretrained, pairs = options.pop("pretrained"), options.pop("model_args")
     if (model is None) == (init_from is None):
@@ -162,7 +162,7 @@ def _start(options: dict[str, Any], seed: int) -> tuple[Splits, Any, dict[str, A
     if model is not None and not timm.is_model(model.partition(".")[0]):
         raise OptionError(f"timm has no model {model!r}; timm.list_models() lists them")
     model_args = dict(_parse_pair(pair) for pair in pairs)
-    data = load_splits(dataset, revision=revision, **options)
+    data = load_splits(dataset, config=config, revision=revision, **options)
     try:
         start = create_start(init_from or model, data, pretrained=pretrained, seed=seed, **model_args)
     except TypeError as error:
@@ -171,6 +171,7 @@ def _start(options: dict[str, Any], seed: int) -> tuple[Splits, Any, dict[str, A
         raise OptionError(f"{init_from or model} does not take --model-arg {' '.join(pairs)}: {error}") from error
     notes = {
         "dataset": data.train.name,
+        "dataset_config": config,
         "dataset_revision": revision,
         "model": model,
         "model_args": model_args,

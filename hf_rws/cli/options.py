@@ -30,6 +30,7 @@ output_dir_option = click.option(
 
 data_options = together(
     click.option("--dataset", required=True, help="Hub id or folder of an image-classification dataset."),
+    click.option("--dataset-config", help="Configuration, of a dataset that has several."),
     click.option("--dataset-revision", help="Revision of a Hub dataset."),
     click.option("--classes", help="Classes to keep, e.g. 0-49,60."),
     click.option("--validation", type=float, default=0.1, show_default=True, help="Share of the training images."),
