@@ -1,7 +1,7 @@
 """Which tensors of a timm model are its first layers."""
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -120,7 +120,7 @@ def architecture(model: nn.Module) -> str:
 def weights_digest(model: nn.Module) -> str:
     """sha256 of all weights and statistics but the head's: two models with the same one start from the same point."""
     head = head_names(model)
-    return _digest((name, value) for name, value in model.state_dict().items() if name not in head)
+    return digest((name, value) for name, value in model.state_dict().items() if name not in head)
 
 
 def fingerprint(tensors: Mapping[str, Tensor]) -> dict[str, str]:
@@ -154,7 +154,7 @@ def has_fingerprint(tensors: Mapping[str, Tensor], recorded: Mapping[str, str]) 
 
 
 def _digest_as(dtype: torch.dtype, samples: Mapping[str, Tensor]) -> str:
-    return _digest((name, value.to(dtype)) for name, value in samples.items())[:32]
+    return digest((name, value.to(dtype)) for name, value in samples.items())[:32]
 
 
 def _sample(value: Tensor, count: int = 4096) -> Tensor:
@@ -163,7 +163,8 @@ def _sample(value: Tensor, count: int = 4096) -> Tensor:
     return flat[::step].cpu()
 
 
-def _digest(named: Iterator[tuple[str, Tensor]]) -> str:
+def digest(named: Iterable[tuple[str, Tensor]]) -> str:
+    """sha256 of tensors with their names, dtypes and shapes, in the order given."""
     digest = hashlib.sha256()
     for name, value in named:
         value = value.detach().cpu().contiguous()

@@ -17,11 +17,13 @@ from hf_rws.errors import IntegrityError, MismatchError, OptionError
 from hf_rws.fitting import check_fit, transfer_reasons
 from hf_rws.format import TensorSpec
 from hf_rws.layers import architecture, unwrap
+from hf_rws.patch_recipe import write_recipe
 from hf_rws.signature import Signature
 
 SignatureLike: TypeAlias = Signature | str | Path | tuple[str, Signature | str | Path]
 
 if TYPE_CHECKING:
+    from hf_rws.hub import Location
 
     class PatchedModel(nn.Module):
         """For type checkers: a timm model that carries a patcher. At run time it keeps its own class."""
@@ -92,6 +94,7 @@ class Patcher:
                 "this model carries signatures already; use model.rws.add(...), or model.rws.bake() to keep the "
                 "patched weights and start anew"
             )
+        self.base: Location | None = None  # where the model was loaded from, if `load_patched` did
         self._strict = strict
         self._attached: dict[str, _Attached] = {}
         self._clean: dict[str, Tensor] = {}
@@ -109,6 +112,18 @@ class Patcher:
     def signatures(self) -> dict[str, Signature]:
         """The attached signatures by name."""
         return {name: attached.signature for name, attached in self._attached.items()}
+
+    def recipe(self) -> dict[str, Any]:
+        """What makes this model again, bit for bit: base, signatures and scales, with commits and digests, as JSON.
+
+        `load_patched(recipe=...)` takes it. A base that was given as a model has a digest only: give it again there.
+
+        Raises:
+            OptionError: A signature was made in memory, so nobody else can load it.
+            IntegrityError: Something else changed the weights.
+        """
+        with self._lock:
+            return write_recipe(self.base, self._sync() | self._clean, self.signatures, self.scales)
 
     def __repr__(self) -> str:
         if self._model is None:

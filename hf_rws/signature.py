@@ -32,6 +32,8 @@ from hf_rws.quantization import Bits, resolve_bits
 if TYPE_CHECKING:
     from huggingface_hub import CommitInfo
 
+    from hf_rws.hub import Location
+
 FILES = (CONFIG_NAME, WEIGHTS_NAME, "README.md")
 
 
@@ -43,11 +45,13 @@ class Signature:
         config: What it is for, what it was made from and how, and the list of its tensors.
         arrays: The flat arrays of signature.safetensors, on the CPU.
         name: What it is called when it is put on a model: the last part of its id, or its corruption.
+        origin: Where it was loaded from, with the commit of a Hub repo; None if it was made in memory.
     """
 
     config: SignatureConfig
     arrays: Mapping[str, Tensor]
     name: str
+    origin: "Location | None" = None
 
     @classmethod
     def from_deltas(
@@ -102,6 +106,11 @@ class Signature:
     def nbytes(self) -> int:
         """Size of signature.safetensors in bytes."""
         return len(self._serialized)
+
+    @cached_property
+    def sha256(self) -> str:
+        """sha256 of signature.safetensors, as hex digits."""
+        return hashlib.sha256(self._serialized).hexdigest()
 
     def norms(self) -> dict[int, float]:
         """Euclidean norm of each layer's weights (tensors of two or more dimensions), by layer index."""
@@ -212,7 +221,7 @@ class Signature:
         if folder.exists() and not folder.is_dir():
             raise OptionError(f"{folder} is a file; give a folder to save the signature in")
         weights = self._serialized
-        config = self.config.to_json(version=__version__, sha256=hashlib.sha256(weights).hexdigest())
+        config = self.config.to_json(version=__version__, sha256=self.sha256)
         card = cards.signature_card(json.loads(config), repo_id=repo_id, nbytes=self.nbytes)
         readme = folder / "README.md"
         try:
@@ -272,7 +281,8 @@ class Signature:
             force_download=force_download,
         )
         where = f"{fetched.repo_id}@{fetched.revision}" if fetched.repo_id else str(id)
-        return cls._load(fetched.folder, name or location.name, where)
+        loaded = cls._load(fetched.folder, name or location.name, where)
+        return replace(loaded, origin=replace(location, revision=fetched.revision))
 
     def push_to_hub(
         self,
