@@ -2,7 +2,8 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -12,7 +13,10 @@ from torch import nn
 
 from hf_rws import hub
 from hf_rws.errors import FormatError, NotFoundError, OptionError
+from hf_rws.layers import digest, unwrap
+from hf_rws.patch_recipe import Recipe, read_recipe
 from hf_rws.patching import SignatureLike, listed, patch, split_name
+from hf_rws.signature import Signature
 
 if TYPE_CHECKING:
     from hf_rws.patching import PatchedModel
@@ -98,10 +102,11 @@ def load_base(
 
 
 def load_patched(
-    base: str | Path | nn.Module,
+    base: str | Path | nn.Module | None = None,
     signatures: Sequence[SignatureLike] | SignatureLike = (),
     *,
     scales: Sequence[float] | None = None,
+    recipe: Mapping[str, Any] | str | Path | None = None,
     strict: bool = False,
     revision: str | None = None,
     signature_revisions: Sequence[str | None] | None = None,
@@ -115,12 +120,16 @@ def load_patched(
     ```python
     model = hf_rws.load_patched("user/vgg16-cifar10", ["user/rws-fog"])
     model.rws.set({"rws-fog": 0.7})
+    again = hf_rws.load_patched(recipe=model.rws.recipe())
     ```
 
     Args:
-        base: A folder, a Hub id, a timm name (see `load_base`), or a model, which is patched in place.
-        signatures: `Signature`s, folders or Hub ids, or pairs (name, one of these).
+        base: A folder, a Hub id, a timm name (see `load_base`), or a model, which is patched in place. With a `recipe`
+            it may be left out.
+        signatures: `Signature`s, folders or Hub ids, or pairs (name, one of these). They are fetched in parallel.
         scales: One factor per signature. Without, one signature has 1 and n have 1/n each.
+        recipe: What `model.rws.recipe()` gave, as a mapping, a file, or a folder with recipe.json (what `hub.bundle`
+            makes): names signatures, scales and all revisions itself.
         strict: Make it an error that a signature was made from another base, or with another normalisation.
         revision: The base's branch, tag or commit.
         signature_revisions: One per signature, None for the default branch.
@@ -134,6 +143,7 @@ def load_patched(
 
     Raises:
         MismatchError: A signature does not fit the base.
+        IntegrityError: What a recipe names has changed since.
         RWSError: Others of its subclasses, as `load_base`, `Signature.from_pretrained` and `patch` raise them.
     """
     options: dict[str, Any] = {
@@ -143,6 +153,12 @@ def load_patched(
         "force_download": force_download,
     }
     given = listed(signatures)
+    if recipe is not None:
+        if given or scales is not None or revision is not None or signature_revisions is not None:
+            raise OptionError("a recipe names signatures, scales and revisions itself: leave them out")
+        return _rebuilt(read_recipe(recipe), base, strict, options)
+    if base is None:
+        raise OptionError("give a base, or a recipe that names one")
     if signature_revisions is not None:
         if isinstance(signature_revisions, str) or len(signature_revisions) != len(given):
             raise OptionError(
@@ -150,8 +166,68 @@ def load_patched(
                 f"{signature_revisions!r}"
             )
         given = [_at(item, wanted) for item, wanted in zip(given, signature_revisions, strict=True)]
-    model = base if isinstance(base, nn.Module) else load_base(base, revision=revision, **options).model
-    patch(model, given, scales=scales, strict=strict, **options)
+    model, origin, opened = _loaded(base, revision, given, options)
+    return _patched(model, origin, opened, scales, strict)
+
+
+def _rebuilt(
+    recipe: Recipe, base: str | Path | nn.Module | None, strict: bool, options: Mapping[str, Any]
+) -> "PatchedModel":
+    """The model of a recipe, or MismatchError and IntegrityError before anything is patched."""
+    source = recipe.base.source if base is None else base
+    revision = recipe.base.revision if base is None else None
+    if source is None:
+        raise OptionError("this recipe does not say where its base is: give load_patched the base, too")
+    wanted = []
+    for part in recipe.signatures:
+        if part.source is None:
+            raise OptionError(f"this recipe does not say where its signature {part.name!r} is")
+        at = part.source if part.revision is None else f"{part.source}@{part.revision}"
+        wanted.append((part.name, at))
+    model, origin, opened = _loaded(source, revision, wanted, options)
+    recipe.base.check(digest(sorted(unwrap(model).state_dict().items())), "the base")
+    for part, (name, signature) in zip(recipe.signatures, cast(list[tuple[str, Signature]], opened), strict=True):
+        part.check(signature.sha256, f"the signature {name!r}")
+    return _patched(model, origin, opened, [part.scale for part in recipe.signatures], strict)
+
+
+def _loaded(
+    base: str | Path | nn.Module, revision: str | None, signatures: Sequence[SignatureLike], options: Mapping[str, Any]
+) -> tuple[nn.Module, hub.Location | None, list[SignatureLike]]:
+    """The base, where it is from, and the signatures, which are fetched in threads meanwhile.
+
+    The base is made in this thread: torch's defaults (device, dtype, inference mode) belong to a thread.
+    """
+    pool = ThreadPoolExecutor(max(1, len(signatures)), thread_name_prefix="hf-rws-load")
+    try:
+        opened = [pool.submit(_opened, item, options) for item in signatures]
+        origin = None
+        if not isinstance(base, nn.Module):
+            loaded = load_base(base, revision=revision, **options)
+            origin = replace(hub.parse_id(base, revision=revision), revision=loaded.revision)
+            base = loaded.model
+        return base, origin, [future.result() for future in opened]
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _opened(item: SignatureLike, options: Mapping[str, Any]) -> SignatureLike:
+    """A signature that is named by an id, loaded; anything else as it is, for `patch` to check."""
+    name, source = split_name(item)
+    if not isinstance(source, str | Path):
+        return item
+    signature = Signature.from_pretrained(source, name=name, **options)
+    return (signature.name, signature)
+
+
+def _patched(
+    model: nn.Module,
+    origin: hub.Location | None,
+    signatures: Sequence[SignatureLike],
+    scales: Sequence[float] | None,
+    strict: bool,
+) -> "PatchedModel":
+    patch(model, signatures, scales=scales, strict=strict).base = origin
     return cast("PatchedModel", model)
 
 

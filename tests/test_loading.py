@@ -1,14 +1,16 @@
+import copy
 import json
+import threading
 
 import pytest
 import timm
 import torch
 
 import hf_rws
-from hf_rws.errors import FormatError, MismatchError, NotFoundError, OptionError
+from hf_rws.errors import FormatError, IntegrityError, MismatchError, NotFoundError, OptionError
 from hf_rws.loading import load_base
 from hf_rws.models import save_timm_repo
-from tests.hub import hub_fixture  # noqa: F401
+from tests.hub import Fault, hub_fixture  # noqa: F401
 from tests.hub.server import WRITE
 from tests.models import identical, signature, state, trio
 
@@ -128,6 +130,140 @@ def test_a_base_whose_weights_do_not_fit_its_config(study):
         load_base("base")
 
 
+# --- recipes ---
+
+
+def rebuilt(recipe, *given, **options):
+    """The model of a recipe that has been through JSON."""
+    return hf_rws.load_patched(*given, recipe=json.loads(json.dumps(recipe)), **options)
+
+
+def test_a_recipe_of_folders_makes_the_same_model(study):
+    model = hf_rws.load_patched("base", ["rws-fog", ("white", "rws-snow")], scales=[0.7, 0.1])
+    model.rws.add(study / "rws-fog", 0.0, name="off")
+    again = rebuilt(model.rws.recipe())
+    assert identical(again, state(model))
+    assert again.rws.scales == model.rws.scales == {"rws-fog": 0.7, "white": 0.1, "off": 0.0}
+    assert again.rws.recipe() == model.rws.recipe()
+    model.rws.set({"white": -2.0})
+    assert not identical(again, state(model))
+    assert identical(rebuilt(model.rws.recipe()), state(model))
+    assert len(json.dumps(model.rws.recipe())) < 1000
+
+
+def test_a_recipe_file_is_read_beside_its_folders(study, tmp_path_factory, monkeypatch):
+    model = hf_rws.load_patched("base", ["rws-fog"])
+    (study / "recipe.json").write_text(json.dumps(model.rws.recipe()))
+    (study / "mine.json").write_text(json.dumps(model.rws.recipe()))
+    monkeypatch.chdir(tmp_path_factory.mktemp("elsewhere"))
+    for recipe in (study, str(study / "mine.json")):
+        assert identical(hf_rws.load_patched(recipe=recipe), state(model))
+
+
+def test_a_recipe_of_a_model_of_ones_own(study):
+    model = hf_rws.load_patched(trio("vgg16_bn_gap").base(), ["rws-fog"])
+    recipe = model.rws.recipe()
+    assert set(recipe["base"]) == {"sha256"}
+    with pytest.raises(OptionError, match="where its base is"):
+        rebuilt(recipe)
+    for base in (trio("vgg16_bn_gap").base(), "base"):
+        assert identical(rebuilt(recipe, base), state(model))
+    other = trio("vgg16_bn_gap").start
+    with pytest.raises(IntegrityError, match="the base is not the one of the recipe"):
+        rebuilt(recipe, copy.deepcopy(other))
+
+
+def test_a_recipe_is_of_the_clean_weights_whatever_is_on(study):
+    model = hf_rws.load_patched("base", ["rws-fog", "rws-snow"])
+    shares = model.rws.recipe()
+    model.rws.clear()
+    assert model.rws.recipe()["base"] == shares["base"]
+    model.rws.bake()
+    hf_rws.patch(model, [])
+    assert model.rws.recipe()["base"]["sha256"] == shares["base"]["sha256"]
+
+
+def test_what_has_changed_since_a_recipe_was_taken_is_told(study):
+    recipe = hf_rws.load_patched("base", ["rws-fog"]).rws.recipe()
+    signature("vgg16_bn_gap", "snow").save_pretrained("rws-fog")
+    with pytest.raises(IntegrityError, match="the signature 'rws-fog' is not the one of the recipe"):
+        rebuilt(recipe)
+    signature("vgg16_bn_gap", "fog").save_pretrained("rws-fog")
+    save_timm_repo(trio("vgg16_bn_gap").start, "base")
+    with pytest.raises(IntegrityError, match="the base is not the one of the recipe"):
+        rebuilt(recipe)
+
+
+def test_a_base_that_was_trained_on_does_not_pass_for_the_one_that_was_loaded(study):
+    model = hf_rws.load_patched("base", ["rws-fog"])
+    with torch.no_grad():
+        model.head.fc.weight.add_(0.1)
+    with pytest.raises(IntegrityError, match="the model had when the recipe was taken"):
+        rebuilt(model.rws.recipe())
+
+
+def test_signatures_made_in_memory_have_no_recipe(study):
+    model = hf_rws.load_patched("base", [signature("vgg16_bn_gap", "fog"), "rws-snow"])
+    with pytest.raises(OptionError, match=r"'fog': made in memory.*save or push it"):
+        model.rws.recipe()
+    model.rws.remove("fog")
+    assert [part["name"] for part in model.rws.recipe()["signatures"]] == ["rws-snow"]
+
+
+def broken(recipe, *path, value=None):
+    recipe = copy.deepcopy(recipe)
+    *parents, last = path
+    inner = recipe
+    for key in parents:
+        inner = inner[key]
+    if value is None:
+        del inner[last]
+    else:
+        inner[last] = value
+    return recipe
+
+
+def test_broken_recipes_are_explained(study):
+    recipe = hf_rws.load_patched("base", ["rws-fog"]).rws.recipe()
+    signatures = [recipe["signatures"][0]] * 2
+    for wrong, error, words in [
+        ({}, FormatError, "not a recipe"),
+        (broken(recipe, "signatures"), FormatError, "not a recipe"),
+        (broken(recipe, "format_version", value="2.0"), FormatError, "upgrade"),
+        (broken(recipe, "format_version", value=1), FormatError, "format_version"),
+        (broken(recipe, "base"), FormatError, "base: must be an object"),
+        (broken(recipe, "base", "sha256"), FormatError, "base: must be an object with a sha256"),
+        (broken(recipe, "base", "kind", value="web"), FormatError, "base: kind must be one of"),
+        (broken(recipe, "base", "id", value=["base"]), FormatError, "base: kind must be one of"),
+        (broken(recipe, "base", "id", value="gone"), NotFoundError, "gone"),
+        (broken(recipe, "base", "revision", value=7), FormatError, "base: kind must be"),
+        (broken(recipe, "signatures", 0, value="rws-fog"), FormatError, "signature 0: must be an object"),
+        (broken(recipe, "signatures", 0, "name"), FormatError, "signature 0: needs a name"),
+        (broken(recipe, "signatures", 0, "scale", value="1"), FormatError, "finite scale"),
+        (broken(recipe, "signatures", 0, "scale", value=float("nan")), FormatError, "finite scale"),
+        (broken(recipe, "signatures", value=signatures), FormatError, "the same name"),
+        ("nowhere.json", NotFoundError, "nowhere.json"),
+        ("rws-fog", NotFoundError, "recipe.json"),
+        (7, OptionError, "a recipe is a mapping"),
+    ]:
+        with pytest.raises(error, match=words):
+            hf_rws.load_patched(recipe=wrong)
+    (study / "broken.json").write_text("{")
+    with pytest.raises(FormatError, match=r"broken\.json: not valid JSON"):
+        hf_rws.load_patched(recipe="broken.json")
+
+
+@pytest.mark.parametrize(
+    "options", [{"signatures": ["rws-fog"]}, {"scales": [1.0]}, {"revision": "main"}, {"signature_revisions": []}]
+)
+def test_a_recipe_says_it_all(study, options):
+    recipe = hf_rws.load_patched("base", ["rws-fog"]).rws.recipe()
+    with pytest.raises(OptionError, match="leave them out"):
+        hf_rws.load_patched(recipe=recipe, **options)
+    with pytest.raises(OptionError, match="give a base, or a recipe"):
+        hf_rws.load_patched()
+
+
 # --- Hub ids, over real HTTP on loopback ---
 
 
@@ -181,3 +317,37 @@ def test_missing_repos_and_revisions_are_named(on_the_hub, monkeypatch, wrong):
     monkeypatch.chdir("elsewhere")
     with pytest.raises(NotFoundError, match=wrong.partition("@")[0]):
         hf_rws.load_patched(wrong)
+
+
+def test_a_recipe_pins_commits(on_the_hub, monkeypatch, tmp_path):
+    monkeypatch.chdir("elsewhere")
+    model = hf_rws.load_patched("user/base", ["user/rws-fog@main", "hf-hub:user/rws-snow"], scales=[0.7, 0.3])
+    recipe = model.rws.recipe()
+    heads = {name: on_the_hub.repos[f"user/{name}"].refs["main"] for name in ("base", "rws-fog", "rws-snow")}
+    assert [recipe["base"]["id"], recipe["base"]["revision"]] == ["user/base", heads["base"]]
+    for part in recipe["signatures"]:
+        assert (part["kind"], part["id"], part["revision"]) == ("hub", f"user/{part['name']}", heads[part["name"]])
+    signature("vgg16_bn_gap", "snow").push_to_hub("user/rws-fog", token=WRITE)
+    hf_rws.push_base(trio("vgg16_bn_gap").start, "user/base", token=WRITE)
+    (tmp_path / "elsewhere" / "user" / "base").mkdir(parents=True)  # would win over a bare id
+    assert identical(rebuilt(recipe), state(model))
+    assert identical(rebuilt(recipe, local_files_only=True), state(model))
+    assert rebuilt(recipe).rws.recipe() == recipe
+
+
+def test_signatures_are_fetched_in_parallel(on_the_hub, monkeypatch, tmp_path):
+    monkeypatch.chdir("elsewhere")
+    together = threading.Barrier(2, timeout=20)
+    for name in ("fog", "snow"):
+        on_the_hub.faults.append(Fault(rf"GET .*rws-{name}/resolve.*safetensors", before=together.wait))
+    model = hf_rws.load_patched("user/base", ["user/rws-fog", "user/rws-snow"], cache_dir=tmp_path / "fresh")
+    assert list(model.rws.scales) == ["rws-fog", "rws-snow"]
+    assert not together.broken
+
+
+def test_of_several_errors_the_bases_is_told(on_the_hub, monkeypatch):
+    monkeypatch.chdir("elsewhere")
+    with pytest.raises(NotFoundError, match="user/gone"):
+        hf_rws.load_patched("user/gone", ["user/also-gone"])
+    with pytest.raises(NotFoundError, match="user/also-gone"):
+        hf_rws.load_patched("user/base", ["user/also-gone", "user/rws-fog"])

@@ -20,7 +20,7 @@ TIERS = (
     {"layers", "quantization", "corruptions", "models", "augmentation"},
     {"format", "data", "recipes"},
     {"signature", "evaluation"},
-    {"extraction", "distillation", "fitting", "training"},
+    {"extraction", "distillation", "fitting", "training", "patch_recipe"},
     {"patching"},
     {"routing"},
     {"cards"},
