@@ -1,7 +1,8 @@
-"""The part of the Hub's HTTP interface that reading and pushing model repos needs, with faults to switch on."""
+"""A Hub on loopback: two HTTP servers, one for the Hub and one for its CDN, with faults to switch on.
 
-import base64
-import hashlib
+The standard library's server serves better here than an ASGI one: a fault needs the socket itself.
+"""
+
 import json
 import re
 import socket
@@ -11,10 +12,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
+from typing import Any
+from urllib.parse import parse_qs, unquote, urlsplit
 
-WRITE, READ, OTHER = "hf_writewritewrite", "hf_readreadreadread", "hf_otherotherother"
-TOKENS = {WRITE: ("user", "write"), READ: ("user", "read"), OTHER: ("other", "write")}
+from tests.hub.storage import MEMBERS, OTHER, READ, TOKENS, WRITE, Repo, Storage
+
+__all__ = ["OTHER", "READ", "WRITE", "Fault", "Hub"]
+
+PATIENCE = 30  # seconds after which a stalled answer is given up even if the server runs on
 
 
 @dataclass
@@ -24,11 +29,13 @@ class Fault:
     Attributes:
         pattern: Regular expression.
         times: For how many requests.
+        skip: How many matching requests are served well before.
         before: Called before the request is served.
         status: Answered instead.
         headers: Put into the answer; None takes one out.
         body: Sent in place of the answer's body.
-        cut: Connection closed after so many bytes of the body.
+        flip: The first byte of the body is sent wrong.
+        cut: Connection closed after so many bytes of the body; with `reset` or `stall`, that happens there.
         reset: Connection reset instead of an answer.
         stall: No answer until the server stops.
         lose: The request is served, and the connection closed without an answer.
@@ -36,23 +43,16 @@ class Fault:
 
     pattern: str
     times: int = 1
+    skip: int = 0
     before: Callable[[], object] | None = None
     status: int | None = None
     headers: dict[str, str | None] = field(default_factory=dict)
     body: bytes | None = None
+    flip: bool = False
     cut: int | None = None
     reset: bool = False
     stall: bool = False
     lose: bool = False
-
-
-@dataclass
-class Repo:
-    private: bool = False
-    gated: bool = False
-    refs: dict[str, str] = field(default_factory=dict)  # branches and tags: name -> commit
-    commits: dict[str, dict[str, str]] = field(default_factory=dict)  # commit -> path -> git blob id
-    messages: list[str] = field(default_factory=list)
 
 
 @dataclass
@@ -63,148 +63,163 @@ class Reply:
 
 
 class Refusal(Exception):
-    def __init__(self, status: int, code: str = "", message: str = "") -> None:
-        self.reply = as_json({"error": message or code}, status)
+    def __init__(self, status: int, code: str = "", message: str = "", **body: Any) -> None:
+        self.reply = as_json({"error": message or code, **body}, status)
         self.reply.headers |= {"X-Error-Code": code} if code else {}
         self.reply.headers |= {"X-Error-Message": message} if message else {}
 
 
-def as_json(value, status: int = 200) -> Reply:
+def as_json(value: Any, status: int = 200) -> Reply:
     return Reply(status, json.dumps(value).encode(), {"Content-Type": "application/json"})
 
 
-def blob_id(content: bytes) -> str:
-    return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
+class Hub(Storage):
+    """A Hub that can be asked over HTTP while it is entered.
 
-
-class Hub:
-    """Repos, tokens, faults, and a server in a thread of its own while it is entered."""
+    Attributes:
+        endpoint: The Hub's URL.
+        cdn: The URL of the server that large files come from and go to: another origin.
+        requests: "METHOD /path" and headers of every request to either.
+        uploads: The body of every request to either.
+        faults: What goes wrong; the first that fits counts.
+        lfs: Whether large files are uploaded by the LFS protocol. The default client speaks it no more (it asks for
+            Xet, which this Hub lacks), so large files are part of the commit unless this is set.
+        page: How many entries a page of a listing has.
+    """
 
     def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.folder.mkdir(parents=True)
-        self.repos: dict[str, Repo] = {}
+        super().__init__(folder)
+        self.requests: list[tuple[str, dict[str, str]]] = []
+        self.uploads: list[bytes] = []
         self.faults: list[Fault] = []
-        self.requests: list[tuple[str, dict[str, str]]] = []  # "METHOD /path" and headers
-        self.lock = threading.RLock()
+        self.lfs = False
+        self.page = 100
         self.stopped = threading.Event()
 
     def __enter__(self) -> "Hub":
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.server.daemon_threads = True
-        self.server.hub = self
-        self.endpoint = f"http://127.0.0.1:{self.server.server_port}"
-        threading.Thread(target=self.server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+        from tests.hub.routes import CDN, HUB
+
+        self.servers = [Server(self, HUB), Server(self, CDN)]
+        self.endpoint, self.cdn = (f"http://127.0.0.1:{server.server_port}" for server in self.servers)
         return self
 
-    def __exit__(self, *_) -> None:
+    def __exit__(self, *_: object) -> None:
         self.stopped.set()
-        self.server.shutdown()
-        self.server.server_close()
-
-    def commit(self, repo_id: str, files: dict[str, bytes], *, branch: str = "main", **settings) -> str:
-        """Change files of a repo, made if needed, as somebody else would do it; the new commit."""
-        with self.lock:
-            repo = self.repos.get(repo_id) or self.create(repo_id)
-            for name, value in settings.items():
-                setattr(repo, name, value)
-            return self.put(repo, branch, files, "by somebody else")
-
-    def create(self, repo_id: str) -> Repo:
-        repo = self.repos[repo_id] = Repo()
-        self.put(repo, "main", {".gitattributes": b"*.safetensors filter=lfs\n"}, "initial commit")
-        return repo
-
-    def put(self, repo: Repo, branch: str, files: dict[str, bytes], message: str) -> str:
-        parent = repo.refs.get(branch, "")
-        tree = dict(repo.commits.get(parent, {}))
-        for path, content in files.items():
-            tree[path] = blob_id(content)
-            (self.folder / tree[path]).write_bytes(content)
-        commit = hashlib.sha1(json.dumps([parent, tree, message, len(repo.commits)]).encode()).hexdigest()
-        repo.commits[commit] = tree
-        repo.messages.append(message)
-        repo.refs[branch] = commit
-        return commit
-
-    def files(self, repo_id: str, revision: str = "main") -> dict[str, bytes]:
-        """The files that have been pushed to a repo."""
-        repo = self.repos[repo_id]
-        tree = repo.commits[repo.refs.get(revision, revision)]
-        return {path: (self.folder / oid).read_bytes() for path, oid in tree.items() if path != ".gitattributes"}
+        for server in self.servers:
+            server.shutdown()
+            server.server_close()
 
     def asked(self, pattern: str) -> int:
         """How many requests there were whose "METHOD /path" contains a match."""
         return sum(re.search(pattern, request) is not None for request, _ in self.requests)
 
-    def fault(self, request: str) -> Fault | None:
+    def fault(self, request: str) -> Fault:
         with self.lock:
             for fault in self.faults:
                 if fault.times > 0 and re.search(fault.pattern, request):
+                    if fault.skip > 0:
+                        fault.skip -= 1
+                        continue
                     fault.times -= 1
                     return fault
-        return None
+        return Fault("")
+
+
+Routes = tuple[tuple[str, str, Callable[..., Reply]], ...]  # methods, pattern of the path, function
+
+
+class Server(ThreadingHTTPServer):
+    """One origin, in a thread of its own from the start."""
+
+    daemon_threads = True
+    request_queue_size = 64
+
+    def __init__(self, hub: Hub, routes: Routes) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.hub, self.routes = hub, routes
+        threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+
+    def handle_error(self, *_: object) -> None:
+        """A client that hangs up is no news."""
 
 
 class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
+    server: Server
 
-    def log_message(self, *_) -> None:
+    def log_message(self, *_: object) -> None:
         pass
 
     def do_GET(self) -> None:
         hub = self.server.hub
-        length = int(self.headers.get("Content-Length") or 0)
-        self.content = self.rfile.read(length)
+        self.content = self.read()
         request = f"{self.command} {self.path}"
         with hub.lock:
             hub.requests.append((request, {key.lower(): value for key, value in self.headers.items()}))
-        fault = hub.fault(request) or Fault("")
+            hub.uploads.append(self.content)
+        fault = hub.fault(request)
         if fault.before:
             fault.before()
-        if fault.stall:
-            hub.stopped.wait(30)
-        if fault.stall or fault.reset:
-            return self.drop(reset=fault.reset)
-        reply = Reply(fault.status, b"") if fault.status else self.answer(hub)
+        if (fault.stall or fault.reset) and fault.cut is None:
+            return self.drop(fault)
+        reply = Reply(fault.status) if fault.status else self.answer(hub)
         if fault.lose:
-            return self.drop()
+            return self.drop(fault)
         reply.headers |= fault.headers
-        self.send(reply if fault.body is None else Reply(reply.status, fault.body, reply.headers), fault.cut)
+        reply.body = reply.body if fault.body is None else fault.body
+        if fault.flip:
+            reply.body = bytes([reply.body[0] ^ 1]) + reply.body[1:]
+        self.send(reply, fault)
 
-    do_HEAD = do_POST = do_DELETE = do_GET
+    do_HEAD = do_POST = do_PUT = do_PATCH = do_DELETE = do_GET
+
+    def read(self) -> bytes:
+        """The body of the request."""
+        if self.headers.get("Transfer-Encoding") != "chunked":
+            return self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        chunks = []
+        while size := int(self.rfile.readline(), 16):
+            chunks.append(self.rfile.read(size))
+            self.rfile.readline()
+        self.rfile.readline()
+        return b"".join(chunks)
 
     def answer(self, hub: Hub) -> Reply:
-        path = urlsplit(self.path).path
-        with hub.lock:
-            try:
-                for method, pattern, function in ROUTES:
-                    if self.command in method and (match := re.fullmatch(pattern, path)):
+        path = urlsplit(self.path).path  # still quoted: a slash in a revision is %2F
+        try:
+            with hub.lock:
+                for methods, pattern, function in self.server.routes:
+                    if self.command in methods.split() and (match := re.fullmatch(pattern, path)):
                         parts = {name: part and unquote(part) for name, part in match.groupdict().items()}
                         return function(Request(hub, self), **parts)
-            except Refusal as refusal:
-                return refusal.reply
+        except Refusal as refusal:
+            return refusal.reply
         return as_json({"error": f"no such route: {self.command} {path}"}, 404)
 
-    def send(self, reply: Reply, cut: int | None) -> None:
-        body, start = reply.body, 0
-        if (asked := re.match(r"bytes=(\d+)-", self.headers.get("Range", ""))) and reply.status == 200:
-            reply.status, start = 206, int(asked[1])
-            reply.headers["Content-Range"] = f"bytes {start}-{len(body) - 1}/{len(body)}"
+    def send(self, reply: Reply, fault: Fault) -> None:
+        body, total = reply.body, len(reply.body)
+        asked = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
+        if asked and reply.status == 200:
+            body = body[int(asked[1]) : int(asked[2]) + 1 if asked[2] else None]
+            reply.status = 206
+            reply.headers["Content-Range"] = f"bytes {asked[1]}-{int(asked[1]) + len(body) - 1}/{total}"
         self.send_response(reply.status)
-        for name, value in reply.headers.items():
+        for name, value in ({"Content-Length": str(len(body))} | reply.headers).items():
             if value is not None:
                 self.send_header(name, value)
-        self.send_header("Content-Length", str(len(body) - start))
         self.end_headers()
         if self.command != "HEAD":
-            self.wfile.write(body[start:] if cut is None else body[start : start + cut])
-            if cut is not None:
-                self.drop()
+            self.wfile.write(body[: fault.cut])
+            if fault.cut is not None:
+                self.drop(fault)
 
-    def drop(self, reset: bool = False) -> None:
+    def drop(self, fault: Fault) -> None:
+        """End the connection, as the fault says."""
         self.wfile.flush()
-        if reset:
+        if fault.stall:
+            self.server.hub.stopped.wait(PATIENCE)
+        if fault.reset:
             self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         else:
             self.connection.shutdown(socket.SHUT_RDWR)
@@ -217,34 +232,46 @@ class Handler(BaseHTTPRequestHandler):
 
 
 class Request:
-    """What a route is given: the Hub, the user, the body; and the checks that most routes share."""
+    """What a route is given: the Hub, the user, the query, the body; and the checks that most routes share."""
 
     def __init__(self, hub: Hub, handler: Handler) -> None:
-        self.hub, self.content = hub, handler.content
-        self.pull_request = "create_pr=1" in handler.path
+        self.hub, self.content, self.path = hub, handler.content, handler.path
+        self.query = parse_qs(urlsplit(handler.path).query)
         token = (handler.headers.get("Authorization") or "").removeprefix("Bearer ")
         if token and token not in TOKENS:
             raise Refusal(401, message="Invalid credentials in Authorization header")
         self.user, self.role = TOKENS.get(token, (None, None))
 
     @property
-    def json(self):
+    def json(self) -> Any:
         return json.loads(self.content)
+
+    @property
+    def proposes(self) -> bool:
+        """Whether a new pull request is asked for."""
+        return self.query.get("create_pr") == ["1"]
+
+    def asked(self, name: str) -> str | None:
+        """The first value of a parameter of the query."""
+        return self.query.get(name, [None])[0]
+
+    def belongs_to(self, owner: str) -> bool:
+        return self.user is not None and (self.user == owner or self.user in MEMBERS.get(owner, ()))
 
     def repo(self, repo_id: str, *, write: bool = False) -> Repo:
         """The repo, if the user may see it and, with `write`, push to it or propose a change."""
         repo = self.hub.repos.get(repo_id)
         owner = repo_id.split("/")[0]
-        if repo is None or (repo.private and self.user != owner):
+        if repo is None or (repo.private and not self.belongs_to(owner)):
             raise Refusal(404 if self.user else 401, "RepoNotFound", "Repository not found")
         if write:
-            self.may_write(self.user if self.user and self.pull_request else owner)
+            self.may_write(self.user if self.user and self.proposes else owner)
         return repo
 
     def may_write(self, owner: str) -> None:
         if self.user is None:
             raise Refusal(401, message="Invalid username or password.")
-        if (self.user, self.role) != (owner, "write"):
+        if not self.belongs_to(owner) or self.role != "write":
             raise Refusal(403, message=f"You need write access to {owner}")
 
     def commit(self, repo: Repo, revision: str | None) -> str:
@@ -253,94 +280,13 @@ class Request:
             raise Refusal(404, "RevisionNotFound", f"Invalid rev id: {revision}")
         return found
 
-
-def model_info(request: Request, repo: str, revision: str | None = None) -> Reply:
-    found = request.repo(repo)
-    commit = request.commit(found, revision)
-    siblings = [{"rfilename": path} for path in found.commits[commit]]
-    return as_json({"id": repo, "sha": commit, "private": found.private, "tags": [], "siblings": siblings})
-
-
-def resolve(request: Request, repo: str, revision: str, path: str) -> Reply:
-    found = request.repo(repo)
-    if found.gated and request.user != repo.split("/")[0]:
-        raise Refusal(403 if request.user else 401, "GatedRepo", "Access to this repo is restricted")
-    commit = request.commit(found, revision)
-    oid = found.commits[commit].get(path)
-    if oid is None:
-        refusal = Refusal(404, "EntryNotFound", "Entry not found")
-        refusal.reply.headers["X-Repo-Commit"] = commit
-        raise refusal
-    return Reply(200, (request.hub.folder / oid).read_bytes(), {"X-Repo-Commit": commit, "ETag": f'"{oid}"'})
-
-
-def create_repo(request: Request) -> Reply:
-    asked = request.json
-    owner = asked["organization"] or request.user
-    repo_id = f"{owner}/{asked['name']}"
-    url = {"url": f"{request.hub.endpoint}/{repo_id}"}
-    request.may_write(owner)
-    if repo_id in request.hub.repos:
-        return as_json(url | {"error": "You already created this model repo"}, 409)
-    request.hub.create(repo_id).private = asked.get("visibility") == "private"
-    return as_json(url)
-
-
-def validate_yaml(request: Request) -> Reply:
-    if "license: none-at-all" in request.json["content"]:
-        return as_json({"errors": [{"message": '"license" must be one of the known ones'}], "warnings": []}, 400)
-    return as_json({"errors": [], "warnings": []})
-
-
-def preupload(request: Request, repo: str, revision: str) -> Reply:
-    found = request.repo(repo, write=True)
-    tree = found.commits[request.commit(found, revision)]
-    paths = [file["path"] for file in request.json["files"]]
-    files = [{"path": p, "uploadMode": "regular", "shouldIgnore": False, "oid": tree.get(p)} for p in paths]
-    return as_json({"files": files})
-
-
-def commit(request: Request, repo: str, revision: str) -> Reply:
-    found = request.repo(repo, write=True)
-    lines = [json.loads(line) for line in request.content.splitlines()]
-    header = lines[0]["value"]
-    if header.get("parentCommit") not in (None, request.commit(found, revision)):
-        raise Refusal(412, message="A commit has happened since. Please refresh and try again.")
-    files = {line["value"]["path"]: base64.b64decode(line["value"]["content"]) for line in lines[1:]}
-    branch = revision
-    if request.pull_request:
-        branch = f"refs/pr/{1 + sum(ref.startswith('refs/pr/') for ref in found.refs)}"
-        found.refs[branch] = found.refs[revision]
-    oid = request.hub.put(found, branch, files, header["summary"])
-    url = f"{request.hub.endpoint}/{repo}"
-    pull_request = {"pullRequestUrl": f"{url}/discussions/{branch.rpartition('/')[2]}"} if branch != revision else {}
-    return as_json({"commitUrl": f"{url}/commit/{oid}", "commitOid": oid, **pull_request})
-
-
-def make_ref(request: Request, repo: str, revision: str, kind: str) -> Reply:
-    found = request.repo(repo, write=True)
-    name, start = (revision, "main") if kind == "branch" else (request.json["tag"], revision)
-    if name in found.refs:
-        raise Refusal(409, message="Reference exists already")
-    found.refs[name] = request.commit(found, start)
-    return as_json({})
-
-
-def whoami(request: Request) -> Reply:
-    if request.user is None:
-        raise Refusal(401, message="Invalid user token.")
-    return as_json({"name": request.user, "type": "user", "auth": {"accessToken": {"role": request.role}}})
-
-
-REPO, REVISION = r"(?P<repo>[^/]+/[^/]+)", r"(?P<revision>[^/]+)"
-ROUTES = (
-    (("GET",), f"/api/models/{REPO}", model_info),
-    (("GET",), f"/api/models/{REPO}/revision/{REVISION}", model_info),
-    (("GET", "HEAD"), f"/{REPO}/resolve/{REVISION}/(?P<path>.+)", resolve),
-    (("GET",), "/api/whoami-v2", whoami),
-    (("POST",), "/api/repos/create", create_repo),
-    (("POST",), "/api/validate-yaml", validate_yaml),
-    (("POST",), f"/api/models/{REPO}/preupload/{REVISION}", preupload),
-    (("POST",), f"/api/models/{REPO}/commit/{REVISION}", commit),
-    (("POST",), f"/api/models/{REPO}/(?P<kind>branch|tag)/{REVISION}", make_ref),
-)
+    def pages(self, entries: list[Any]) -> Reply:
+        """A listing, from a cursor on; more by a link to the next page."""
+        start = int(self.asked("cursor") or 0)
+        limit = min(int(self.asked("limit") or self.hub.page), self.hub.page)
+        reply = as_json(entries[start : start + limit])
+        if start + limit < len(entries):
+            url = re.sub(r"[?&]cursor=\d+", "", self.hub.endpoint + self.path)
+            url += f"{'&' if '?' in url else '?'}cursor={start + limit}"
+            reply.headers["Link"] = f'<{url}>; rel="next"'
+        return reply
