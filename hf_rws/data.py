@@ -247,13 +247,32 @@ def _decoded(
     label_column: str | None,
     cache_dir: str | Path | None,
 ) -> ImageSet:
+    label_column = label_column or _label_column(split, dataset)
+    pixels = decoded_pixels(
+        split, split_name, dataset, image_size=image_size, image_column=image_column, cache_dir=cache_dir
+    )
+    labels = _labels(split, label_column, split_name, dataset)
+    feature = split.features[label_column]
+    classes = tuple(feature.names) if hasattr(feature, "names") else tuple(map(str, range(int(labels.max()) + 1)))
+    name = Path(dataset).resolve().name if Path(dataset).is_dir() else dataset
+    return ImageSet(pixels, labels, classes, name)
+
+
+def decoded_pixels(
+    split: "datasets.Dataset",
+    split_name: str,
+    dataset: str,
+    *,
+    image_size: int | None = None,
+    image_column: str | None = None,
+    cache_dir: str | Path | None = None,
+) -> Tensor:
+    """The images of a split, uint8 of shape (N, 3, H, W), decoded once and memory-mapped. Errors as in `load_splits`."""
     import datasets
 
     image_column = image_column or _only_column(split, datasets.Image, dataset)
-    label_column = label_column or _label_column(split, dataset)
-    for column in (image_column, label_column):
-        if column not in split.features:
-            raise NotFoundError(f"dataset {dataset!r} has no column {column!r}; it has: {', '.join(split.features)}")
+    if image_column not in split.features:
+        raise _no_column(split, image_column, dataset)
     if image_size is not None and image_size < 1:
         raise OptionError(f"image_size must be at least 1, got {image_size!r}")
     key = f"{split._fingerprint}-{image_column}-{image_size}"
@@ -261,13 +280,12 @@ def _decoded(
     path = folder / f"{hashlib.sha256(key.encode()).hexdigest()[:24]}.npy"
     if not path.is_file():
         _decode_to(path, split, image_column, image_size, f"{dataset} {split_name}")
-    labels = _labels(split, label_column, split_name, dataset)
-    feature = split.features[label_column]
-    classes = tuple(feature.names) if hasattr(feature, "names") else tuple(map(str, range(int(labels.max()) + 1)))
     # copy-on-write: torch wants writable memory, and nothing must reach the file
-    pixels = torch.from_numpy(np.load(path, mmap_mode="c"))
-    name = Path(dataset).resolve().name if Path(dataset).is_dir() else dataset
-    return ImageSet(pixels, labels, classes, name)
+    return torch.from_numpy(np.load(path, mmap_mode="c"))
+
+
+def _no_column(split: "datasets.Dataset", column: str, dataset: str) -> NotFoundError:
+    return NotFoundError(f"dataset {dataset!r} has no column {column!r}; it has: {', '.join(split.features)}")
 
 
 def _only_column(split: "datasets.Dataset", kind: type, dataset: str) -> str:
@@ -294,6 +312,8 @@ def _label_column(split: "datasets.Dataset", dataset: str) -> str:
 
 
 def _labels(split: "datasets.Dataset", column: str, split_name: str, dataset: str) -> Tensor:
+    if column not in split.features:
+        raise _no_column(split, column, dataset)
     where = f"dataset {dataset!r}: column {column!r} of split {split_name!r}"
     if "int" not in getattr(split.features[column], "dtype", ""):
         raise FormatError(
@@ -314,7 +334,7 @@ def _decode_to(path: Path, split: "datasets.Dataset", column: str, image_size: i
         with tqdm(total=len(split), desc=f"decoding {title}", unit="img", leave=False, delay=2) as bar:
             for batch in _batches(split, column, title):
                 for image in batch:
-                    array = _as_array(image, image_size)
+                    array = as_array(image, image_size)
                     if pixels is None:
                         shape = (len(split), *array.shape)
                         pixels = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.uint8, shape=shape)
@@ -350,7 +370,8 @@ def _batches(split: "datasets.Dataset", column: str, title: str) -> Iterator[lis
         yield batch
 
 
-def _as_array(image: Image.Image, size: int | None) -> np.ndarray:
+def as_array(image: Image.Image, size: int | None) -> np.ndarray:
+    """An image as RGB, uint8 of shape (3, H, W); with a `size`, its shorter side resized to it and the centre cut."""
     image = image.convert("RGB")
     if size is not None and image.size != (size, size):
         scale = size / min(image.size)

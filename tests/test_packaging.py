@@ -18,20 +18,22 @@ TEMPLATES = {path.name for path in (ROOT / "model_cards").glob("*.jinja")}
 TIERS = (
     {"errors"},
     {"layers", "quantization", "corruptions", "models", "augmentation"},
-    {"format", "data", "recipes"},
-    {"signature", "evaluation"},
-    {"extraction", "distillation", "fitting", "training", "patch_recipe"},
-    {"patching"},
-    {"routing"},
+    {"format", "data", "recipes", "mixtures"},
+    {"signature", "benchmarks", "unlabelled"},
+    {"evaluation"},
+    {"extraction", "fitting", "training", "patch_recipe"},
+    {"distiller"},
+    {"patching", "distillation"},
+    {"routing", "plots"},
     {"cards"},
     {"hub"},
     {"loading"},
-    {"study", "plots"},
+    {"study"},
     {"quickstart"},
     {"cli"},
 )
 # From inside functions: signatures are fetched, pushed and saved with a card; `extract` takes folders and ids.
-REACHES_UP = {("signature", "hub"), ("signature", "cards"), ("extraction", "loading")}
+REACHES_UP = {("signature", "hub"), ("signature", "cards"), ("extraction", "loading"), ("distillation", "loading")}
 
 
 @pytest.fixture(scope="module")

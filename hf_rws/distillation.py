@@ -1,0 +1,159 @@
+"""Base and unlabelled images -> signature: the base teaches its own first layers what it knows of clean images."""
+
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from torch import nn
+
+from hf_rws.distiller import DistillationArguments, Distiller, Look
+from hf_rws.errors import OptionError
+from hf_rws.extraction import describe_base
+from hf_rws.format import Corruption, Method, SignatureConfig, TensorSpec
+from hf_rws.layers import first_layers, unwrap
+from hf_rws.mixtures import CorruptionLike, Mixture, Pairs, Shown
+from hf_rws.quantization import Bits, resolve_bits
+from hf_rws.signature import Signature
+from hf_rws.unlabelled import as_images
+
+MIN_IMAGES = 20
+
+
+def distill(
+    base: nn.Module | str | Path,
+    images: Any,
+    *,
+    corruption: CorruptionLike | Sequence[CorruptionLike] = "fog",
+    severity: int = 5,
+    corrupted: Any = None,
+    num_layers: int | Literal["all"] | None = None,
+    bits: Bits | str | Sequence[Bits | None] | None = "default",
+    name: str | None = None,
+    dataset: str | None = None,
+    steps: int | None = None,
+    minutes: float | None = None,
+    batch_size: int = 128,
+    clean_fraction: float = 0.25,
+    temperature: float = 2.0,
+    optimizer: Literal["auto", "sgd", "adamw"] = "auto",
+    lr: float | None = None,
+    flip: bool = True,
+    hold_out: float = 0.1,
+    seed: int = 0,
+    mixed_precision: str = "auto",
+    progress: bool = True,
+) -> Signature:
+    """Make a signature from a base and unlabelled images, without training a robust model.
+
+    A copy of the base is frozen but for its first layers. These are trained so that the copy gives, on corrupted and on
+    some clean images, the answers that the base itself gives on the clean ones (Kullback-Leibler divergence of softened
+    answers, as in Hinton et al., arXiv 1503.02531). What they have become minus what they were is the signature. That
+    tuning the first layers suits shifts of the input is an observation of Lee et al., arXiv 2210.11466.
+
+    With several processes of `accelerate launch` each takes a share of every batch, and all return the same signature.
+
+    Args:
+        base: A timm model, which is not changed, or what `load_patched` takes as one: a folder, a Hub id, a timm name.
+        images: Clean images without labels, a few hundred or more, of the base's input size: uint8 (N, H, W, 3) arrays,
+            uint8 or [0, 1] tensors (N, 3, H, W), an `ImageSet`, batches of these; or a folder, a Hub id or a `datasets`
+            dataset, whose images are resized.
+        corruption: A name of `CORRUPTIONS`, any callable that takes and gives back a uint8 batch (N, 3, H, W), or a
+            list of these for one signature against all of them ("all": every one that there is).
+        severity: Of the named corruptions, 1 to 5.
+        corrupted: Corrupted images in the order of `images`, for those who have both; `corruption` is then a label.
+        num_layers: How many layers from the shallow end; None is 7 or what there is, "all" is all but the head.
+        bits: Bits per weight, as in `extract`.
+        name: Name of the signature; the corruption's label if None.
+        dataset: Name of the images, for the card.
+        steps: Optimizer steps; by default chosen by the number of images, see `hf_rws.distiller`.
+        minutes: Take as many steps as fit into this time instead; the result then depends on the machine.
+        batch_size: Images per step, over all processes.
+        clean_fraction: Share of clean images in every batch, from 0 to below 1.
+        temperature: Of the softmax of both answers.
+        optimizer: "sgd", "adamw", or "auto": SGD where the layers hold a batch norm, AdamW elsewhere.
+        lr: Peak of the learning rate, which runs through one cycle; None is the optimizer's usual one.
+        flip: Mirror half of the images.
+        hold_out: Share of the images, at most 500, that progress is judged on. The best of several states on these is
+            kept, and the run ends early when it gets worse.
+        seed: Of the order and of all draws; a callable draws on its own account.
+        mixed_precision: "auto" (what the hardware computes fast), "no", "fp16" or "bf16".
+        progress: Show a bar.
+
+    Returns:
+        The signature. Its `config.method.training` holds the hyper-parameters and a report: how many images were seen,
+        and the share of held-out images, clean and corrupted, that get the base's answer on the clean image, before and
+        after.
+
+    Raises:
+        OptionError: Too few images, or of another size than the base takes; a callable that changes shape or dtype; an
+            option that makes no sense; a base with fewer layers, or with signatures on.
+        RWSError: Others of its subclasses, as `load_patched` raises them.
+    """
+    arguments = DistillationArguments(
+        steps, minutes, batch_size, clean_fraction, temperature, optimizer, lr, flip, hold_out, seed, mixed_precision
+    )
+    model, origin = _open(base)
+    layers = first_layers(model, num_layers)
+    resolve_bits(bits, len(layers))  # before the training, not after
+    if corrupted is None:
+        shown: Shown = Mixture(corruption, severity)
+    elif isinstance(corruption, str):
+        shown = Pairs(as_images(corrupted, side=input_side(model)), corruption)
+    else:
+        raise OptionError("with corrupted images, corruption is what to call them: a label")
+    clean = as_images(images, side=input_side(model))
+    if len(clean) < MIN_IMAGES:
+        raise OptionError(f"{len(clean)} images are too few to learn from: give a few hundred, at least {MIN_IMAGES}")
+    if isinstance(shown, Pairs) and len(shown) != len(clean):
+        raise OptionError(f"there are {len(clean)} clean images but {len(shown)} corrupted ones: give pairs")
+    tensors = [tensor for layer in layers for tensor in layer]
+    distiller = Distiller(model, tensors, clean, shown, arguments, progress=progress)
+    before, after = distiller.run()
+    if not after.loss < before.loss:
+        warnings.warn(
+            f"the distillation did not help: on held-out images the answers diverge by {after.loss:.3g} from the "
+            f"base's, {before.loss:.3g} before; more images, more steps or a lower lr may do",
+            stacklevel=2,
+        )
+    deltas, state = after.deltas, model.state_dict()
+    training = distiller.record() | {"agreement": _agreement(before, after)}
+    config = SignatureConfig(
+        base_model=describe_base(model, {name: state[name] for name in deltas}, **origin),
+        corruption=Corruption(shown.names, shown.severity, dataset),
+        method=Method("distilled", len(layers), None, training=training),
+        tensors=tuple(
+            TensorSpec(tensor.name, tuple(deltas[tensor.name].shape), tensor.kind, tensor.layer, 32)
+            for tensor in tensors
+        ),
+    )
+    return Signature.from_deltas(deltas, config, bits, name=name)
+
+
+def _open(base: nn.Module | str | Path) -> tuple[nn.Module, dict[str, Any]]:
+    """The base and, for its config, where it is from."""
+    if not isinstance(base, nn.Module):
+        from hf_rws import loading  # ids are the business of the modules above
+
+        loaded = loading.load_base(base)
+        return loaded.model, {"repo_id": loaded.repo_id, "revision": loaded.revision}
+    model = unwrap(base)
+    if any(getattr(getattr(model, "rws", None), "scales", {}).values()):
+        raise OptionError("the base carries signatures; take them off first: model.rws.clear()")
+    return model, {}
+
+
+def input_side(model: nn.Module) -> int:
+    """The side of the square images that a timm model was made for; OptionError if its config does not say."""
+    config: Any = getattr(model, "pretrained_cfg", None) or {}
+    size = config.get("input_size")
+    if not size or len(size) != 3 or size[0] != 3 or size[1] != size[2]:
+        raise OptionError(f"the base's pretrained_cfg must give an input_size (3, side, side), it gives {size!r}")
+    return size[1]
+
+
+def _agreement(before: Look, after: Look) -> dict[str, dict[str, float]]:
+    return {
+        kind: {"before": round(getattr(before, kind), 4), "after": round(getattr(after, kind), 4)}
+        for kind in ("clean", "corrupted")
+    }

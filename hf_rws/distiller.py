@@ -1,0 +1,282 @@
+"""The training loop of distillation: a copy of the base learns, in its first layers, to answer as the base does."""
+
+import copy
+import math
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from timm.optim import create_optimizer_v2
+from torch import Generator, Tensor, nn
+from torch.nn import functional as F
+from tqdm.auto import tqdm
+
+from hf_rws.errors import OptionError
+from hf_rws.evaluation import Normalize
+from hf_rws.extraction import difference
+from hf_rws.layers import LayerTensor
+from hf_rws.mixtures import Shown
+from hf_rws.recipes import create_accelerator
+
+# What timm's optimizer factory is given.
+OPTIMIZERS: dict[str, dict[str, Any]] = {
+    "sgd": {"opt": "sgd", "momentum": 0.9, "lr": 0.01},  # timm's "sgd" is Nesterov's
+    "adamw": {"opt": "adamw", "lr": 3e-4},
+}
+MAX_HELD_OUT = 500
+LOOKS = 10  # at the held-out images during a run
+PATIENCE = 3  # looks without progress, in the second half of the run, after which it ends
+WARM_UP = 0.3  # share of the run in which the learning rate climbs, from 0.04 of its peak
+BLOCK = 8  # batches that are corrupted at once: corruptions are slow on a few images, and a mixture divides them
+EVALUATION_BATCH = 500
+
+
+@dataclass(frozen=True)
+class DistillationArguments:
+    """The hyper-parameters of `hf_rws.distill`, where they are described."""
+
+    steps: int | None = None
+    minutes: float | None = None
+    batch_size: int = 128
+    clean_fraction: float = 0.25
+    temperature: float = 2.0
+    optimizer: str = "auto"
+    lr: float | None = None
+    flip: bool = True
+    hold_out: float = 0.1
+    seed: int = 0
+    mixed_precision: str = "auto"
+
+    def __post_init__(self) -> None:
+        if self.optimizer not in ("auto", *OPTIMIZERS):
+            raise OptionError(f"optimizer must be one of auto, {', '.join(OPTIMIZERS)}, got {self.optimizer!r}")
+        if self.steps is not None and self.minutes is not None:
+            raise OptionError("give steps or minutes, not both")
+        for name in ("steps", "minutes", "batch_size", "temperature", "lr"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < math.inf:
+                raise OptionError(f"{name} must be above 0, got {value!r}")
+        for name in ("clean_fraction", "hold_out"):
+            if not 0 <= getattr(self, name) < 1:
+                raise OptionError(f"{name} must be at least 0 and below 1, got {getattr(self, name)!r}")
+        if not 0 <= self.seed < 2**32:
+            raise OptionError(f"seed must be at least 0 and below 2**32, got {self.seed!r}")
+
+
+@dataclass(frozen=True)
+class Look:
+    """A state of the first layers, and what it is worth on the held-out images.
+
+    Attributes:
+        loss: Divergence from the base's answers, clean and corrupted images weighed as in training.
+        clean: Share of clean images with the base's answer.
+        corrupted: Share of corrupted images with the base's answer on the clean one.
+        deltas: What the tensors have become minus what they were, as a signature holds them.
+    """
+
+    loss: float
+    clean: float
+    corrupted: float
+    deltas: dict[str, Tensor]
+
+
+class Distiller:
+    """One distillation.
+
+    Args:
+        base: A timm model; it is copied.
+        tensors: Those of its first layers, which learn.
+        images: Clean images, uint8 of shape (N, 3, H, W).
+        shown: How they are corrupted.
+        arguments: The hyper-parameters.
+        progress: Show a bar.
+    """
+
+    def __init__(
+        self,
+        base: nn.Module,
+        tensors: Sequence[LayerTensor],
+        images: Tensor,
+        shown: Shown,
+        arguments: DistillationArguments,
+        *,
+        progress: bool = True,
+    ) -> None:
+        self.began = time.perf_counter()
+        self.accelerator = create_accelerator(arguments.mixed_precision)
+        processes = self.accelerator.num_processes
+        if arguments.batch_size % processes:
+            raise OptionError(f"batch_size {arguments.batch_size} must be a multiple of the {processes} processes")
+        self.share = arguments.batch_size // processes
+        self.device = self.accelerator.device
+        self.arguments, self.tensors, self.images, self.shown = arguments, tensors, images, shown
+        self.student = copy.deepcopy(base).float().eval().to(self.device).to(memory_format=torch.channels_last)
+        self.normalize = Normalize.of(self.student).to(self.device)
+        state = self.student.state_dict(keep_vars=True)
+        self.learning = {tensor.name: state[tensor.name] for tensor in tensors}
+        self.start = {name: value.detach().cpu().clone() for name, value in self.learning.items()}
+        for parameter in self.student.parameters():
+            parameter.requires_grad_(False)
+        for tensor in tensors:
+            self.learning[tensor.name].requires_grad_(tensor.kind in ("weight", "vector"))
+        owners = {tensor.name.rpartition(".")[0] for tensor in tensors if tensor.kind == "running_var"}
+        self.norms = [self.student.get_submodule(name) for name in sorted(owners)]
+
+        order = torch.randperm(len(images), generator=Generator().manual_seed(arguments.seed))
+        held_out = min(MAX_HELD_OUT, max(1, round(arguments.hold_out * len(images))))
+        self.held_out, self.rows = order[:held_out].sort().values, order[held_out:]
+        self.answers = [self._answers(images, mirrored) for mirrored in ((False, True) if arguments.flip else (False,))]
+        self.steps = arguments.steps or default_steps(len(self.rows), len(shown.names))
+        kind = arguments.optimizer
+        self.optimizer_name = kind if kind != "auto" else "sgd" if self.norms else "adamw"
+        options = OPTIMIZERS[self.optimizer_name]
+        self.peak = arguments.lr or options["lr"]
+        optimizer = create_optimizer_v2(
+            self.student, weight_decay=0.0, filter_bias_and_bn=False, **options | {"lr": self.peak}
+        )
+        self.model, self.optimizer = self.accelerator.prepare(self.student, optimizer)
+        self.bar = tqdm(
+            total=None if arguments.minutes else self.steps,
+            desc=f"distilling {shown.names[0]}" + (f" and {len(shown.names) - 1} more" if len(shown.names) > 1 else ""),
+            unit="step",
+            disable=not (progress and self.accelerator.is_local_main_process),
+            mininterval=1,
+        )
+
+    def run(self) -> tuple[Look, Look]:
+        """Train; returns what there was before, and the best of what was seen during the run."""
+        check = self._held_out_images()
+        before = self._look(check)
+        best, since, looks, self.step = None, 0, 0, 0
+        for images, answers in self._batches():
+            fraction = self._fraction()
+            self._learn(images, answers, self.peak * one_cycle(fraction))
+            self.step += 1
+            self.bar.update()
+            fraction = self._fraction()
+            if int(fraction * LOOKS) > looks:
+                looks = int(fraction * LOOKS)
+                look = self._look(check)
+                self.bar.set_postfix(agreement=f"{look.corrupted:.3f}", clean=f"{look.clean:.3f}")
+                since += 1
+                if best is None or look.loss < best.loss:
+                    best, since = look, 0
+                if fraction >= 1 or (since >= PATIENCE and fraction > 0.5):
+                    break
+        self.bar.close()
+        if best is None or not math.isfinite(best.loss):
+            raise OptionError(f"the distillation diverged (loss {look.loss}): give a lower lr than {self.peak:g}")
+        return before, best
+
+    def record(self) -> dict[str, Any]:
+        """What the signature's config says of how it was made."""
+        settings = {key: value for key, value in asdict(self.arguments).items() if value is not None}
+        return settings | {
+            "images": len(self.rows),
+            "held_out": len(self.held_out),
+            "steps": self.step,
+            "optimizer": self.optimizer_name,
+            "lr": self.peak,
+        }
+
+    def _learn(self, images: Tensor, answers: Tensor, rate: float) -> None:
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        for norm in self.norms:
+            norm.train()
+        with self.accelerator.autocast():
+            logits = self.model(self.normalize(images))
+        self.accelerator.backward(self._divergence(logits, answers))
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+
+    def _divergence(self, logits: Tensor, answers: Tensor) -> Tensor:
+        temperature = self.arguments.temperature
+        given, wanted = (F.log_softmax(values.float() / temperature, 1) for values in (logits, answers))
+        return temperature**2 * F.kl_div(given, wanted, log_target=True, reduction="batchmean")
+
+    def _fraction(self) -> float:
+        """How much of the run is over; all processes go by the main one's clock."""
+        if self.arguments.minutes is None:
+            return self.step / self.steps
+        elapsed = (time.perf_counter() - self.began) / (60 * self.arguments.minutes)
+        if self.accelerator.num_processes > 1:
+            from accelerate.utils import broadcast
+
+            elapsed = float(broadcast(torch.tensor(elapsed, dtype=torch.float32, device=self.device)))
+        return min(1.0, elapsed)
+
+    def _batches(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """This process' share of each batch: images on the device, the first of them clean, and the answers wanted."""
+        arguments, rank = self.arguments, self.accelerator.process_index
+        order = Generator().manual_seed(arguments.seed + 1)  # the same everywhere
+        draws = Generator(device=self.device).manual_seed(arguments.seed + 2 + rank)
+        clean = torch.arange(BLOCK * self.share) % self.share < round(arguments.clean_fraction * self.share)
+        dirty = (~clean).nonzero().flatten()
+        waiting = self.rows[:0]
+        while True:
+            while len(waiting) < BLOCK * arguments.batch_size:
+                waiting = torch.cat([waiting, self.rows[torch.randperm(len(self.rows), generator=order)]])
+            block, waiting = waiting.tensor_split([BLOCK * arguments.batch_size])
+            rows = block.view(BLOCK, -1, self.share)[:, rank].flatten()
+            images = self.images[rows].to(self.device)
+            images[dirty.to(self.device)] = self.shown(images[dirty.to(self.device)], rows[dirty], draws)
+            answers = self.answers[0][rows]
+            if arguments.flip:
+                mirrored = torch.rand(len(rows), generator=order) < 0.5
+                answers = torch.where(mirrored[:, None], self.answers[1][rows], answers)
+                where = mirrored.to(self.device)[:, None, None, None]
+                images = torch.where(where, images.flip(3), images)
+            yield from zip(images.split(self.share), answers.to(self.device).split(self.share), strict=True)
+
+    def _held_out_images(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Clean, corrupted, and the answers wanted."""
+        clean = self.images[self.held_out].to(self.device)
+        generator = Generator(device=self.device).manual_seed(self.arguments.seed)
+        return clean, self.shown(clean, self.held_out, generator), self.answers[0][self.held_out].to(self.device)
+
+    @torch.no_grad()
+    def _answers(self, images: Tensor, mirrored: bool = False) -> Tensor:
+        """The student's logits in eval mode, float32, on the CPU."""
+        self.student.eval()
+        found = []
+        for part in images.split(EVALUATION_BATCH):
+            part = part.to(self.device)
+            found.append(self.student(self.normalize(part.flip(3) if mirrored else part)).float().cpu())
+        return torch.cat(found)
+
+    def _look(self, check: tuple[Tensor, Tensor, Tensor]) -> Look:
+        if self.accelerator.num_processes > 1:  # statistics of batch norms differ
+            from accelerate.utils import broadcast
+
+            for value in self.learning.values():
+                value.data.copy_(broadcast(value.data))
+        *both, answers = check
+        wanted = answers.argmax(1).cpu()
+        losses, shares = [], []
+        for images in both:
+            logits = self._answers(images)
+            losses.append(float(self._divergence(logits, answers.cpu())))
+            shares.append(float((logits.argmax(1) == wanted).double().mean()))
+        clean_fraction = self.arguments.clean_fraction
+        loss = clean_fraction * losses[0] + (1 - clean_fraction) * losses[1]
+        deltas = {
+            tensor.name: difference(tensor, self.learning[tensor.name].detach().cpu(), self.start[tensor.name])
+            for tensor in self.tensors
+        }
+        return Look(loss, shares[0], shares[1], deltas)
+
+
+def default_steps(images: int, corruptions: int = 1, *, batch_size: int = 128) -> int:
+    """The number of optimizer steps where none is given."""
+    seen = (8_000 + 3.2 * min(images, 10_000)) * (1 + math.log(corruptions))
+    return math.ceil(seen / batch_size)
+
+
+def one_cycle(fraction: float) -> float:
+    """The learning rate as a share of its peak, after this share of the run."""
+    if fraction < WARM_UP:
+        return 0.04 + 0.96 * (1 - math.cos(math.pi * fraction / WARM_UP)) / 2
+    return (1 + math.cos(math.pi * (fraction - WARM_UP) / (1 - WARM_UP))) / 2

@@ -1,0 +1,73 @@
+"""Images without labels, of any kind that users have them in, as one uint8 tensor."""
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from hf_rws.corruptions.images import to_batch
+from hf_rws.data import TRAIN_NAMES, ImageSet, as_array, decoded_pixels, open_dataset
+from hf_rws.errors import OptionError
+
+
+def as_images(images: Any, *, side: int) -> Tensor:
+    """Read images; labels that come with them are not looked at.
+
+    Args:
+        images: An `ImageSet`; an array or tensor as `corrupt` takes it (uint8, or float in [0, 1]); the folder or Hub
+            id of a dataset, whose training split is used if it has several, or a `datasets.Dataset`; or an iterable of
+            batches of arrays or tensors, of pairs that begin with one, or of PIL images.
+        side: What the model wants. Images of folders and datasets, and PIL images, are resized and cropped to it;
+            others must have it.
+
+    Returns:
+        uint8 tensor of shape (N, 3, side, side); may be memory-mapped.
+
+    Raises:
+        OptionError: Images of another kind or size.
+        NotFoundError: There is no such folder or dataset.
+        FormatError: An image cannot be decoded.
+    """
+    found = _read(images, side)
+    if found.shape[1:] != (3, side, side):
+        raise OptionError(
+            f"the base takes images of 3 x {side} x {side}, these are {' x '.join(map(str, found.shape[1:]))}: resize "
+            "them, or give a folder or a dataset, whose images are resized"
+        )
+    return found
+
+
+def _read(images: Any, side: int) -> Tensor:
+    if isinstance(images, ImageSet):
+        return images.images
+    if isinstance(images, Tensor | np.ndarray):
+        return to_batch(images)[0].contiguous()
+    if isinstance(images, str | Path):
+        splits = open_dataset(str(images))
+        name = next((name for name in TRAIN_NAMES if name in splits), next(iter(splits)))
+        return decoded_pixels(splits[name], name, str(images), image_size=side)
+    if hasattr(images, "features") and hasattr(images, "select_columns"):  # a datasets.Dataset
+        return decoded_pixels(images, str(images.split or ""), "the dataset", image_size=side)
+    if isinstance(images, Iterable) and not isinstance(images, Mapping):
+        parts = [_read_part(part, side) for part in images]
+        if parts and len({part.shape[1:] for part in parts}) == 1:
+            return torch.cat(parts)
+        raise OptionError("images: there are none, or their sizes differ" if parts else "images: there are none")
+    raise OptionError(
+        f"images must be an array, a tensor, a dataset, a folder or an iterable of batches, not {type(images).__name__}"
+    )
+
+
+def _read_part(part: Any, side: int) -> Tensor:
+    """A batch, or one image."""
+    if isinstance(part, list | tuple) and part and not isinstance(part[0], Image.Image):
+        part = part[0]  # (images, labels)
+    if isinstance(part, Image.Image):
+        return torch.from_numpy(as_array(part, side).copy())[None]
+    if isinstance(part, Tensor | np.ndarray):
+        return to_batch(part)[0]
+    raise OptionError(f"images: a batch must be an array, a tensor or a PIL image, not {type(part).__name__}")
