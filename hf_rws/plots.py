@@ -1,5 +1,6 @@
 """Figures. They show what they are given and compute nothing; all need `pip install "hf-rws[plots]"`."""
 
+import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _RIGHT, _WRONG, _CLEAN, _CORRUPTED = "#1a7f37", "#c0392b", "#57606a", "#0969da"
+_BARS = (("standard", "before"), ("patched", "after"), ("robust", "robust model"))
 
 
 @dataclass(frozen=True)
@@ -78,7 +80,42 @@ def overview(
         box = curve.get_position()
         curve.set_position((box.x0 + 0.06, box.y0 + 0.015, box.width - 0.06, box.height - 0.01))
         scale_curve(curve, comparison.curve, legend=row == 1, axis_label=row == rows - 1)
-    return _save(figure, path)
+    _save(figure, Path(path))
+    return Path(path)
+
+
+def before_and_after(metrics: Mapping[str, Any]) -> bytes:
+    """The picture of a signature's card: bars of TA and RA before and after the patch, and the scale curve.
+
+    Args:
+        metrics: Of the signature's config: "standard", "patched" and perhaps "robust", each {"ta", "ra"} in [0, 1], and
+            perhaps "scale_curve".
+
+    Returns:
+        A PNG of 10 to 30 kB; the same bytes for the same metrics, with the same version of matplotlib.
+
+    Raises:
+        MissingExtraError: matplotlib is not installed.
+    """
+    models = [(key, title) for key, title in _BARS if key in metrics]
+    curve = metrics.get("scale_curve", ())
+    figure = _figure(6.4 if curve else 3.2, 2.3)
+    bars, *right = figure.subplots(1, 2 if curve else 1, squeeze=False)[0]
+    for offset, key, name, colour in ((-0.2, "ta", "clean", _CLEAN), (0.2, "ra", "corrupted", _CORRUPTED)):
+        heights = [100 * metrics[model].get(key, 0.0) for model, _ in models]
+        drawn = bars.bar([place + offset for place in range(len(models))], heights, 0.36, color=colour, label=name)
+        bars.bar_label(drawn, fmt="%.1f", fontsize=7)
+    bars.set_xticks(range(len(models)), [title for _, title in models])
+    bars.tick_params(labelsize=7)
+    bars.set_ylim(0, 100)
+    bars.set_ylabel("accuracy, %", fontsize=7)
+    bars.legend(fontsize=7, loc="lower left", bbox_to_anchor=(-0.02, 0.99), frameon=False, ncols=2)
+    if curve:
+        figure.subplots_adjust(wspace=0.28)
+        scale_curve(right[0], curve, legend=False)
+    image = io.BytesIO()
+    _save(figure, image)
+    return image.getvalue()
 
 
 def scale_curve(
@@ -119,8 +156,6 @@ def _show(ax: "Axes", image: Tensor, captions: Sequence[tuple[str, bool]]) -> No
         )  # fmt: skip
 
 
-def _save(figure: "Figure", path: str | Path) -> Path:
-    path = Path(path)
+def _save(figure: "Figure", target: Path | io.BytesIO) -> None:
     options: dict[str, Any] = {"dpi": 110, "bbox_inches": "tight", "facecolor": "white"}
-    figure.savefig(path, metadata={"Software": None}, **options)
-    return path
+    figure.savefig(target, format="png", metadata={"Software": None}, **options)

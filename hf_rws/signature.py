@@ -1,7 +1,6 @@
 """`Signature`: what is added to the first layers of a model to make it robust, with its algebra and its files."""
 
 import hashlib
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -33,8 +32,6 @@ if TYPE_CHECKING:
     from huggingface_hub import CommitInfo
 
     from hf_rws.hub import Location
-
-FILES = (CONFIG_NAME, WEIGHTS_NAME, "README.md")
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -197,10 +194,10 @@ class Signature:
         return replace(self, config=replace(self.config, **results))
 
     def save_pretrained(self, folder: str | Path) -> Path:
-        """Write config.json, signature.safetensors and the card; no network.
+        """Write config.json, signature.safetensors and the card, with a picture where there are results; no network.
 
-        Each file is complete before it replaces an older one. An existing README.md keeps its text; only its metadata
-        and results are brought up to date.
+        Each file is complete before it replaces an older one. An existing README.md keeps the text that its author
+        wrote; its metadata and results are brought up to date. The picture needs matplotlib, and is left out without.
 
         Args:
             folder: Directory, made if needed.
@@ -222,12 +219,13 @@ class Signature:
             raise OptionError(f"{folder} is a file; give a folder to save the signature in")
         weights = self._serialized
         config = self.config.to_json(version=__version__, sha256=self.sha256)
-        card = cards.signature_card(json.loads(config), repo_id=repo_id, nbytes=self.nbytes)
+        files = cards.signature_files(config, repo_id=repo_id, nbytes=self.nbytes)
         readme = folder / "README.md"
         try:
             if readme.is_file():
-                card = cards.merge_card(readme.read_text(encoding="utf-8", errors="replace"), card)
-            contents = {WEIGHTS_NAME: weights, CONFIG_NAME: config.encode(), "README.md": card.encode()}
+                existing = readme.read_text(encoding="utf-8", errors="replace")
+                files["README.md"] = cards.merge_card(existing, files["README.md"].decode()).encode()
+            contents = {WEIGHTS_NAME: weights, CONFIG_NAME: config.encode(), **files}
             folder.mkdir(parents=True, exist_ok=True)
             with TemporaryDirectory(dir=folder, prefix=".saving-") as temporary:
                 for name, content in contents.items():
@@ -307,10 +305,11 @@ class Signature:
         from hf_rws import hub
 
         with TemporaryDirectory() as temporary:
+            folder = self._write(Path(temporary), repo_id)
             return hub.push_folder_files(
                 repo_id,
-                self._write(Path(temporary), repo_id),
-                FILES,
+                folder,
+                sorted(path.name for path in folder.iterdir()),
                 private=private,
                 token=token,
                 revision=revision,

@@ -1,5 +1,6 @@
 import ast
 import copy
+import json
 import re
 import socket
 import sys
@@ -10,6 +11,7 @@ import timm
 from huggingface_hub import ModelCard
 
 from hf_rws import cards
+from hf_rws.cards import text as card_text
 from hf_rws.errors import FormatError, NotFoundError
 from hf_rws.models import save_timm_repo
 
@@ -114,7 +116,7 @@ def results(card):
     """Of a card's model-index: (dataset, config, split, metric name) -> value."""
     return {
         (r.dataset_type, r.dataset_config, r.dataset_split, r.metric_name): r.metric_value
-        for r in ModelCard(card).data.eval_results
+        for r in ModelCard(card).data.eval_results or ()
     }
 
 
@@ -216,6 +218,48 @@ def check_no_holes(card):
     ast.parse(snippet(card))
     for line in text.splitlines():
         assert not re.search(r"\bNone\b|Undefined|\{\{|\bnan\b|\*\* *$|: *$|: ?[,;]|\( *\)|``| ,|\s$", line), line
+
+
+BROKEN_METRICS = [
+    *[{key: value} for key in SIGNATURE["metrics"] for value in ("?", [1], {"a": {}}, -1, True, float("nan"))],
+    {"standard": {"ta": "high", "ra": [0.3]}, "patched": 0.5},
+    {"standard": {"ta": 69.2, "ra": 29.3}, "patched": {"ta": 53.4, "ra": 61.8}, "robust": {}},
+    {"scale_curve": [{"scale": 0.5, "ta": 0.6}]},
+    {"scale_curve": [{"scale": "1", "ta": 0.6, "ra": 0.3}, 7]},
+    {"n": 0, "base_nbytes": 0, "signature_nbytes": None},
+]
+
+
+@pytest.mark.parametrize("broken", BROKEN_METRICS, ids=str)
+def test_broken_metrics_of_somebody_else_do_not_upset_a_card(broken):
+    config = changed(SIGNATURE, "metrics", {**SIGNATURE["metrics"], **broken})
+    card = cards.signature_files(json.dumps(config), repo_id="user/rws-fog")["README.md"].decode()
+    check_no_holes(card)
+    assert all(0 <= value <= 1 for value in results(card).values())
+    check_no_holes(cards.base_card(BASE, metrics={**METRICS, **broken}, repo_id="user/base"))
+
+
+@pytest.mark.parametrize("metrics", ["?", [], 7, {}])
+def test_metrics_that_are_no_object(metrics):
+    files = cards.signature_files(json.dumps(changed(SIGNATURE, "metrics", metrics)), repo_id="user/rws-fog")
+    assert list(files) == ["README.md"]
+    assert "has not been measured" in files["README.md"].decode()
+
+
+def test_the_picture_of_a_signature(monkeypatch):
+    text = json.dumps(SIGNATURE)
+    files = cards.signature_files(text, repo_id="user/rws-fog", nbytes=812_345)
+    assert files == cards.signature_files(text, repo_id="user/rws-fog", nbytes=812_345)  # a second push changes nothing
+    card, picture = files["README.md"].decode(), files[cards.PICTURE_NAME]
+    assert picture.startswith(b"\x89PNG")
+    assert 5_000 < len(picture) < 40_000
+    assert f"![before and after]({cards.PICTURE_NAME})" in card.splitlines()
+    assert f"whole download {(812_345 + len(text)) / 1e3:.1f} kB" in card
+    no_curve = json.dumps(changed(SIGNATURE, "metrics.scale_curve", None))
+    assert cards.signature_files(no_curve)[cards.PICTURE_NAME] != picture
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    assert list(cards.signature_files(text)) == ["README.md"]
+    assert "before-and-after" not in cards.signature_files(text)["README.md"].decode()
 
 
 @pytest.mark.parametrize(
@@ -337,7 +381,91 @@ def test_the_snippet_of_a_base_runs(tmp_path, monkeypatch):
     assert "hf-hub:user/base" in snippet(cards.base_card(BASE, repo_id="user/base"))
 
 
+# --- bases with signatures baked in ---
+
+SHA = SIGNATURE["base_model"]["revision"]
+RECIPE = {
+    "format_version": "1.0",
+    "library_name": "hf-rws",
+    "base": {"kind": "hub", "id": "user/base", "revision": SHA, "sha256": "ab" * 32},
+    "signatures": [
+        {"name": "rws-fog", "scale": 0.7, "kind": "hub", "id": "user/rws-fog", "revision": SHA, "sha256": "cd" * 32}
+    ],
+}
+
+
+def test_a_merged_card():
+    card = cards.merged_card(BASE, RECIPE, repo_id="user/robust", nbytes=1_000_000)
+    check_no_holes(card)
+    assert ModelCard(card).data.to_dict() == {
+        "library_name": "timm",
+        "base_model": ["user/base", "user/rws-fog"],
+        "base_model_relation": "merge",
+        "pipeline_tag": "image-classification",
+        "license": "apache-2.0",
+        "tags": ["timm", "image-classification", "robust-weight-signatures", "merge"],
+    }
+    assert json.loads(re.search(r"```json\n(.*?)```", card, re.DOTALL)[1]) == RECIPE
+    row = f"| rws-fog | [user/rws-fog](https://huggingface.co/user/rws-fog) | {SHA} | 0.7 | `cdcdcdcdcdcd` |"
+    assert row in card.splitlines()
+    assert 'timm.create_model("hf-hub:user/robust"' in snippet(card)
+
+
+def test_a_merged_card_of_folders_names_them_without_their_place():
+    recipe = copy.deepcopy(RECIPE)
+    recipe["base"] |= {"kind": "local", "id": "/home/somebody/base", "revision": None}
+    recipe["signatures"][0] |= {"kind": "local", "id": "study/rws-fog"}
+    card = cards.merged_card(BASE, recipe, repo_id="robust")
+    for text in ("somebody", "study", "```json"):
+        assert text not in card
+    assert "| base | base (local) |" in card
+    assert "base_model" not in ModelCard(card).data.to_dict()
+    only_digest = {**RECIPE, "base": {"sha256": "ab" * 32}}
+    assert "| base |  |  |  | `abababababab` |" in cards.merged_card(BASE, only_digest, repo_id="robust").splitlines()
+
+
 # --- merging ---
+
+
+def test_a_card_that_nobody_has_edited_is_replaced():
+    old = cards.signature_card(SIGNATURE, repo_id="user/rws-fog")
+    fresh = cards.signature_card(changed(SIGNATURE, "corruption.name", "snow"), repo_id="user/rws-fog", nbytes=7)
+    for card in (old, old.replace("\n", "\r\n"), old.replace("tags:\n", "tags:\n- mine\n")):
+        assert cards.is_unedited(card)
+        merged = cards.merge_card(card, fresh)
+        assert cards.is_unedited(merged)
+        assert "fog" not in ModelCard(merged).text.replace("rws-fog", "")
+        assert ("mine" in ModelCard(merged).data.tags) == ("mine" in card)
+    for edited in (old.replace("## Use", "## Mine"), old + "\nMine.\n", "# Mine\n"):
+        assert not cards.is_unedited(edited)
+        assert "ine" in cards.merge_card(edited, fresh)
+
+
+def test_a_card_of_a_folder_becomes_one_of_a_repo():
+    local = cards.signature_card(changed(SIGNATURE, "base_model.repo_id", None), repo_id="rws-fog")
+    addresses = {"rws-fog": "user/cifar-fog", "base": "user/cifar"}
+    card = cards.readdress(local, "rws-fog", addresses)
+    assert 'load_patched("user/cifar", ["user/cifar-fog"]' in snippet(card)
+    assert "# cifar-fog" in card.splitlines()
+    assert ModelCard(card).data.model_name == "cifar-fog"
+    assert cards.is_unedited(card)
+    base = cards.base_card(BASE, metrics=METRICS, repo_id="base") + "\nMy own words.\n"
+    card = cards.readdress(base, "base", addresses)
+    assert 'create_model("hf-hub:user/cifar", pretrained=True)' in snippet(card)
+    assert "My own words." in card
+    assert not cards.is_unedited(card)
+
+
+@pytest.mark.parametrize(
+    ("given", "published"),
+    [
+        ({"data_dir": "/home/somebody/images", "lr": 0.1}, {"data_dir": "images", "lr": 0.1}),
+        ({"hub_token": "hf_abc", "nested": {"api_key": 1, "x": ["~/a", "C:\\b"]}}, {"nested": {"x": ["a", "b"]}}),
+        ({"dataset": "uoft-cs/cifar10", "n": None}, {"dataset": "uoft-cs/cifar10", "n": None}),
+    ],
+)
+def test_what_may_be_published(given, published):
+    assert cards.publishable(given) == published
 
 
 def test_merging_is_stable():
@@ -406,14 +534,14 @@ def test_metadata_that_cannot_be_read(broken):
 
 
 def test_where_the_templates_are(tmp_path, monkeypatch):
-    checkout = cards._templates()
+    checkout = card_text._templates()
     assert checkout.name == "model_cards"
     package = tmp_path / "hf_rws"
-    monkeypatch.setattr(cards, "__file__", str(package / "cards.py"))
+    monkeypatch.setattr(card_text, "__file__", str(package / "cards" / "text.py"))
     with pytest.raises(NotFoundError, match="install hf-rws again"):
         cards.signature_card(SIGNATURE)
     (package / "model_cards").mkdir(parents=True)
     for template in checkout.glob("*.jinja"):
         (package / "model_cards" / template.name).write_text(template.read_text())
-    assert cards._templates() == package / "model_cards"
+    assert card_text._templates() == package / "model_cards"
     assert "# rws-fog" in cards.signature_card(SIGNATURE)

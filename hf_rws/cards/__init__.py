@@ -1,0 +1,25 @@
+"""Model cards, from the config and the measured results alone; what is not known is left out.
+
+A card never computes accuracies and never asks the Hub. A later push replaces a card that nobody has edited; of one
+that somebody has, it replaces the metadata and the results, which stand between two HTML comments (`merge_card`).
+"""
+
+from hf_rws.cards.kinds import PICTURE_NAME, base_card, merged_card, signature_card, signature_files
+from hf_rws.cards.merging import RESULTS_BEGIN, RESULTS_END, is_unedited, merge_card, readdress
+from hf_rws.cards.metadata import corruption_tag
+from hf_rws.cards.text import publishable
+
+__all__ = [
+    "PICTURE_NAME",
+    "RESULTS_BEGIN",
+    "RESULTS_END",
+    "base_card",
+    "corruption_tag",
+    "is_unedited",
+    "merge_card",
+    "merged_card",
+    "publishable",
+    "readdress",
+    "signature_card",
+    "signature_files",
+]

@@ -1,0 +1,100 @@
+"""The machine-readable head of a card: results, datasets, tags; made of what is well-formed and nothing else."""
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from huggingface_hub import EvalResult
+
+TASK = "image-classification"
+MODELS = (("standard", "standard"), ("patched", "patched"), ("robust", "robust model"))  # rows of the results
+
+_HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?", re.ASCII)
+_COUNTS = ("n", "seed", "severity", "base_nbytes", "signature_nbytes", "download_nbytes")
+
+
+def corruption_tag(name: str) -> str:
+    """The tag by which signatures against a corruption are found on the Hub."""
+    return f"corruption:{'-'.join(name.split())}"
+
+
+def hub_ids(*names: Any) -> list[str] | None:
+    """Those names that can be ids of datasets on the Hub, each once."""
+    ids = [name for name in names if isinstance(name, str) and _HUB_ID.fullmatch(name)]
+    return list(dict.fromkeys(ids)) or None
+
+
+def mapping(value: Any) -> dict[str, Any]:
+    """The value if it is an object, else an empty one."""
+    return dict(value) if isinstance(value, Mapping) else {}
+
+
+def checked_metrics(metrics: Any) -> dict[str, Any]:
+    """The metrics that a card can show; in a config from elsewhere anything may stand there, and is left out."""
+    given = mapping(metrics)
+    found: dict[str, Any] = {key: given[key] for key in ("dataset", "split") if isinstance(given.get(key), str)}
+    found |= {key: given[key] for key in _COUNTS if type(given.get(key)) is int and given[key] >= (key != "seed")}
+    for key, _ in MODELS:
+        accuracies = {what: mapping(given.get(key)).get(what) for what in ("ta", "ra")}
+        if row := {what: value for what, value in accuracies.items() if _is_accuracy(value)}:
+            found[key] = row
+    if _is_accuracy(given.get("ta")):
+        found["ta"] = given["ta"]
+    if ra := {name: value for name, value in mapping(given.get("ra")).items() if _is_accuracy(value)}:
+        found["ra"] = ra
+    curve = given.get("scale_curve")
+    points = [mapping(point) for point in curve] if isinstance(curve, list) else []
+    if points and all(
+        _is_number(p.get("scale")) and _is_accuracy(p.get("ta")) and _is_accuracy(p.get("ra")) for p in points
+    ):
+        found["scale_curve"] = sorted(points, key=lambda point: point["scale"])
+    return found
+
+
+def signature_results(metrics: Mapping[str, Any], names: Sequence[str]) -> list[EvalResult]:
+    """TA and RA, standard against patched, of checked metrics."""
+    label = "+".join(names)
+    corrupted = f"{label}-{metrics['severity']}" if "severity" in metrics else label
+    return [
+        _result(metrics, metrics[key][metric], f"{metric.upper()}, {model}", config)
+        for key, model in MODELS[:2]
+        for metric, config in (("ta", None), ("ra", corrupted))
+        if "dataset" in metrics and metric in metrics.get(key, {})
+    ]
+
+
+def base_results(metrics: Mapping[str, Any]) -> list[EvalResult]:
+    """TA, and RA by corruption, of checked metrics."""
+    if "dataset" not in metrics:
+        return []
+    clean = [_result(metrics, metrics["ta"], "TA", None)] if "ta" in metrics else []
+    return clean + [_result(metrics, value, "RA", config) for config, value in metrics.get("ra", {}).items()]
+
+
+def model_index(name: str, results: list[EvalResult]) -> dict[str, Any]:
+    """Arguments of ModelCardData; none without results."""
+    return {"model_name": name, "eval_results": results} if results else {}
+
+
+def _result(metrics: Mapping[str, Any], value: float, name: str, config: str | None) -> EvalResult:
+    """One accuracy; the corruption stands in the dataset's config, because entries that share it are merged."""
+    dataset = metrics["dataset"]
+    return EvalResult(
+        task_type=TASK,
+        dataset_type=dataset if hub_ids(dataset) else "custom",
+        dataset_name=dataset.rpartition("/")[2],
+        dataset_config=config,
+        dataset_split=metrics.get("split"),
+        metric_type="accuracy",
+        metric_name=name,
+        metric_value=round(value, 4),
+    )
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _is_accuracy(*values: Any) -> bool:
+    return all(_is_number(value) and 0 <= value <= 1 for value in values)
