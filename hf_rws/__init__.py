@@ -13,10 +13,11 @@ __version__ = "0.1.0"
 
 import hf_rws.models  # noqa: F401  (registers vgg16_gap and vgg16_bn_gap with timm)
 from hf_rws.corruptions import CORRUPTIONS, corrupt
+from hf_rws.distillation import distill
 from hf_rws.errors import RWSError
 from hf_rws.evaluation import evaluate
 from hf_rws.extraction import extract
-from hf_rws.hub import push_base
+from hf_rws.hub import info, list_signatures, push_base
 from hf_rws.loading import load_patched
 from hf_rws.patching import patch
 from hf_rws.signature import Signature
@@ -26,8 +27,11 @@ __all__ = [
     "RWSError",
     "Signature",
     "corrupt",
+    "distill",
     "evaluate",
     "extract",
+    "info",
+    "list_signatures",
     "load_patched",
     "patch",
     "push_base",

@@ -6,7 +6,7 @@ that somebody has, it replaces the metadata and the results, which stand between
 
 from hf_rws.cards.kinds import PICTURE_NAME, base_card, merged_card, signature_card, signature_files
 from hf_rws.cards.merging import RESULTS_BEGIN, RESULTS_END, is_unedited, merge_card, readdress
-from hf_rws.cards.metadata import corruption_tag
+from hf_rws.cards.metadata import checked_metrics, corruption_tag
 from hf_rws.cards.text import publishable
 
 __all__ = [
@@ -14,6 +14,7 @@ __all__ = [
     "RESULTS_BEGIN",
     "RESULTS_END",
     "base_card",
+    "checked_metrics",
     "corruption_tag",
     "is_unedited",
     "merge_card",

@@ -1,7 +1,19 @@
-"""All traffic with the Hugging Face Hub: what an id means, fetching files of one commit, pushing one commit."""
+"""All traffic with the Hugging Face Hub: what an id means, looking, fetching files of one commit, pushing one commit."""
 
+from hf_rws.hub.catalogue import ListedSignature, SignatureInfo, info, list_signatures
 from hf_rws.hub.ids import Location, parse_id
 from hf_rws.hub.reading import Fetched, fetch
 from hf_rws.hub.writing import push_base, push_folder_files
 
-__all__ = ["Fetched", "Location", "fetch", "parse_id", "push_base", "push_folder_files"]
+__all__ = [
+    "Fetched",
+    "ListedSignature",
+    "Location",
+    "SignatureInfo",
+    "fetch",
+    "info",
+    "list_signatures",
+    "parse_id",
+    "push_base",
+    "push_folder_files",
+]

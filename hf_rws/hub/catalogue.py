@@ -1,0 +1,304 @@
+"""Looking at signatures without downloading them: one by its id, and those on the Hub by what they are for."""
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from huggingface_hub import ModelInfo, is_offline_mode
+
+from hf_rws import cards
+from hf_rws.errors import AccessError, FormatError, OptionError
+from hf_rws.format import ARRAYS, CONFIG_NAME, WEIGHTS_NAME, SignatureConfig, StoredBits, parse_config
+from hf_rws.hub import calls
+from hf_rws.hub.headers import Header, read_header
+from hf_rws.hub.ids import Location, parse_id
+from hf_rws.hub.reading import fetch
+
+SORTS = ("created_at", "downloads", "last_modified", "likes", "trending_score")
+
+_OURS = ("robust-weight-signatures", "rws")  # tags of every signature's card; the Hub does not know our library
+_DTYPES = {"codes": "U8", "scales": "F16", "vectors": "F16", "values": "F32"}
+
+
+@dataclass(frozen=True, repr=False)
+class SignatureInfo:
+    """What a signature is, from its config and the header of its weight file.
+
+    Attributes:
+        id: "user/name", or the folder.
+        revision: The commit on the Hub.
+        corruptions: What it makes robust to.
+        severity: Severity of the corruption, 1 to 5, if it has one.
+        dataset: What it was made on.
+        base_model: Hub id of the model that it was made from, if it has one.
+        base_revision: That model's commit.
+        architecture: That model's architecture.
+        num_classes: How many classes that model tells apart.
+        kind: "extracted", "distilled" or "combined".
+        num_layers: How many first layers it touches.
+        bits: How the weights of each of these layers are stored: 1 to 8, "ternary", 16 or 32.
+        recommended_scale: The scale that its maker recommends.
+        nbytes: Size of signature.safetensors.
+        download_nbytes: Size of all that loading it fetches, config.json included.
+        metrics: What was measured, as far as it is well-formed: "standard", "patched" and "robust", each {"ta", "ra"}
+            in [0, 1]; "scale_curve"; "dataset", "split", "n".
+        misfits: Why it cannot be put on the base that was asked about: empty if it can. None if none was.
+    """
+
+    id: str
+    revision: str | None
+    corruptions: tuple[str, ...]
+    severity: int | None
+    dataset: str | None
+    base_model: str | None
+    base_revision: str | None
+    architecture: str
+    num_classes: int
+    kind: str
+    num_layers: int
+    bits: tuple[StoredBits, ...]
+    recommended_scale: float
+    nbytes: int
+    download_nbytes: int
+    metrics: Mapping[str, Any]
+    misfits: tuple[str, ...] | None = None
+
+    @property
+    def fits(self) -> bool | None:
+        """Whether it can be put on the base that was asked about; None if none was."""
+        return None if self.misfits is None else not self.misfits
+
+    def to_json(self) -> str:
+        """All of it as JSON text."""
+        return json.dumps({**asdict(self), "fits": self.fits}, indent=2)
+
+    def __repr__(self) -> str:
+        base = f"{_at(self.base_model, self.base_revision)}, " if self.base_model else ""
+        lines = [
+            ("signature", _at(self.id, self.revision)),
+            ("corruption", ", ".join(self.corruptions) + (f", severity {self.severity}" if self.severity else "")),
+            ("base", f"{base}{self.architecture}, {self.num_classes} classes"),
+            ("made by", f"{self.kind}, {self.num_layers} layers"),
+            ("bits", ", ".join(map(str, self.bits))),
+            ("size", f"{self.nbytes:,} bytes; whole download {self.download_nbytes:,} bytes"),
+            ("scale", f"{self.recommended_scale:g} recommended"),
+            ("accuracy", _accuracy(self.metrics)),
+            ("fits", None if self.misfits is None else "; ".join(self.misfits[:3]) or "yes"),
+        ]
+        return "\n".join(f"{name:<11}{text}" for name, text in lines if text)
+
+
+def info(
+    id: str | os.PathLike[str],
+    *,
+    base: str | os.PathLike[str] | None = None,
+    revision: str | None = None,
+    token: bool | str | None = None,
+    cache_dir: str | os.PathLike[str] | None = None,
+    local_files_only: bool = False,
+) -> SignatureInfo:
+    """Look at a signature: of its weights only the header is fetched, some 4 kB.
+
+    Args:
+        id: Folder or Hub id, possibly followed by "@revision".
+        base: Folder or Hub id of a timm repo: `misfits` and `fits` say whether the signature can be put on it, from its
+            config and the header of its weights. Whether it is the very base or a transfer shows when it is loaded.
+        revision: Branch, tag or commit of the signature.
+        token: As in huggingface_hub: None for the one logged in with, False for none.
+        cache_dir: Instead of the Hub's own cache.
+        local_files_only: Do not ask the Hub; HF_HUB_OFFLINE has the same effect.
+
+    Raises:
+        FormatError: It is no signature, or its weights are not what its config says; or the base is no timm model.
+        NotFoundError: No such folder, repo, revision or file.
+        AccessError: A private or gated repo, or a wrong token.
+        NetworkError: The Hub cannot be reached; or offline, and not in the cache.
+    """
+    options = {"token": token, "cache_dir": cache_dir, "local_files_only": local_files_only}
+    where, text, header = _look(id, WEIGHTS_NAME, revision, options)
+    config, _ = parse_config(text, f"{where} {CONFIG_NAME}")
+    _check_arrays(header, config, f"{where} {WEIGHTS_NAME}")
+    origin, corruption, method = config.base_model, config.corruption, config.method
+    bits = {spec.layer: spec.bits for spec in config.tensors}
+    bits |= {spec.layer: spec.bits for spec in config.tensors if spec.kind == "weight"}
+    return SignatureInfo(
+        id=where.id,
+        revision=where.revision,
+        corruptions=corruption.names,
+        severity=corruption.severity,
+        dataset=corruption.dataset,
+        base_model=origin.repo_id,
+        base_revision=origin.revision,
+        architecture=origin.architecture,
+        num_classes=origin.num_classes,
+        kind=method.kind,
+        num_layers=method.num_layers,
+        bits=tuple(bits[layer] for layer in sorted(bits)),
+        recommended_scale=config.recommended_scale,
+        nbytes=header.nbytes,
+        download_nbytes=header.nbytes + len(text),
+        metrics=cards.checked_metrics(config.metrics),
+        misfits=None if base is None else _misfits(config, base, options),
+    )
+
+
+@dataclass(frozen=True)
+class ListedSignature:
+    """A signature on the Hub, as a listing shows it.
+
+    Attributes:
+        id: "user/name".
+        revision: The head of its main branch.
+        base_model: Hub id of the model that it was made from.
+        corruptions: What it makes robust to, as its tags say.
+        kind: "extracted", "distilled" or "combined".
+        private: Whether only its owner sees it.
+        downloads: In the last 30 days.
+        likes: How many.
+        last_modified: When, in ISO format.
+    """
+
+    id: str
+    revision: str | None
+    base_model: str | None
+    corruptions: tuple[str, ...]
+    kind: str | None
+    private: bool
+    downloads: int
+    likes: int
+    last_modified: str | None
+
+
+def list_signatures(
+    *,
+    base: str | None = None,
+    corruption: str | Sequence[str] = (),
+    kind: str | None = None,
+    author: str | None = None,
+    search: str | None = None,
+    sort: str | None = None,
+    limit: int | None = None,
+    token: bool | str | None = None,
+) -> list[ListedSignature]:
+    """The signatures on the Hub that pass all filters; the Hub does the filtering.
+
+    Args:
+        base: Hub id of the model that they were made from.
+        corruption: What they make robust to; of several names, all.
+        kind: "extracted", "distilled" or "combined".
+        author: User or organisation.
+        search: A part of their ids.
+        sort: One of `SORTS`; the Hub's own order if None.
+        limit: At most so many.
+        token: As in huggingface_hub; with one, your private ones are listed, too.
+
+    Raises:
+        OptionError: A base that is no Hub id, an unknown `sort`, or a limit below 1.
+        NetworkError: The Hub cannot be reached, or is not to be (HF_HUB_OFFLINE).
+        AccessError: A wrong token.
+    """
+    if sort is not None and sort not in SORTS:
+        raise OptionError(f"sort must be one of {SORTS}, got {sort!r}")
+    if limit is not None and limit < 1:
+        raise OptionError(f"limit must be at least 1, got {limit!r}")
+    tags = [*_OURS, *([f"rws-{kind}"] if kind else [])]
+    tags += [cards.corruption_tag(name) for name in ([corruption] if isinstance(corruption, str) else corruption)]
+    if base is not None:
+        where = parse_id(base if base.startswith("hf-hub:") else f"hf-hub:{base}")
+        tags.append(f"base_model:adapter:{where.id}")
+    api = calls.client(token)
+    found: list[ModelInfo] = []
+
+    def fetch_list() -> list[ModelInfo]:
+        found.clear()  # a list that broke off is begun anew
+        options: dict[str, Any] = {"author": author, "search": search, "sort": sort, "limit": limit, "full": True}
+        for model in api.list_models(filter=tags, **options):
+            found.append(model)
+        return found
+
+    place = Location("hub", "the Hub's list of models")
+    return [_listed(model) for model in calls.ask(fetch_list, place, token=token, alive=lambda: len(found))]
+
+
+def _listed(model: ModelInfo) -> ListedSignature:
+    tags = model.tags or []
+
+    def after(prefix: str) -> list[str]:
+        return [tag.removeprefix(prefix) for tag in tags if tag.startswith(prefix)]
+
+    return ListedSignature(
+        id=model.id,
+        revision=model.sha,
+        base_model=next(iter(after("base_model:adapter:")), None),
+        corruptions=tuple(after("corruption:")),
+        kind=next(iter(after("rws-")), None),
+        private=bool(model.private),
+        downloads=model.downloads or 0,
+        likes=model.likes or 0,
+        last_modified=model.last_modified.isoformat() if model.last_modified else None,
+    )
+
+
+def _look(
+    id: str | os.PathLike[str], weights: str, revision: str | None, options: Mapping[str, Any]
+) -> tuple[Location, bytes, Header]:
+    """Where a repo is, pinned to a commit; its config.json; and the header of its weights."""
+    fetched = fetch(id, (CONFIG_NAME,), revision=revision, **options)
+    where = replace(parse_id(id, revision=revision), revision=fetched.revision)
+    if not (fetched.folder / weights).is_file() and (
+        where.path is not None or options["local_files_only"] or is_offline_mode()
+    ):
+        fetch(id, (weights,), revision=revision, **options)  # says what is in the way
+    try:
+        text = (fetched.folder / CONFIG_NAME).read_bytes()
+    except OSError as error:
+        raise AccessError(f"{where} ({CONFIG_NAME}): cannot be read: {error.strerror}") from error
+    return where, text, read_header(where, fetched.folder / weights, weights, token=options["token"])
+
+
+def _check_arrays(header: Header, config: SignatureConfig, where: str) -> None:
+    """FormatError unless the weight file holds just the arrays that the config asks for."""
+    lengths = dict.fromkeys(ARRAYS, 0)
+    for spec in config.tensors:
+        try:
+            sizes = spec.sizes(config.method.codec)
+        except OptionError as error:
+            raise FormatError(f"{where}: tensor {spec.name!r} cannot be stored so ({error})") from error
+        for name, size in sizes.items():
+            lengths[name] += size
+    expected = {name: (_DTYPES[name], (length,)) for name, length in lengths.items() if length}
+    if dict(header.tensors) != expected:
+        raise FormatError(f"{where}: holds {dict(header.tensors)!r:.300}, config.json asks for {expected}")
+
+
+def _misfits(config: SignatureConfig, base: str | os.PathLike[str], options: Mapping[str, Any]) -> tuple[str, ...]:
+    where, text, header = _look(base, "model.safetensors", None, options)
+    try:
+        architecture = json.loads(text)["architecture"]
+    except (ValueError, TypeError, KeyError) as error:
+        raise FormatError(f"{where} {CONFIG_NAME}: not a timm model's config (it names no architecture)") from error
+    problems = []
+    if architecture != config.base_model.architecture:
+        problems.append(f"the signature is for {config.base_model.architecture}, {where} is {architecture}")
+    for spec in config.tensors:
+        found = header.tensors.get(spec.name)
+        if found is None:
+            problems.append(f"{where} has no tensor {spec.name}")
+        elif found[1] != spec.shape:
+            problems.append(f"{spec.name} is {found[1]} in {where}, {spec.shape} in the signature")
+    return tuple(problems)
+
+
+def _at(id: str, revision: str | None) -> str:
+    return f"{id}@{revision[:7]}" if revision else id
+
+
+def _accuracy(metrics: Mapping[str, Any]) -> str:
+    """TA and RA before and after, in percent; empty where one of the two is not known."""
+    before, after = (metrics.get(who, {}) for who in ("standard", "patched"))
+    both = [what for what in ("ta", "ra") if what in before and what in after]
+    changes = ", ".join(f"{what.upper()} {100 * before[what]:.1f} -> {100 * after[what]:.1f}" for what in both)
+    images = f" on {metrics['n']:,} images" if "n" in metrics else ""
+    return f"{changes}{images}{' of ' + metrics['dataset'] if 'dataset' in metrics else ''}" if both else ""
