@@ -114,13 +114,9 @@ class Distiller:
         self.arguments, self.tensors, self.images, self.shown = arguments, tensors, images, shown
         self.student = copy.deepcopy(base).float().eval().to(self.device).to(memory_format=torch.channels_last)
         self.normalize = Normalize.of(self.student).to(self.device)
-        state = self.student.state_dict(keep_vars=True)
-        self.learning = {tensor.name: state[tensor.name] for tensor in tensors}
-        self.start = {name: value.detach().cpu().clone() for name, value in self.learning.items()}
-        for parameter in self.student.parameters():
-            parameter.requires_grad_(False)
-        for tensor in tensors:
-            self.learning[tensor.name].requires_grad_(tensor.kind in ("weight", "vector"))
+        self.start = {name: value.cpu().clone() for name, value in self._state().items()}
+        for name, parameter in self.student.named_parameters():
+            parameter.requires_grad_(name in self.start)
         owners = {tensor.name.rpartition(".")[0] for tensor in tensors if tensor.kind == "running_var"}
         self.norms = [self.student.get_submodule(name) for name in sorted(owners)]
 
@@ -144,6 +140,11 @@ class Distiller:
             disable=not (progress and self.accelerator.is_local_main_process),
             mininterval=1,
         )
+
+    def _state(self) -> dict[str, Tensor]:
+        """The learning tensors themselves; read anew each time, for DDP replaces buffers."""
+        state = self.student.state_dict()
+        return {tensor.name: state[tensor.name] for tensor in self.tensors}
 
     def run(self) -> tuple[Look, Look]:
         """Train; returns what there was before, and the best of what was seen during the run."""
@@ -251,8 +252,8 @@ class Distiller:
         if self.accelerator.num_processes > 1:  # statistics of batch norms differ
             from accelerate.utils import broadcast
 
-            for value in self.learning.values():
-                value.data.copy_(broadcast(value.data))
+            for value in self._state().values():
+                value.copy_(broadcast(value))
         *both, answers = check
         wanted = answers.argmax(1).cpu()
         losses, shares = [], []
@@ -262,8 +263,9 @@ class Distiller:
             shares.append(float((logits.argmax(1) == wanted).double().mean()))
         clean_fraction = self.arguments.clean_fraction
         loss = clean_fraction * losses[0] + (1 - clean_fraction) * losses[1]
+        state = self._state()
         deltas = {
-            tensor.name: difference(tensor, self.learning[tensor.name].detach().cpu(), self.start[tensor.name])
+            tensor.name: difference(tensor, state[tensor.name].cpu(), self.start[tensor.name])
             for tensor in self.tensors
         }
         return Look(loss, shares[0], shares[1], deltas)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import click
 
 from hf_rws import __version__
+from hf_rws.cli.distilling import distill
 from hf_rws.cli.making import extract, study, train
 from hf_rws.cli.measuring import evaluate, quickstart
 from hf_rws.errors import RWSError
@@ -40,5 +41,5 @@ def cli() -> None:
     """Robust weight signatures for timm models: robustness as easy as patching weights."""
 
 
-for _command in (quickstart, train, extract, evaluate):
+for _command in (quickstart, train, extract, distill, evaluate):
     cli.add_command(_command)

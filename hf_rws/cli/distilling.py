@@ -1,0 +1,103 @@
+"""`hf-rws distill`."""
+# ruff: noqa: D301 (a raw docstring would take the meaning from click's \b, "leave these lines as they are")
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+import torch
+
+from hf_rws.cli.options import number_or_word, parse_bits
+from hf_rws.corruptions import CORRUPTIONS
+from hf_rws.distillation import distill as distill_signature
+from hf_rws.distillation import input_side
+from hf_rws.distiller import OPTIMIZERS
+from hf_rws.loading import load_base
+from hf_rws.study import is_main_process
+from hf_rws.unlabelled import as_images
+
+
+@click.command()
+@click.option("--base", required=True, help="Folder, Hub id or timm name of the model to make robust.")
+@click.option("--images", required=True, help="Folder or Hub id of clean images; labels are not needed.")
+@click.option(
+    "--corruption",
+    multiple=True,
+    required=True,
+    type=click.Choice(["all", *CORRUPTIONS]),
+    help="Repeatable: one signature against all that are named.",
+)
+@click.option("--severity", type=click.IntRange(1, 5), default=5, show_default=True, help="Severity of the corruption.")
+@click.option("--output-dir", type=click.Path(path_type=Path), help="Folder for the signature.")
+@click.option("--push-to", metavar="REPO_ID", help="Hub repo to push the signature to.")
+@click.option("--private", is_flag=True, help="Make that repo private if it is new.")
+@click.option("--limit", type=click.IntRange(1), help="Use only so many images, drawn at random.")
+@click.option("--minutes", type=float, help="Time for the whole distillation; as many steps as fit.")
+@click.option("--steps", type=click.IntRange(1), help="Optimizer steps.  [default: by the number of images]")
+@click.option("--num-layers", help="First layers to train: a number or 'all'.  [default: 7, or what there is]")
+@click.option(
+    "--bits",
+    default="default",
+    show_default=True,
+    help="1-8, ternary, a preset or none; or one for each layer, e.g. 8,4,ternary.",
+)
+@click.option("--batch-size", type=click.IntRange(1), default=128, show_default=True, help="Over all processes.")
+@click.option("--clean-fraction", type=float, default=0.25, show_default=True, help="Share of clean images in a batch.")
+@click.option("--temperature", type=float, default=2.0, show_default=True, help="Of the softmax of the answers.")
+@click.option(
+    "--optimizer",
+    type=click.Choice(["auto", *OPTIMIZERS]),
+    default="auto",
+    show_default=True,
+    help="auto: sgd with batch norm, else adamw.",
+)
+@click.option("--lr", type=float, help="Peak of the learning rate.  [default: the optimizer's]")
+@click.option("--seed", type=int, default=0, show_default=True, help="Of the order and of all draws.")
+@click.option("--name", help="Name of the signature.  [default: the corruption]")
+def distill(
+    base: str,
+    images: str,
+    corruption: tuple[str, ...],
+    output_dir: Path | None,
+    push_to: str | None,
+    private: bool,
+    limit: int | None,
+    num_layers: str | None,
+    bits: str,
+    seed: int,
+    **options: Any,
+) -> None:
+    """Make a signature from a base and unlabelled images, in minutes.
+
+    \b
+    Example:
+      hf-rws distill --base user/model --images photos/ --corruption fog --minutes 2 --push-to user/rws-fog
+    """
+    if output_dir is None and push_to is None:
+        raise click.UsageError("say where the signature goes: --output-dir, --push-to or both")
+    if "all" in corruption and len(corruption) > 1:
+        raise click.UsageError("--corruption all stands alone")
+    model = load_base(base).model
+    clean = as_images(images, side=input_side(model))
+    if limit is not None:
+        clean = clean[torch.randperm(len(clean), generator=torch.Generator().manual_seed(seed))[:limit].sort().values]
+    signature = distill_signature(
+        base,
+        clean,
+        corruption="all" if "all" in corruption else list(corruption),
+        num_layers=number_or_word(num_layers),
+        bits=parse_bits(bits),
+        dataset=Path(images).resolve().name if Path(images).is_dir() else images,
+        seed=seed,
+        progress=sys.stderr.isatty(),
+        **options,
+    )
+    if not is_main_process():
+        return
+    for kind, share in signature.config.method.training["agreement"].items():
+        click.echo(f"{kind}: {share['before']:.3f} -> {share['after']:.3f} agree with the base", err=True)
+    if output_dir is not None:
+        click.echo(f"{signature.save_pretrained(output_dir)}\t{signature.nbytes}")
+    if push_to is not None:
+        click.echo(signature.push_to_hub(push_to, private=private or None).commit_url)

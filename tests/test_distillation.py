@@ -1,0 +1,406 @@
+import json
+import os
+import subprocess
+import sys
+from copy import deepcopy
+from pathlib import Path
+
+import pytest
+import torch
+
+import hf_rws
+from hf_rws import distiller
+from hf_rws.data import ImageSet
+from hf_rws.distillation import distill
+from hf_rws.distiller import DistillationArguments, Distiller, default_steps, one_cycle
+from hf_rws.errors import MismatchError, OptionError
+from hf_rws.evaluation import Normalize
+from hf_rws.layers import first_layers
+from hf_rws.loading import load_base
+from hf_rws.mixtures import Mixture
+from hf_rws.unlabelled import as_images
+from tests import helpers
+from tests.helpers import datasets_cache, on_cpu, pil, pixels, toy_dataset  # noqa: F401
+from tests.models import create, identical, state
+
+pytestmark = [
+    pytest.mark.usefixtures("on_cpu", "datasets_cache"),
+    pytest.mark.filterwarnings("ignore:the distillation did not help"),  # three steps are not many
+]
+
+ROOT = Path(__file__).resolve().parent.parent
+QUICK = {"steps": 3, "batch_size": 8, "lr": 1e-3, "mixed_precision": "no", "progress": False}
+IMAGES = pixels(40)
+
+
+def darker(images):
+    return images // 4
+
+
+def base(name="vgg16_bn_gap", **options):
+    """A network with random weights whose answers differ from image to image."""
+    model = helpers.model(name, **options).eval()
+    model.get_classifier().weight.data.mul_(3000 if name == "vgg16_bn_gap" else 30)
+    return model
+
+
+def answers(model, images):
+    with torch.no_grad():
+        return model(Normalize.of(model)(images))
+
+
+# --- the signature is what the student became ---
+
+
+@pytest.mark.parametrize("name", ["vgg16_gap", "vgg16_bn_gap"])
+def test_the_base_stays_and_the_patched_base_is_the_student(name, monkeypatch):
+    monkeypatch.setattr(distiller, "LOOKS", 1)  # at the last state only
+    model = base(name)
+    before = state(model)
+    layers = first_layers(model, 5)
+    tensors = [tensor for layer in layers for tensor in layer]
+    arguments = DistillationArguments(steps=3, batch_size=8, lr=1e-3, mixed_precision="no")
+    run = Distiller(model, tensors, IMAGES, Mixture(darker), arguments, progress=False)
+    _, best = run.run()
+    assert identical(model, before)
+    signature = distill(model, IMAGES, corruption=darker, num_layers=5, bits=None, **QUICK)
+    assert identical(model, before)
+    assert [spec.name for spec in signature.config.tensors] == [tensor.name for tensor in tensors]
+    assert all(torch.equal(signature.delta(name), delta) for name, delta in best.deltas.items())
+    student, touched = run.student.eval(), {tensor.name for tensor in tensors}
+    for key, value in student.state_dict().items():
+        changed = not torch.equal(value, before[key])
+        assert changed == (key in touched) or key.endswith("num_batches_tracked"), key
+    hf_rws.patch(model, signature)
+    torch.testing.assert_close(answers(model, IMAGES), answers(student, IMAGES), rtol=1e-3, atol=1e-3)
+    model.rws.clear()
+    assert identical(model, before)
+
+
+@pytest.mark.parametrize("name", ["mobilenetv3_small_050", "convnext_atto", "vit_tiny_patch16_224"])
+def test_architectures(name):
+    model = create(name)
+    model.pretrained_cfg = dict(model.pretrained_cfg, input_size=(3, 224, 224))
+    images = pixels(24, size=224)
+    signature = distill(model, images, corruption=darker, num_layers=2, **QUICK | {"steps": 2})
+    assert signature.config.method.training["optimizer"] == ("adamw" if name[:3] in ("con", "vit") else "sgd")
+    hf_rws.patch(model, signature, strict=True)
+    assert answers(model, images[:2]).isfinite().all()
+
+
+def test_half_precision_and_dropout():
+    model = base(drop_rate=0.5).to(torch.bfloat16).train()
+    wide = distill(deepcopy(model).float().eval(), IMAGES, corruption=darker, bits=None, **QUICK)
+    signature = distill(model, IMAGES, corruption=darker, bits=None, **QUICK)
+    assert all(torch.equal(delta, wide.delta(name)) for name, delta in signature.deltas().items())
+    assert model.training
+    hf_rws.patch(model, signature, strict=True)
+
+
+# --- it learns ---
+
+
+def test_a_few_hundred_images_make_a_real_network_robust():
+    """The start of the quickstart knows CIFAR-100's classes; what it says of CIFAR-10's images is what is kept."""
+    model = load_base(ROOT / "scripts" / "quickstart" / "start").model
+    clean = hf_rws.data.load_split(str(ROOT / "scripts" / "quickstart" / "cifar10-sample"), "train").images[:300]
+    torch.manual_seed(0)
+    signature = distill(model, clean, corruption="contrast", steps=24, batch_size=64, progress=False)
+    report = signature.config.method.training
+    assert (report["images"], report["held_out"], report["steps"]) == (270, 30, 24)
+    agreement = report["agreement"]
+    assert agreement["clean"]["before"] == 1
+    assert agreement["corrupted"]["after"] > agreement["corrupted"]["before"] + 0.1
+    unseen = hf_rws.data.load_split(str(ROOT / "scripts" / "quickstart" / "cifar10-sample")).images[:200]
+    wanted = answers(model, unseen).argmax(1)
+    shown = hf_rws.corrupt(unseen, "contrast")
+    before = (answers(model, shown).argmax(1) == wanted).float().mean()
+    hf_rws.patch(model, signature)
+    after = (answers(model, shown).argmax(1) == wanted).float().mean()
+    assert after > before + 0.1
+
+
+def test_the_best_state_is_kept(monkeypatch):
+    looks = iter([0.9, 0.5, 0.7, 0.3, 0.4, 0.6, 0.8, 0.2])
+    real = Distiller._look
+
+    def look(self, check):
+        return distiller.Look(next(looks), 1, 1, real(self, check).deltas)
+
+    monkeypatch.setattr(Distiller, "_look", look)
+    model = base()
+    arguments = DistillationArguments(steps=10, batch_size=8, mixed_precision="no")
+    tensors = [tensor for layer in first_layers(model, 2) for tensor in layer]
+    run = Distiller(model, tensors, IMAGES, Mixture(darker), arguments, progress=False)
+    before, best = run.run()
+    assert (before.loss, best.loss) == (0.9, 0.3)
+    assert run.step == 6  # three looks without progress, the last one in the second half
+    late = real(run, run._held_out_images()).deltas
+    assert not all(torch.equal(best.deltas[name], late[name]) for name in late)
+
+
+def test_a_run_that_does_not_help_says_so():
+    with pytest.warns(UserWarning, match="did not help"):
+        distill(base(), IMAGES, corruption=lambda images: images, **QUICK | {"lr": 0.5})
+
+
+def test_divergence_is_an_error():
+    with pytest.raises(OptionError, match=r"diverged.*lower lr"):
+        distill(base("vgg16_gap"), IMAGES, corruption=darker, optimizer="sgd", **QUICK | {"lr": 1e30})
+
+
+# --- draws and shares ---
+
+
+def test_the_seed_decides():
+    model = base()
+    first, again, other = (
+        distill(model, IMAGES, corruption="gaussian_noise", bits=None, seed=seed, **QUICK) for seed in (0, 0, 1)
+    )
+    assert all(torch.equal(first.arrays[key], again.arrays[key]) for key in first.arrays)
+    assert not all(torch.equal(first.arrays[key], other.arrays[key]) for key in first.arrays)
+
+
+def test_pairs_are_as_good_as_the_function_that_made_them():
+    model = base()
+    function = distill(model, IMAGES, corruption=darker, bits=None, **QUICK)
+    pairs = distill(model, IMAGES, corrupted=darker(IMAGES), corruption="dusk", bits=None, **QUICK)
+    assert pairs.name == "dusk"
+    assert pairs.config.corruption.severity is None
+    assert all(torch.equal(function.arrays[key], pairs.arrays[key]) for key in function.arrays)
+
+
+def test_a_mixture_gives_each_image_one_of_its_parts_in_equal_shares():
+    images = torch.full((30, 3, 32, 32), 100, dtype=torch.uint8)
+    parts = [lambda x: x + 1, lambda x: x + 2, lambda x: x.mul_(0)]
+    named = [deepcopy(part) for part in parts]
+    for number, part in enumerate(named):
+        part.__name__ = f"part{number}"
+    mixture = Mixture(named)
+    assert (mixture.names, mixture.severity) == (("part0", "part1", "part2"), None)
+    shown = mixture(images, torch.arange(30), torch.Generator().manual_seed(0))
+    values, counts = shown.unique(return_counts=True)
+    assert values.tolist() == [0, 101, 102]
+    assert (counts == 10 * 3 * 32 * 32).all()
+    assert (images == 100).all()  # a part that writes into its input got a copy
+
+
+def test_batches_are_clean_at_the_front_mirrored_with_their_answers_and_see_every_image():
+    model = base("vgg16_gap")
+    arguments = DistillationArguments(steps=1, batch_size=8, clean_fraction=0.25, mixed_precision="no")
+    tensors = [tensor for layer in first_layers(model, 1) for tensor in layer]
+    marked = IMAGES.clone()
+    marked[:, :, 0, 0] = torch.arange(40, dtype=torch.uint8)[:, None]  # corners tell the image and the side
+    marked[:, :, 0, 31] = 200
+    run = Distiller(model, tensors, marked, Mixture(lambda x: x | 1), arguments, progress=False)
+    seen, mirrored = [], 0
+    batches = run._batches()
+    for _ in range(distiller.BLOCK):
+        images, wanted = next(batches)
+        for position, (image, answer) in enumerate(zip(images, wanted, strict=True)):
+            flipped = bool(image[0, 0, 31] < 100)
+            mirrored += flipped
+            original = image.flip(2) if flipped else image
+            number = int(original[0, 0, 0])
+            candidates = [n for n in (number, number - 1) if n >= 0 and torch.equal(marked[n] | 1, original | 1)]
+            assert len(candidates) >= 1
+            clean = [n for n in candidates if torch.equal(marked[n], original)]
+            assert bool(clean) or position >= 2
+            expected = torch.stack([run.answers[flipped][n] for n in candidates])
+            assert (expected == answer).all(1).any()
+            seen += candidates
+    assert set(run.rows.tolist()) <= set(seen)
+    assert 10 < mirrored < 54
+    assert not set(run.held_out.tolist()) & set(run.rows.tolist())
+
+
+def test_a_time_budget():
+    signature = distill(base(), IMAGES, corruption=darker, minutes=0.02, **QUICK | {"steps": None})
+    assert signature.config.method.training["steps"] >= 1
+    assert signature.config.method.training["minutes"] == 0.02
+
+
+def test_the_learning_rate_runs_through_one_cycle():
+    rates = [one_cycle(i / 100) for i in range(101)]
+    top = rates.index(max(rates))
+    assert max(rates) == pytest.approx(1)
+    assert rates[:top] == sorted(rates[:top])
+    assert rates[top:] == sorted(rates[top:], reverse=True)
+    assert rates[-1] == pytest.approx(0)
+    assert default_steps(10_000) > default_steps(500) > 0
+    assert default_steps(500, 5) > default_steps(500)
+
+
+# --- images of every kind ---
+
+
+def test_images_of_every_kind(tmp_path):
+    import datasets
+
+    hwc = IMAGES.permute(0, 2, 3, 1).contiguous().numpy()
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for number, image in enumerate(IMAGES[:5]):
+        pil(image).save(folder / f"{number}.png")
+    table = datasets.Dataset.from_dict({"image": [pil(x) for x in IMAGES[:5]]}).cast_column("image", datasets.Image())
+    for given, count in (
+        (IMAGES, 40),
+        (IMAGES / 255, 40),
+        (hwc, 40),
+        (ImageSet(IMAGES, torch.zeros(40, dtype=torch.int64), ("a",)), 40),
+        ([IMAGES[:30], IMAGES[30:]], 40),
+        (((batch, torch.zeros(len(batch))) for batch in IMAGES.split(7)), 40),
+        ([pil(x) for x in IMAGES], 40),
+        (list(hwc), 40),
+        (folder, 5),
+        (str(folder), 5),
+        (table, 5),
+    ):
+        found = as_images(given, side=32)
+        assert found.dtype == torch.uint8
+        assert torch.equal(found, IMAGES[:count]), type(given)
+
+
+def test_pictures_are_resized_and_cropped(tmp_path):
+    helpers.picture(0, 60, 40).save(tmp_path / "a.png")
+    helpers.picture(1, 32, 90).save(tmp_path / "b.png")
+    assert as_images(tmp_path, side=32).shape == (2, 3, 32, 32)
+    assert as_images([helpers.picture(0, 60, 40)], side=32).shape == (1, 3, 32, 32)
+
+
+def test_the_training_split_of_a_dataset_is_used(tmp_path):
+    assert len(as_images(toy_dataset(tmp_path / "toy"), side=32)) == 40
+
+
+# --- bad input ---
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"images": IMAGES[:7]}, "7 images are too few"),
+        ({"images": pixels(40, size=48)}, r"takes images of 3 x 32 x 32, these are 3 x 48 x 48"),
+        ({"images": IMAGES[:, :1]}, "takes images of 3 x 32 x 32"),
+        ({"images": IMAGES.int()}, "must be uint8"),
+        ({"images": IMAGES.float()}, r"must lie in \[0, 1\]"),
+        ({"images": 3}, "an array, a tensor, a dataset"),
+        ({"images": {"a": IMAGES}}, "an array, a tensor, a dataset"),
+        ({"images": []}, "there are none"),
+        ({"images": ["a", "b"]}, "a batch must be an array"),
+        ({"corruption": lambda x: x[:, :, :16]}, r"custom must give back uint8 images of the shape .*, it gave"),
+        ({"corruption": lambda x: x.float()}, "it gave torch.float32"),
+        ({"corruption": lambda x: x.numpy()}, "it gave ndarray"),
+        ({"corruption": "frog"}, "Did you mean"),
+        ({"corruption": []}, "at least one"),
+        ({"corruption": ["fog", "fog"]}, "each once"),
+        ({"corruption": [3]}, "a name or a callable"),
+        ({"severity": 6}, "severity must be"),
+        ({"corrupted": IMAGES[:30]}, "40 clean images but 30 corrupted"),
+        ({"corrupted": IMAGES, "corruption": darker}, "what to call them"),
+        ({"num_layers": 40}, "num_layers must be 1 to 13"),
+        ({"bits": 9}, "not a bit width"),
+        ({"steps": 0}, "steps must be above 0"),
+        ({"steps": 3, "minutes": 1}, "steps or minutes"),
+        ({"clean_fraction": 1}, "clean_fraction must be"),
+        ({"hold_out": -0.1}, "hold_out must be"),
+        ({"temperature": 0}, "temperature must be above 0"),
+        ({"lr": float("nan")}, "lr must be above 0"),
+        ({"optimizer": "lion"}, "optimizer must be one of auto, sgd, adamw"),
+        ({"seed": -1}, "seed must be"),
+        ({"mixed_precision": "fp12"}, "refuses"),
+    ],
+)
+def test_bad_input(options, message):
+    model = base()
+    before = state(model)
+    given = {"images": IMAGES, "corruption": "contrast", **QUICK, **options}
+    with pytest.raises(OptionError, match=message):
+        distill(model, given.pop("images"), **given)
+    assert identical(model, before)
+
+
+def test_bases_that_cannot_be_distilled(tmp_path):
+    model = base()
+    signature = distill(model, IMAGES, corruption=darker, **QUICK)
+    hf_rws.patch(model, signature)
+    with pytest.raises(OptionError, match="carries signatures"):
+        distill(model, IMAGES, **QUICK)
+    model.rws.clear()
+    again = distill(model, IMAGES, corruption=darker, **QUICK)
+    assert again.config.base_model == signature.config.base_model
+    silent = base()
+    silent.pretrained_cfg = dict(silent.pretrained_cfg, input_size=None)
+    with pytest.raises(OptionError, match="input_size"):
+        distill(silent, IMAGES, **QUICK)
+    with pytest.raises(hf_rws.errors.NotFoundError):
+        distill("no-such-model", IMAGES, **QUICK)
+    with pytest.raises(MismatchError):
+        hf_rws.patch(base("vgg16_gap"), signature)
+
+
+# --- files and commands ---
+
+
+def test_saved_loaded_and_put_on(tmp_path):
+    model = base()
+    hf_rws.models.save_timm_repo(model, tmp_path / "base")
+    signature = distill(tmp_path / "base", IMAGES, corruption=["fog", darker], dataset="toy", bits=4, **QUICK)
+    assert signature.config.corruption.names == ("fog", "darker")
+    assert signature.config.method.kind == "distilled"
+    signature.save_pretrained(tmp_path / "rws-mix")
+    config = json.loads((tmp_path / "rws-mix" / "config.json").read_text())
+    assert config["method"]["kind"] == "distilled"
+    assert config["method"]["projection"] is None
+    assert config["method"]["training"]["agreement"].keys() == {"clean", "corrupted"}
+    assert "rws-distilled" in (tmp_path / "rws-mix" / "README.md").read_text()
+    loaded = hf_rws.load_patched(tmp_path / "base", [tmp_path / "rws-mix"], strict=True)
+    assert loaded.rws.scales == {"rws-mix": 1.0}
+
+
+COMMAND = ["--steps", "2", "--batch-size", "8", "--corruption", "contrast"]
+
+
+def test_two_processes_return_the_same_signature(tmp_path):
+    model = base()
+    torch.save((model, IMAGES), tmp_path / "given.pt")
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--standalone"]
+    environment = {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    environment |= {"HF_HOME": str(tmp_path / "home")}
+    script = tmp_path / "both.py"
+    script.write_text(
+        "import os, sys, torch, hf_rws\n"
+        "model, images = torch.load(f'{sys.argv[1]}/given.pt', weights_only=False)\n"
+        "s = hf_rws.distill(model, images, corruption='contrast', steps=3, batch_size=8, bits=None,\n"
+        "                   mixed_precision='no', progress=False)\n"
+        "torch.save(s.deltas(), f\"{sys.argv[1]}/{os.environ['RANK']}.pt\")\n"
+    )
+    done = subprocess.run(
+        [*command, str(script), str(tmp_path)],
+        env=os.environ | environment, capture_output=True, text=True, timeout=600,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    one, two = (torch.load(tmp_path / f"{rank}.pt") for rank in (0, 1))
+    assert one.keys() == two.keys()
+    assert all(torch.equal(one[name], two[name]) for name in one)
+    assert any(value.abs().max() > 0 for value in one.values())
+
+
+def test_the_command(tmp_path, capsys, monkeypatch):
+    from hf_rws import cli
+
+    hf_rws.models.save_timm_repo(base(), tmp_path / "base")
+    dataset = toy_dataset(tmp_path / "toy")
+    command = ["distill", "--base", str(tmp_path / "base"), "--images", str(dataset), *COMMAND]
+    with pytest.raises(SystemExit) as ended:
+        cli.run(cli.cli, [*command, "--output-dir", str(tmp_path / "rws"), "--limit", "30", "--bits", "small"])
+    streams = capsys.readouterr()
+    assert ended.value.code == 0, streams.err
+    loaded = hf_rws.Signature.from_pretrained(tmp_path / "rws")
+    assert streams.out == f"{tmp_path / 'rws'}\t{loaded.nbytes}\n"
+    assert "agree with the base" in streams.err
+    assert loaded.config.corruption.dataset == "toy"
+    assert loaded.config.method.training["images"] == 27
+    for wrong, code in ((command, 2), ([*command, "--corruption", "all", "--output-dir", "x"], 2)):
+        with pytest.raises(SystemExit) as ended:
+            cli.run(cli.cli, wrong)
+        assert ended.value.code == code
