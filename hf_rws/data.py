@@ -247,11 +247,12 @@ def _decoded(
     label_column: str | None,
     cache_dir: str | Path | None,
 ) -> ImageSet:
+    image_column = find_image_column(split, image_column, dataset)
     label_column = label_column or _label_column(split, dataset)
+    labels = _labels(split, label_column, split_name, dataset)  # first: decoding may take minutes
     pixels = decoded_pixels(
         split, split_name, dataset, image_size=image_size, image_column=image_column, cache_dir=cache_dir
     )
-    labels = _labels(split, label_column, split_name, dataset)
     feature = split.features[label_column]
     classes = tuple(feature.names) if hasattr(feature, "names") else tuple(map(str, range(int(labels.max()) + 1)))
     name = Path(dataset).resolve().name if Path(dataset).is_dir() else dataset
@@ -267,12 +268,10 @@ def decoded_pixels(
     image_column: str | None = None,
     cache_dir: str | Path | None = None,
 ) -> Tensor:
-    """The images of a split, uint8 of shape (N, 3, H, W), decoded once and memory-mapped. Errors as in `load_splits`."""
+    """Decode the images of a split once: uint8 of shape (N, 3, H, W), memory-mapped. Errors as in `load_splits`."""
     import datasets
 
-    image_column = image_column or _only_column(split, datasets.Image, dataset)
-    if image_column not in split.features:
-        raise _no_column(split, image_column, dataset)
+    image_column = find_image_column(split, image_column, dataset)
     if image_size is not None and image_size < 1:
         raise OptionError(f"image_size must be at least 1, got {image_size!r}")
     key = f"{split._fingerprint}-{image_column}-{image_size}"
@@ -284,18 +283,25 @@ def decoded_pixels(
     return torch.from_numpy(np.load(path, mmap_mode="c"))
 
 
-def _no_column(split: "datasets.Dataset", column: str, dataset: str) -> NotFoundError:
-    return NotFoundError(f"dataset {dataset!r} has no column {column!r}; it has: {', '.join(split.features)}")
+def find_image_column(split: "datasets.Dataset", named: str | None, dataset: str) -> str:
+    """The image column: the one named or the only one; NotFoundError or OptionError if there is none."""
+    import datasets
 
-
-def _only_column(split: "datasets.Dataset", kind: type, dataset: str) -> str:
-    found = [name for name, feature in split.features.items() if isinstance(feature, kind)]
+    found = [name for name, feature in split.features.items() if isinstance(feature, datasets.Image)]
+    if named is not None:
+        return _existing(split, named, dataset)
     if len(found) != 1:
         raise OptionError(
             f"dataset {dataset!r} has {len(found)} image columns among {', '.join(split.features)}; "
             "name one by image_column"
         )
     return found[0]
+
+
+def _existing(split: "datasets.Dataset", column: str, dataset: str) -> str:
+    if column not in split.features:
+        raise NotFoundError(f"dataset {dataset!r} has no column {column!r}; it has: {', '.join(split.features)}")
+    return column
 
 
 def _label_column(split: "datasets.Dataset", dataset: str) -> str:
@@ -312,8 +318,7 @@ def _label_column(split: "datasets.Dataset", dataset: str) -> str:
 
 
 def _labels(split: "datasets.Dataset", column: str, split_name: str, dataset: str) -> Tensor:
-    if column not in split.features:
-        raise _no_column(split, column, dataset)
+    _existing(split, column, dataset)
     where = f"dataset {dataset!r}: column {column!r} of split {split_name!r}"
     if "int" not in getattr(split.features[column], "dtype", ""):
         raise FormatError(

@@ -4,7 +4,7 @@ import csv
 import io
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
+from hf_rws.benchmarks import Benchmark, is_benchmark, open_benchmark
 from hf_rws.corruptions import corrupt
 from hf_rws.corruptions.batch import check_severity
 from hf_rws.corruptions.registry import all_names, find
@@ -63,8 +64,12 @@ class Evaluation:
     rows: tuple[Row, ...]
 
     def __getitem__(self, corruption: str) -> float:
-        """Mean accuracy over the severities of one corruption, or of "clean"."""
-        return _mean(row.accuracy for row in self.rows if row.corruption == corruption)
+        """Mean accuracy over the severities of one corruption, or of "clean"; OptionError if there is no such row."""
+        found = [row.accuracy for row in self.rows if row.corruption == corruption]
+        if not found:
+            names = dict.fromkeys(row.corruption for row in self.rows)
+            raise OptionError(f"there is no row {corruption!r}; there are: {', '.join(names)}")
+        return _mean(found)
 
     def mean(self) -> float:
         """RA: mean accuracy over all corrupted rows (clean images are not in it)."""
@@ -105,10 +110,10 @@ def evaluate(
         model: A timm model; it is normalised for by its `pretrained_cfg`, run in eval mode where it is, and left in the
             mode that it was in.
         dataset: An `ImageSet`, a pair (uint8 images (N, 3, H, W), labels (N,)), or the Hub id or folder of a dataset,
-            whose test split is used.
-        corruptions: Names, one name, or "all" (all that this machine can make).
+            whose test split is used; or a published benchmark (`hf_rws.benchmarks`): a `Benchmark` or its folder.
+        corruptions: Names, one name, or "all" (all that this machine can make, or all in the benchmark).
         severities: Severities, 1 to 5.
-        clean: Whether to measure clean images too.
+        clean: Whether to measure clean images too (published benchmarks have none).
         seed: Seed of the corruptions' draws.
         batch_size: Images at a time.
         limit: Use only the first so many images.
@@ -118,34 +123,67 @@ def evaluate(
         A row for the clean images and one per corruption and severity.
 
     Raises:
-        OptionError: Unknown corruption or severity; no images; images and labels that do not fit.
+        OptionError: Unknown corruption or severity; no images; images and labels that do not fit; more classes than the
+            model knows.
+        NotFoundError: There is no such dataset, or files of a benchmark are missing.
+        FormatError: A dataset or benchmark cannot be read.
     """
-    if limit is not None and limit < 1:
-        raise OptionError(f"limit must be at least 1, got {limit!r}")
-    if isinstance(corruptions, str):
-        corruptions = all_names() if corruptions == "all" else (corruptions,)
-    settings = [(name, severity) for name in corruptions for severity in severities]
-    for name, severity in settings:  # before the first forward pass: nothing is worse than an error after an hour
-        find(name)
-        check_severity(severity)
-    images = as_image_set(dataset)
-    if limit is not None:
-        images = images.subset(slice(limit))
-    if not len(images):
-        raise OptionError("there are no images to evaluate on")
-    if clean:
+    for label, number in (("limit", limit), ("batch_size", batch_size)):
+        if number is not None and number < 1:
+            raise OptionError(f"{label} must be at least 1, got {number!r}")
+    benchmark = as_benchmark(dataset)
+    settings = _settings(corruptions, severities, benchmark)
+    images = benchmark or as_image_set(dataset).subset(slice(limit))
+    _check_fit(model, images)
+    if clean and not benchmark:
         settings.insert(0, (CLEAN, 0))
     device, rows = next(model.parameters()).device, []
     for name, severity in tqdm(settings, desc="evaluating", disable=not progress, leave=False):
-        correct = 0
-        for first in range(0, len(images), batch_size):  # corrupted where the model is, and never all at once
-            part = images.subset(slice(first, first + batch_size))
-            shown = part.images.to(device)
-            if name != CLEAN:
-                shown = corrupt(shown, name, severity, seed=seed, index=first)
-            correct += int((predict(model, shown, batch_size=batch_size) == part.labels).sum())
-        rows.append(Row(name, severity, correct / len(images), len(images)))
+        if isinstance(images, Benchmark):
+            parts = images.batches(name, severity, batch_size=batch_size, limit=limit)
+        else:
+            parts = _corrupted(images, name, severity, seed=seed, batch_size=batch_size, device=device)
+        right = [predict(model, part.images, batch_size=batch_size) == part.labels for part in parts]
+        rows.append(Row(name, severity, float(torch.cat(right).double().mean()), sum(map(len, right))))
     return Evaluation(tuple(rows))
+
+
+def _settings(
+    corruptions: str | Sequence[str], severities: Sequence[int], benchmark: Benchmark | None
+) -> list[tuple[str, int]]:
+    """What to measure; everything is checked before the first forward pass: nothing is worse than an error later."""
+    if corruptions == "all":
+        corruptions = benchmark.corruptions if benchmark else all_names()
+    names = (corruptions,) if isinstance(corruptions, str) else corruptions
+    settings = [(name, severity) for name in names for severity in severities]
+    for name, severity in settings:
+        if benchmark:
+            benchmark.count(name, severity)
+        else:
+            find(name)
+            check_severity(severity)
+    return settings
+
+
+def _check_fit(model: nn.Module, images: ImageSet | Benchmark) -> None:
+    if isinstance(images, ImageSet) and not len(images):
+        raise OptionError("there are no images to evaluate on")
+    known = getattr(model, "num_classes", None)
+    if known and known < len(images.classes):
+        name = images.name or "the dataset"
+        raise OptionError(
+            f"{name} has {len(images.classes)} classes, the model knows {known}: choose those that it knows by classes"
+        )
+
+
+def _corrupted(
+    images: ImageSet, name: str, severity: int, *, seed: int, batch_size: int, device: torch.device
+) -> Iterator[ImageSet]:
+    """Corrupted where the model is, and never all at once."""
+    for first in range(0, len(images), batch_size):
+        part = images.subset(slice(first, first + batch_size))
+        shown = part.images.to(device)
+        yield replace(part, images=shown if name == CLEAN else corrupt(shown, name, severity, seed=seed, index=first))
 
 
 def accuracy(model: nn.Module, images: ImageSet, *, batch_size: int = 500) -> float:
@@ -179,6 +217,13 @@ def evaluating(model: nn.Module) -> Iterator[None]:
             module.training = mode
 
 
+def as_benchmark(dataset: Any) -> Benchmark | None:
+    """The published benchmark that `evaluate` is given, if it is one."""
+    if isinstance(dataset, Benchmark):
+        return dataset
+    return open_benchmark(dataset) if isinstance(dataset, str | Path) and is_benchmark(dataset) else None
+
+
 def as_image_set(dataset: Any) -> ImageSet:
     """An `ImageSet` from what `evaluate` takes."""
     if isinstance(dataset, ImageSet):
@@ -188,7 +233,9 @@ def as_image_set(dataset: Any) -> ImageSet:
         return ImageSet(images, labels.to(torch.int64), ())
     if isinstance(dataset, str | Path):
         return load_split(str(dataset))
-    raise OptionError(f"dataset must be a name, an ImageSet or a pair (images, labels), got {type(dataset).__name__}")
+    raise OptionError(
+        f"dataset must be a name, an ImageSet, a Benchmark or a pair (images, labels), got {type(dataset).__name__}"
+    )
 
 
 def _mean(values: Iterable[float]) -> float:

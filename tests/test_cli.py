@@ -3,14 +3,16 @@ import io
 import json
 
 import click
+import numpy as np
 import pytest
+import timm
 
 import hf_rws
 from hf_rws import cli, training
 from hf_rws.cli import making
 from hf_rws.cli.options import parse_bits
 from hf_rws.errors import OptionError
-from tests.helpers import datasets_cache, on_cpu, toy_dataset  # noqa: F401
+from tests.helpers import datasets_cache, model, on_cpu, pixels, toy_dataset  # noqa: F401
 
 pytestmark = pytest.mark.usefixtures("on_cpu", "datasets_cache")
 
@@ -155,6 +157,29 @@ def test_parse_bits(text, expected):
 def test_model_arguments_are_read_by_their_look(pair, expected):
     name, value = making._parse_pair(pair)
     assert (name, value, type(value)) == (pair.split("=")[0], expected, type(expected))
+
+
+# --- published benchmarks ---
+
+
+def test_evaluate_on_a_benchmark(tmp_path, call):
+    created = model()
+    timm.models.save_for_hf(created, tmp_path / "base", model_args={"width": 0.05}, safe_serialization=True)
+    folder = tmp_path / "CIFAR-10-C"
+    folder.mkdir()
+    np.save(folder / "fog.npy", pixels(40).permute(0, 2, 3, 1).numpy())
+    np.save(folder / "labels.npy", np.tile(np.arange(8) % 4, 5))
+    asked = ["evaluate", tmp_path / "base", "--dataset", folder, "--format", "csv", "--severity", "2"]
+    code, out, err = call(cli.cli, *asked, "--severity", "4")
+    expected = hf_rws.evaluate(created, folder, severities=[2, 4])
+    assert (code, out, err) == (0, expected.to_csv(), "")
+    code, out, _ = call(cli.cli, *asked, "--classes", "1", "--limit", "1")
+    assert out.splitlines()[1].startswith("fog,2,")
+    assert out.endswith(",1\n")
+    (folder / "labels.npy").unlink()
+    code, out, err = call(cli.cli, *asked)
+    assert (code, out) == (1, "")
+    assert "labels.npy is missing" in err
 
 
 # --- the main job ---

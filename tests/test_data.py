@@ -214,7 +214,7 @@ def test_decoded_once(tmp_path, monkeypatch):
     folder = str(toy_dataset(tmp_path / "toy"))
     first = load_splits(folder, cache_dir=tmp_path / "cache")
     assert len(list((tmp_path / "cache").iterdir())) == 2
-    monkeypatch.setattr(data, "_as_array", None)
+    monkeypatch.setattr(data, "as_array", None)
     second = load_splits(folder, cache_dir=tmp_path / "cache", split_seed=0)
     assert torch.equal(first.train.images, second.train.images)
     assert torch.equal(first.test.images, second.test.images)

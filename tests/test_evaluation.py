@@ -134,7 +134,8 @@ def test_means():
     assert TABLE["clean"] == 0.75
     assert TABLE["fog"] == 0.375
     assert TABLE.mean() == 0.25
-    assert TABLE["unknown"] != TABLE["unknown"]  # nan: no such row
+    with pytest.raises(OptionError, match="no row 'fgo'; there are: clean, fog, snow"):
+        TABLE["fgo"]
 
 
 def test_markdown():
@@ -163,7 +164,8 @@ def test_csv_reads_back():
         ({"corruptions": "rain"}, "Unknown corruption 'rain'"),
         ({"severities": [5, 6]}, "severity must be one of 1, 2, 3, 4, 5, not 6"),
         ({"limit": 0}, "limit must be at least 1"),
-        ({"dataset": 3}, "dataset must be a name, an ImageSet or a pair"),
+        ({"batch_size": 0}, "batch_size must be at least 1"),
+        ({"dataset": 3}, "dataset must be a name, an ImageSet, a Benchmark or a pair"),
         ({"dataset": (pixels(3).float(), torch.zeros(3))}, r"uint8 of shape \(N, 3, H, W\), got torch.float32"),
         ({"dataset": (pixels(3).permute(0, 2, 3, 1), torch.zeros(3))}, "uint8 of shape"),
         ({"dataset": (pixels(3), torch.zeros(2))}, "3 images but labels of shape"),
@@ -175,6 +177,13 @@ def test_errors_come_before_the_first_forward_pass(options, message):
     with pytest.raises(OptionError, match=message):
         evaluate(asked, **{"dataset": image_set(4), "corruptions": "fog", **options})
     assert asked.batches == []
+
+
+def test_a_model_must_know_all_classes():
+    asked = Reddest()
+    asked.num_classes = 3
+    with pytest.raises(OptionError, match="toy has 4 classes, the model knows 3"):
+        evaluate(asked, image_set(4), "fog")
 
 
 @pytest.mark.usefixtures("datasets_cache")

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import click
 
+from hf_rws.benchmarks import Benchmark, is_benchmark, open_benchmark
 from hf_rws.corruptions import CORRUPTIONS
-from hf_rws.data import load_split
+from hf_rws.data import ImageSet, load_split
 from hf_rws.evaluation import evaluate as evaluate_model
 from hf_rws.loading import load_patched
 
@@ -15,9 +16,10 @@ from hf_rws.loading import load_patched
 @click.command()
 @click.argument("base")
 @click.argument("signatures", nargs=-1)
-@click.option("--dataset", required=True, help="Hub id or folder; its test split is used.")
+@click.option("--dataset", required=True, help="Hub id or folder: its test split is used. Or a CIFAR-10-C.")
+@click.option("--dataset-config", help="Configuration, of a dataset that has several.")
 @click.option("--dataset-revision", help="Revision of a Hub dataset.")
-@click.option("--classes", help="Classes to keep, as in the training, e.g. 0-49,60.")
+@click.option("--classes", help="Classes to keep, as in the training, e.g. 0-49,60; a benchmark's also by name.")
 @click.option("--image-size", type=click.IntRange(1), help="Resize and crop images to this, as in the training.")
 @click.option("--scale", "scales", type=float, multiple=True, help="One per signature.")
 @click.option("--corruption", multiple=True, type=click.Choice(CORRUPTIONS), help="Repeatable.  [default: all]")
@@ -34,6 +36,7 @@ def evaluate(
     base: str,
     signatures: tuple[str, ...],
     dataset: str,
+    dataset_config: str | None,
     dataset_revision: str | None,
     classes: str | None,
     image_size: int | None,
@@ -43,14 +46,21 @@ def evaluate(
     limit: int | None,
     style: str,
 ) -> None:
-    """Accuracy of BASE with SIGNATURES on, on clean and corrupted test images.
+    """Accuracy of BASE with SIGNATURES on, on clean and corrupted test images, or on a published benchmark.
 
     \b
-    Example:
+    Examples:
       hf-rws evaluate base rws-fog --dataset uoft-cs/cifar10 --corruption fog
+      hf-rws evaluate base rws-fog --dataset CIFAR-10-C --severity 3 --severity 5
     """
     model = load_patched(base, list(signatures), scales=list(scales) or None)
-    images = load_split(dataset, revision=dataset_revision, classes=classes, image_size=image_size)
+    images: ImageSet | Benchmark
+    if is_benchmark(dataset):
+        images = open_benchmark(dataset, classes=classes, image_size=image_size)
+    else:
+        images = load_split(
+            dataset, config=dataset_config, revision=dataset_revision, classes=classes, image_size=image_size
+        )
     result = evaluate_model(
         model, images, list(corruption) or "all", severities=severities, limit=limit, progress=sys.stderr.isatty()
     )
