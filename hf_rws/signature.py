@@ -193,7 +193,7 @@ class Signature:
         """The same signature with other `metrics`, `recommended_scale` or `statistics` in its config."""
         return replace(self, config=replace(self.config, **results))
 
-    def save_pretrained(self, folder: str | Path) -> Path:
+    def save_pretrained(self, folder: str | Path, *, repo_id: str | None = None, license: str | None = None) -> Path:
         """Write config.json, signature.safetensors and the card, with a picture where there are results; no network.
 
         Each file is complete before it replaces an older one. An existing README.md keeps the text that its author
@@ -201,6 +201,8 @@ class Signature:
 
         Args:
             folder: Directory, made if needed.
+            repo_id: Hub id by which the card loads the signature; by default it loads the folder.
+            license: For the card: the base's license, as the Hub writes it.
 
         Returns:
             The folder.
@@ -209,17 +211,16 @@ class Signature:
             AccessError: The folder cannot be written to.
             OptionError: It is a file, or the config holds what JSON cannot.
         """
-        return self._write(Path(folder), Path(folder).resolve().name)
-
-    def _write(self, folder: Path, repo_id: str) -> Path:
-        """Write the files; `repo_id`, or a bare name for a local folder, is what the card calls the signature."""
         from hf_rws import __version__, cards
 
+        folder = Path(folder)
         if folder.exists() and not folder.is_dir():
             raise OptionError(f"{folder} is a file; give a folder to save the signature in")
         weights = self._serialized
         config = self.config.to_json(version=__version__, sha256=self.sha256)
-        files = cards.signature_files(config, repo_id=repo_id, nbytes=self.nbytes)
+        files = cards.signature_files(
+            config, repo_id=repo_id or folder.resolve().name, nbytes=self.nbytes, license=license
+        )
         readme = folder / "README.md"
         try:
             if readme.is_file():
@@ -305,7 +306,7 @@ class Signature:
         from hf_rws import hub
 
         with TemporaryDirectory() as temporary:
-            folder = self._write(Path(temporary), repo_id)
+            folder = self.save_pretrained(temporary, repo_id=repo_id)
             return hub.push_folder_files(
                 repo_id,
                 folder,

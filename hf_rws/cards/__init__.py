@@ -5,7 +5,7 @@ that somebody has, it replaces the metadata and the results, which stand between
 """
 
 from hf_rws.cards.kinds import PICTURE_NAME, base_card, merged_card, signature_card, signature_files
-from hf_rws.cards.merging import RESULTS_BEGIN, RESULTS_END, is_unedited, merge_card, readdress
+from hf_rws.cards.merging import RESULTS_BEGIN, RESULTS_END, is_unedited, merge_card, read_metadata, readdress
 from hf_rws.cards.metadata import checked_metrics, corruption_tag
 from hf_rws.cards.text import publishable
 
@@ -20,6 +20,7 @@ __all__ = [
     "merge_card",
     "merged_card",
     "publishable",
+    "read_metadata",
     "readdress",
     "signature_card",
     "signature_files",

@@ -25,6 +25,11 @@ def mark(text: str) -> str:
     return f"{text}\n\n<!-- hf-rws:unedited {_digest(text)} -->\n"
 
 
+def read_metadata(card: str) -> dict[str, Any]:
+    """The metadata at the head of a card; FormatError if it is broken."""
+    return dict(_parse(card.replace("\r\n", "\n")).data.to_dict())
+
+
 def is_unedited(card: str) -> bool:
     """Whether the text of a card is as this library, in whatever version, wrote it; metadata does not count."""
     text = _parse(card.replace("\r\n", "\n")).text

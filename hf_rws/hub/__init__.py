@@ -1,6 +1,8 @@
-"""All traffic with the Hugging Face Hub: what an id means, looking, fetching files of one commit, pushing one commit."""
+"""All traffic with the Hugging Face Hub: what an id means, looking, fetching of one commit, pushing as one commit."""
 
+from hf_rws.hub.bundles import bundle
 from hf_rws.hub.catalogue import ListedSignature, SignatureInfo, info, list_signatures
+from hf_rws.hub.folders import PushedStudy, push_all, push_folder
 from hf_rws.hub.ids import Location, parse_id
 from hf_rws.hub.reading import Fetched, fetch
 from hf_rws.hub.writing import push_base, push_folder_files
@@ -9,11 +11,15 @@ __all__ = [
     "Fetched",
     "ListedSignature",
     "Location",
+    "PushedStudy",
     "SignatureInfo",
+    "bundle",
     "fetch",
     "info",
     "list_signatures",
     "parse_id",
+    "push_all",
     "push_base",
+    "push_folder",
     "push_folder_files",
 ]

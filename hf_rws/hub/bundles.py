@@ -1,0 +1,125 @@
+"""Bundles: a base, its signatures and a recipe in one folder, for a machine without network."""
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
+
+from hf_rws.errors import AccessError, OptionError
+from hf_rws.hub.ids import NAME, parse_id
+from hf_rws.hub.reading import fetch
+from hf_rws.models import save_timm_repo
+from hf_rws.patch_recipe import RECIPE_NAME
+from hf_rws.patching import listed, split_name
+from hf_rws.signature import Signature
+
+if TYPE_CHECKING:
+    from hf_rws.patching import SignatureLike
+
+_FILES = ("config.json", "model.safetensors")
+_OPTIONAL = ("training_args.json", "README.md")
+
+
+def bundle(
+    base: str | Path | nn.Module,
+    signatures: "Sequence[SignatureLike] | SignatureLike",
+    folder: str | os.PathLike[str],
+    *,
+    scales: Sequence[float] | None = None,
+    revision: str | None = None,
+    **load_options: Any,
+) -> Path:
+    """Pack a base and signatures into a folder from which they load without network.
+
+    ```python
+    hf_rws.hub.bundle("user/base", ["user/rws-fog", "user/rws-snow"], "bundle")
+    model = hf_rws.load_patched(recipe="bundle")
+    ```
+
+    The folder holds `base/`, a folder for each signature under `signatures/`, and `recipe.json` with the scales. It is
+    loaded once before it is in place, so what does not fit shows here. An architecture of hf_rws itself needs
+    `import hf_rws` there, which `load_patched` has done.
+
+    Args:
+        base: As for `load_patched`: a folder, a Hub id, a timm name or a model.
+        signatures: As for `load_patched`.
+        folder: Must not exist, or be empty.
+        scales: As for `load_patched`: what is on when the bundle is loaded.
+        revision: The base's branch, tag or commit.
+        load_options: Options of `load_patched`: token, cache_dir, local_files_only, force_download.
+
+    Returns:
+        The folder.
+
+    Raises:
+        OptionError: The folder is not empty, or scales do not fit the signatures.
+        MismatchError: A signature does not fit the base.
+        RWSError: Others of its subclasses, as `load_patched` raises them. Nothing is left behind.
+    """
+    folder = Path(folder)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise OptionError(f"{os.fspath(folder)!r} is there already and not an empty folder: choose another one")
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".bundling-"))
+        try:
+            _pack_base(base, temporary / "base", revision, load_options)
+            places = _pack_signatures(listed(signatures), temporary / "signatures", load_options)
+            _write_recipe(temporary, places, scales)
+            temporary.chmod(0o755)  # mkdtemp's is for its owner only
+            temporary.replace(folder)
+        except BaseException:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise
+    except OSError as error:
+        if isinstance(error, AccessError):
+            raise
+        raise AccessError(f"cannot write the bundle {os.fspath(folder)!r}: {error.strerror}") from error
+    return folder
+
+
+def _pack_base(base: str | Path | nn.Module, target: Path, revision: str | None, load_options: dict[str, Any]) -> None:
+    """The files of a repo as they are; a model, or what timm fetches itself, is saved."""
+    from hf_rws.loading import load_base
+
+    if isinstance(base, nn.Module):
+        save_timm_repo(base, target)
+    elif parse_id(base, revision=revision).kind == "name":
+        save_timm_repo(load_base(base, revision=revision, **load_options).model, target)
+    else:
+        fetched = fetch(base, _FILES, optional=_OPTIONAL, revision=revision, **load_options)
+        target.mkdir()
+        for name in (*_FILES, *_OPTIONAL):
+            if (fetched.folder / name).is_file():
+                shutil.copyfile(fetched.folder / name, target / name)
+
+
+def _pack_signatures(
+    signatures: "Sequence[SignatureLike]", target: Path, load_options: dict[str, Any]
+) -> "list[SignatureLike]":
+    """Save each signature; pairs of its name and its folder."""
+    places: list[SignatureLike] = []
+    for number, item in enumerate(signatures):
+        name, source = split_name(item)
+        signature = source if isinstance(source, Signature) else Signature.from_pretrained(source, **load_options)
+        name = name or signature.name
+        place = target / (name if NAME.fullmatch(name) else f"signature-{number}")
+        if place.exists():
+            raise OptionError(f"two signatures are called {name!r}: give one another name, as a pair (name, id)")
+        places.append((name, signature.save_pretrained(place)))
+    return places
+
+
+def _write_recipe(folder: Path, places: "list[SignatureLike]", scales: Sequence[float] | None) -> None:
+    """The recipe of what the packed files give, with folders relative to it."""
+    from hf_rws.loading import load_patched
+
+    recipe = load_patched(folder / "base", places, scales=scales).rws.recipe()
+    for part in (recipe["base"], *recipe["signatures"]):
+        part["id"] = Path(part["id"]).relative_to(folder).as_posix()
+    (folder / RECIPE_NAME).write_text(json.dumps(recipe, indent=2) + "\n", encoding="utf-8")

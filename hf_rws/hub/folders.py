@@ -1,0 +1,323 @@
+"""Pushing what lies in folders: a signature, a timm model, or a whole study with a collection."""
+
+import json
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import CommitInfo
+from safetensors import safe_open
+from tqdm.auto import tqdm
+
+from hf_rws import cards
+from hf_rws.errors import AccessError, FormatError, MismatchError, NotFoundError, OptionError
+from hf_rws.format import CONFIG_NAME, WEIGHTS_NAME
+from hf_rws.hub import calls
+from hf_rws.hub.headers import read_header
+from hf_rws.hub.ids import REPO_ID, Location, parse_id
+from hf_rws.hub.writing import push_folder_files
+from hf_rws.layers import has_fingerprint
+from hf_rws.models import is_ours
+from hf_rws.signature import Signature
+
+BASE = "base"  # what a study calls the folder of its standard model
+BASE_WEIGHTS, TRAINING, METRICS, README = "model.safetensors", "training_args.json", "metrics.jsonl", "README.md"
+
+_LONGEST_TITLE = 59  # of a collection
+
+
+@dataclass(frozen=True)
+class PushedStudy:
+    """What `push_all` has pushed.
+
+    Attributes:
+        base: Hub id of the base.
+        commits: The commit of every repo, by Hub id; the present head where nothing had changed.
+        collection: URL of the collection; None if there is to be none.
+    """
+
+    base: str
+    commits: Mapping[str, CommitInfo] = field(repr=False)
+    collection: str | None
+
+
+def push_all(
+    folder: str | os.PathLike[str],
+    *,
+    namespace: str | None = None,
+    name: str | None = None,
+    collection: str | bool = True,
+    private: bool | None = None,
+    token: bool | str | None = None,
+    commit_message: str | None = None,
+    progress: bool = False,
+) -> PushedStudy:
+    """Push a base and its signatures, as a study leaves them, and put them into a collection.
+
+    `base/` becomes "namespace/name"; every folder with a signature beside it, such as `rws-fog/`, becomes
+    "namespace/name-rws-fog", with the pushed base and its commit as `base_model` in its config. Nothing else is pushed,
+    and nothing in the folder is changed. Pushed again, what has not changed makes no commit.
+
+    Args:
+        folder: Holds base/ and the folders of the signatures.
+        namespace: User or organisation; by default the user whose token it is.
+        name: Name of the base's repo, and what those of the signatures begin with; the folder's name if None.
+        collection: Title of the collection, which is made if needed; True for one with the base's name, False for none.
+        private: Visibility of repos and collection that are made now; for repos that exist, what it must be.
+        token: A token with write access; None for the one logged in with.
+        commit_message: First line of the commits.
+        progress: Show a bar.
+
+    Raises:
+        NotFoundError: There is no base in the folder.
+        MismatchError: A signature there was not made from that base; nothing has been pushed.
+        RWSError: Others, as `push_folder_files` raises them. What has been pushed until then stays: push again.
+    """
+    folder = Path(folder)
+    if not (folder / BASE / BASE_WEIGHTS).is_file():
+        raise NotFoundError(f"{os.fspath(folder)!r} holds no {BASE}/{BASE_WEIGHTS}: give the folder of a study")
+    found = sorted(path.parent for path in folder.glob(f"*/{WEIGHTS_NAME}"))
+    signatures = {path.name: Signature.from_pretrained(path) for path in found}
+    for signature in signatures.values():
+        _check_base(signature, folder / BASE)
+    namespace = namespace or _whoami(token)
+    name = name or _name(folder)
+    addresses = {BASE: f"{namespace}/{name}"} | {key: f"{namespace}/{name}-{key}" for key in signatures}
+    for repo_id in addresses.values():
+        if not REPO_ID.fullmatch(repo_id):
+            raise OptionError(f"{repo_id!r} cannot be a Hub id: give another name, or rename the folder")
+    options: dict[str, Any] = {"private": private, "token": token, "commit_message": commit_message}
+    commits: dict[str, CommitInfo] = {}
+    for key, repo_id in tqdm(addresses.items(), desc="pushing", unit="repo", disable=not progress, file=sys.stderr):
+        with tempfile.TemporaryDirectory() as temporary:
+            target = Path(temporary)
+            if key == BASE:
+                _write_base(folder / BASE, target, addresses, _base_metrics(folder / BASE, list(signatures.values())))
+            else:
+                at = Location("hub", addresses[BASE], commits[addresses[BASE]].oid)
+                _write_signature(folder / key, target, addresses, at, _license(folder / BASE))
+            commits[repo_id] = push_folder_files(repo_id, target, _names(target), **options)
+    url = None
+    if collection:
+        title = collection if isinstance(collection, str) else f"{name}: base and robust weight signatures"
+        url = _collect(title[:_LONGEST_TITLE], namespace, list(addresses.values()), private=bool(private), token=token)
+    return PushedStudy(addresses[BASE], commits, url)
+
+
+def push_folder(
+    folder: str | os.PathLike[str],
+    repo_id: str,
+    *,
+    base: str | None = None,
+    private: bool | None = None,
+    token: bool | str | None = None,
+    revision: str | None = None,
+    create_pr: bool = False,
+    commit_message: str | None = None,
+    tag: str | None = None,
+) -> CommitInfo:
+    """Push one saved signature or timm model, with a card that loads it from the Hub. The folder stays as it is.
+
+    Args:
+        folder: Holds config.json and signature.safetensors or model.safetensors; nothing but these, the card and
+            training_args.json is pushed, the latter without paths and secrets.
+        repo_id: "user/name".
+        base: Hub id, possibly with "@revision", of the model that a signature was made from, if its config names none.
+        private: This and all further options, the result and the errors are those of `push_folder_files`.
+        token: See there.
+        revision: See there.
+        create_pr: See there.
+        commit_message: See there.
+        tag: See there.
+    """
+    folder = Path(folder)
+    addresses = {_name(folder): repo_id}
+    with tempfile.TemporaryDirectory() as temporary:
+        target = Path(temporary)
+        if (folder / WEIGHTS_NAME).is_file():
+            at = None if base is None else _resolved(base, token)
+            _write_signature(folder, target, addresses | ({BASE: at.id} if at else {}), at, None)
+        elif (folder / BASE_WEIGHTS).is_file():
+            if base is not None:
+                raise OptionError(f"{os.fspath(folder)!r} holds a model, not a signature: leave out base")
+            _write_base(folder, target, addresses, _base_metrics(folder, ()))
+        else:
+            raise NotFoundError(f"{os.fspath(folder)!r} holds neither {WEIGHTS_NAME} nor {BASE_WEIGHTS}")
+        return push_folder_files(
+            repo_id,
+            target,
+            _names(target),
+            private=private,
+            token=token,
+            revision=revision,
+            create_pr=create_pr,
+            commit_message=commit_message,
+            tag=tag,
+        )
+
+
+# --- what is pushed: written to a temporary folder ---
+
+
+def _write_signature(
+    source: Path, target: Path, addresses: Mapping[str, str], base: Location | None, license: str | None
+) -> None:
+    """A signature with its base filled in, and its card."""
+    signature, name = Signature.from_pretrained(source), _name(source)
+    origin = signature.config.base_model
+    if base is not None and origin.repo_id is None:
+        named = replace(signature.config, base_model=replace(origin, repo_id=base.id, revision=base.revision))
+        signature = replace(signature, config=named)
+    existing = _text(source / README)
+    if existing is not None and not cards.is_unedited(existing):
+        (target / README).write_text(cards.readdress(existing, name, addresses), encoding="utf-8")
+    signature.save_pretrained(target, repo_id=addresses[name], license=license)
+
+
+def _write_base(source: Path, target: Path, addresses: Mapping[str, str], metrics: Mapping[str, Any]) -> None:
+    """A timm repo, its training record without paths and secrets, and its card."""
+    name, config = _name(source), _json(source / CONFIG_NAME)
+    if not isinstance(config.get("architecture"), str):
+        raise FormatError(f"{source / CONFIG_NAME}: not a timm model's config (it names no architecture)")
+    read_header(Location("local", os.fspath(source)), source / BASE_WEIGHTS, BASE_WEIGHTS)
+    for filename in (CONFIG_NAME, BASE_WEIGHTS):
+        shutil.copyfile(_no_link(source / filename), target / filename)
+    training = cards.publishable(_json(source / TRAINING)) if (source / TRAINING).is_file() else {}
+    if training:
+        (target / TRAINING).write_text(json.dumps(training, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    card = cards.base_card(
+        config,
+        training=training,
+        metrics=metrics,
+        repo_id=addresses[name],
+        nbytes=(source / BASE_WEIGHTS).stat().st_size,
+        needs_import=is_ours(config["architecture"]),
+        license=_license(source),
+    )
+    existing = _text(source / README)
+    if existing is not None and cards.read_metadata(existing).get("base_model_relation") == "merge":
+        card = cards.readdress(existing, name, addresses)
+    elif existing is not None and not cards.is_unedited(existing):
+        card = cards.merge_card(cards.readdress(existing, name, addresses), card)
+    (target / README).write_text(card, encoding="utf-8")
+
+
+def _base_metrics(folder: Path, signatures: Sequence[Signature]) -> dict[str, Any]:
+    """What is known of a base's accuracy: from its training, and from the signatures that were measured on it."""
+    metrics: dict[str, Any] = {}
+    if (folder / METRICS).is_file():
+        try:
+            last = json.loads((folder / METRICS).read_text(encoding="utf-8").splitlines()[-1])
+            accuracies = dict(last["test_accuracy"])
+            metrics = {"ta": accuracies.pop("clean"), "ra": accuracies, "n": last["n"], "split": "test"}
+        except (ValueError, TypeError, KeyError, IndexError):
+            metrics = {}
+    for signature in signatures:
+        measured, corruption = cards.checked_metrics(signature.config.metrics), signature.config.corruption
+        standard, n = measured.get("standard", {}), metrics.get("n", measured.get("n"))
+        if "ra" not in standard or measured.get("n") != n:
+            continue
+        label = corruption.label if corruption.severity is None else f"{corruption.label}-{corruption.severity}"
+        metrics = {**{key: measured.get(key) for key in ("dataset", "split", "n")}, "ta": standard.get("ta"), **metrics}
+        metrics["ra"] = {**metrics.get("ra", {}), label: standard["ra"]}
+    return metrics
+
+
+def _check_base(signature: Signature, base: Path) -> None:
+    """MismatchError unless the signature was made from the weights in this folder."""
+    names = [spec.name for spec in signature.config.tensors]
+    try:
+        with safe_open(base / BASE_WEIGHTS, framework="pt") as weights:
+            present = set(weights.keys())
+            touched = {name: weights.get_tensor(name) for name in names if name in present}
+    except Exception as error:
+        raise FormatError(f"{base / BASE_WEIGHTS}: not a safetensors file ({error})") from error
+    if len(touched) < len(names) or not has_fingerprint(touched, signature.config.base_model.fingerprint):
+        raise MismatchError(
+            f"{signature.name} was not made from {base}: move it elsewhere and push it with push_folder, or put its "
+            "base there"
+        )
+
+
+# --- the Hub ---
+
+
+def _whoami(token: bool | str | None) -> str:
+    return str(calls.ask(calls.client(token).whoami, Location("hub", "your account"), token=token)["name"])
+
+
+def _resolved(base: str, token: bool | str | None) -> Location:
+    """A model on the Hub, pinned to a commit."""
+    where = parse_id(base if base.startswith("hf-hub:") else f"hf-hub:{base}")
+    api = calls.client(token)
+    info = calls.ask(
+        lambda: api.model_info(where.id, revision=where.revision, timeout=calls.TIME_LIMIT), where, token=token
+    )
+    return replace(where, revision=info.sha)
+
+
+def _collect(title: str, namespace: str, repo_ids: Sequence[str], *, private: bool, token: bool | str | None) -> str:
+    """The URL of a collection that holds these repos, which is made if needed."""
+    api, where = calls.client(token), Location("hub", f"the collection {title!r}")
+    made = calls.ask(
+        lambda: api.create_collection(title, namespace=namespace, private=private, exists_ok=True), where, token=token
+    )
+    there = {item.item_id for item in made.items}
+    for repo_id in (repo_id for repo_id in repo_ids if repo_id not in there):
+        calls.ask(partial(api.add_collection_item, made.slug, repo_id, "model", exists_ok=True), where, token=token)
+    return made.url
+
+
+# --- files ---
+
+
+def _name(folder: Path) -> str:
+    """What a folder is called, also the current one."""
+    return os.path.basename(os.path.abspath(folder))
+
+
+def _names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def _no_link(path: Path) -> Path:
+    if path.is_symlink():
+        raise OptionError(f"{path} is a link and is not pushed: put the file itself into the folder")
+    return path
+
+
+def _text(path: Path) -> str | None:
+    """The text of a README; None if there is none."""
+    if not path.exists():
+        return None
+    try:
+        return _no_link(path).read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise FormatError(f"{path} is not UTF-8 text") from error
+    except OSError as error:
+        raise AccessError(f"{path} cannot be read: {error.strerror}") from error
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(_no_link(path).read_bytes())
+    except OSError as error:
+        raise NotFoundError(f"{path} cannot be read: {error.strerror}") from error
+    except ValueError as error:
+        raise FormatError(f"{path}: not valid JSON ({error})") from error
+    if not isinstance(content, dict):
+        raise FormatError(f"{path}: must hold a JSON object")
+    return content
+
+
+def _license(base: Path) -> str | None:
+    """The license that a base's card names, or its config."""
+    config = _json(base / CONFIG_NAME).get("pretrained_cfg")
+    named = cards.read_metadata(_text(base / README) or "").get("license")
+    return named or (config.get("license") if isinstance(config, dict) else None)
