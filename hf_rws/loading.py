@@ -11,11 +11,12 @@ import timm
 from safetensors import SafetensorError
 from torch import nn
 
-from hf_rws import hub
-from hf_rws.errors import FormatError, NotFoundError, OptionError
+from hf_rws import cards, hub
+from hf_rws.errors import AccessError, FormatError, NotFoundError, OptionError, RWSError
 from hf_rws.layers import digest, unwrap
+from hf_rws.models import is_ours, save_timm_repo
 from hf_rws.patch_recipe import Recipe, read_recipe
-from hf_rws.patching import SignatureLike, listed, patch, split_name
+from hf_rws.patching import Patcher, SignatureLike, listed, patch, split_name
 from hf_rws.signature import Signature
 
 if TYPE_CHECKING:
@@ -229,6 +230,49 @@ def _patched(
 ) -> "PatchedModel":
     patch(model, signatures, scales=scales, strict=strict).base = origin
     return cast("PatchedModel", model)
+
+
+def save_patched(model: nn.Module, folder: str | Path, *, repo_id: str | None = None) -> Path:
+    """Write a patched model as a plain timm repo: the signatures are in its weights for good, the recipe in its card.
+
+    `timm.create_model("local-dir:<folder>", pretrained=True)` loads it. The model stays patched as it is.
+
+    Args:
+        model: A model with signatures on, all of them loaded by their ids.
+        folder: Directory, made if needed. A README.md there keeps the text that its author wrote.
+        repo_id: Hub id by which the card loads the model; by default it loads the folder.
+
+    Returns:
+        The folder.
+
+    Raises:
+        OptionError: The model carries no signatures, or one that was made in memory; or `folder` is a file.
+        IntegrityError: Something else changed the weights.
+        AccessError: The folder cannot be written to.
+    """
+    plain: Any = unwrap(model)
+    if not isinstance(getattr(plain, "rws", None), Patcher):
+        raise OptionError("the model carries no signatures; load_patched or patch puts some on")
+    recipe = plain.rws.recipe()
+    try:
+        folder = save_timm_repo(plain, folder)
+        config = _read_json(folder / CONFIG, f"{folder} {CONFIG}")
+        card = cards.merged_card(
+            config,
+            recipe,
+            repo_id=repo_id or folder.resolve().name,
+            nbytes=(folder / WEIGHTS).stat().st_size,
+            needs_import=is_ours(config["architecture"]),
+        )
+        readme = folder / "README.md"
+        if readme.is_file():
+            card = cards.merge_card(readme.read_text(encoding="utf-8", errors="replace"), card)
+        readme.write_text(card, encoding="utf-8")
+    except OSError as error:
+        if isinstance(error, RWSError):
+            raise
+        raise AccessError(f"cannot save the model in {folder}: {error.strerror}") from error
+    return folder
 
 
 def named_model(name: str, *, pretrained: bool = True, **options: Any) -> Any:

@@ -1,18 +1,23 @@
 import copy
 import json
+import re
 import threading
+from pathlib import Path
 
 import pytest
 import timm
 import torch
+from huggingface_hub import constants
 
 import hf_rws
-from hf_rws.errors import FormatError, IntegrityError, MismatchError, NotFoundError, OptionError
-from hf_rws.loading import load_base
+from hf_rws.errors import AccessError, FormatError, IntegrityError, MismatchError, NotFoundError, OptionError
+from hf_rws.loading import load_base, save_patched
 from hf_rws.models import save_timm_repo
 from tests.hub import Fault, hub_fixture  # noqa: F401
 from tests.hub.server import WRITE
 from tests.models import identical, signature, state, trio
+
+SIGNATURE_FILES = ("config.json", "signature.safetensors", "README.md")
 
 
 @pytest.fixture
@@ -264,6 +269,87 @@ def test_a_recipe_says_it_all(study, options):
         hf_rws.load_patched()
 
 
+# --- baked models and bundles ---
+
+
+def test_a_baked_model_is_a_timm_repo_with_the_recipe(study):
+    model = hf_rws.load_patched("base", ["rws-fog", "rws-snow"], scales=[0.7, 0.3])
+    assert save_patched(model, "robust") == Path("robust")
+    assert model.rws.scales == {"rws-fog": 0.7, "rws-snow": 0.3}
+    assert {path.name for path in (study / "robust").iterdir()} == {"config.json", "model.safetensors", "README.md"}
+    assert identical(timm.create_model("local-dir:robust", pretrained=True), state(model))
+    card = (study / "robust" / "README.md").read_text()
+    assert "| rws-fog | rws-fog (local) |  | 0.7 |" in card
+    assert str(study) not in card
+    assert (study / "robust" / "config.json").read_bytes() == (study / "base" / "config.json").read_bytes()
+    (study / "robust" / "README.md").write_text(card.replace("## Limits", "## My words\n\nHello.\n\n## Limits"))
+    save_patched(model, "robust")
+    assert "Hello." in (study / "robust" / "README.md").read_text()
+
+
+def test_what_cannot_be_baked(study):
+    with pytest.raises(OptionError, match="carries no signatures"):
+        save_patched(load_base("base").model, "robust")
+    with pytest.raises(OptionError, match="made in memory"):
+        save_patched(hf_rws.load_patched("base", [signature("vgg16_bn_gap")]), "robust")
+    (study / "file").touch()
+    model = hf_rws.load_patched("base", ["rws-fog"])
+    with pytest.raises(OptionError, match="is a file"):
+        save_patched(model, "file")
+    with pytest.raises(AccessError, match="cannot save the model"):
+        save_patched(model, Path("file") / "robust")
+    model.head.fc.weight.data.zero_()
+    with torch.no_grad():
+        model.features[0].weight.zero_()
+    with pytest.raises(IntegrityError):
+        save_patched(model, "robust")
+    assert not (study / "robust").exists()
+
+
+def test_a_bundle_loads_on_a_machine_without_network(study, tmp_path_factory, monkeypatch):
+    made = hf_rws.hub.bundle("base", ["rws-fog", ("my snow!", signature("vgg16_bn_gap", "snow"))], study / "pack/age")
+    names = {path.relative_to(made).as_posix() for path in made.rglob("*") if path.is_file()}
+    signature_files = {f"signatures/{name}/{file}" for name in ("rws-fog", "signature-1") for file in SIGNATURE_FILES}
+    assert names == {"recipe.json", "base/config.json", "base/model.safetensors"} | signature_files
+    assert [path.name for path in made.parent.iterdir()] == ["age"]
+    expected = state(hf_rws.load_patched("base", ["rws-fog", "rws-snow"]))
+    moved = tmp_path_factory.mktemp("other-machine") / "bundle"
+    made.rename(moved)
+    monkeypatch.chdir(moved.parent)
+    for recipe in (moved, moved / "recipe.json", "bundle"):
+        model = hf_rws.load_patched(recipe=recipe)
+        assert identical(model, expected)
+        assert model.rws.scales == {"rws-fog": 0.5, "my snow!": 0.5}
+    assert str(study) not in (moved / "recipe.json").read_text()
+
+
+def test_a_bundle_of_a_model(study):
+    model = trio("vgg16_bn_gap").base()
+    bundle = hf_rws.hub.bundle(model, "rws-fog", "bundle", scales=[0.25])
+    assert not hasattr(model, "rws")
+    assert identical(hf_rws.load_patched(recipe=bundle), state(hf_rws.load_patched("base", "rws-fog", scales=[0.25])))
+
+
+@pytest.mark.parametrize(
+    ("base", "signatures", "options", "error", "words"),
+    [
+        ("base", ["rws-fog"], {"folder": "base"}, OptionError, "not an empty folder"),
+        ("base", ["rws-fog"], {"folder": "base/config.json"}, OptionError, "not an empty folder"),
+        ("base", ["rws-fog"], {"folder": "base/config.json/b"}, AccessError, "cannot write the bundle"),
+        ("base", ["gone"], {}, NotFoundError, "gone"),
+        ("gone", ["rws-fog"], {}, NotFoundError, "gone"),
+        ("base", ["rws-fog", "rws-fog"], {}, OptionError, "two signatures are called 'rws-fog'"),
+        ("base", ["rws-fog"], {"scales": [1.0, 2.0]}, OptionError, "one number per signature"),
+        ("base", [signature("resnet18")], {}, MismatchError, "resnet18"),
+    ],
+)
+def test_a_bundle_that_cannot_be_leaves_nothing_behind(study, base, signatures, options, error, words):
+    before = sorted(path.as_posix() for path in study.rglob("*"))
+    with pytest.raises(error, match=words):
+        hf_rws.hub.bundle(base, signatures, **{"folder": "bundle", **options})
+    assert sorted(path.as_posix() for path in study.rglob("*")) == before
+
+
 # --- Hub ids, over real HTTP on loopback ---
 
 
@@ -351,3 +437,18 @@ def test_of_several_errors_the_bases_is_told(on_the_hub, monkeypatch):
         hf_rws.load_patched("user/gone", ["user/also-gone"])
     with pytest.raises(NotFoundError, match="user/also-gone"):
         hf_rws.load_patched("user/base", ["user/also-gone", "user/rws-fog"])
+
+
+def test_baked_models_and_bundles_from_the_hub(on_the_hub, monkeypatch, tmp_path):
+    monkeypatch.chdir("elsewhere")
+    model = hf_rws.load_patched("user/base", ["user/rws-fog"], scales=[0.7])
+    card = (save_patched(model, "robust", repo_id="user/robust") / "README.md").read_text()
+    recipe = json.loads(re.search(r"```json\n(.*?)```", card, re.DOTALL)[1])
+    assert identical(rebuilt(recipe), state(model))
+    bundle = hf_rws.hub.bundle("user/base", ["user/rws-fog"], "bundle", scales=[0.7])
+    assert (bundle / "base" / "README.md").is_file()
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:1")
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "nothing"))
+    on_the_hub.requests.clear()
+    assert identical(hf_rws.load_patched(recipe=bundle), state(model))
+    assert not on_the_hub.requests

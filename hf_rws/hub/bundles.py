@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from hf_rws.errors import AccessError, OptionError
+from hf_rws.errors import AccessError, OptionError, RWSError
 from hf_rws.hub.ids import NAME, parse_id
 from hf_rws.hub.reading import fetch
 from hf_rws.models import save_timm_repo
@@ -77,7 +77,7 @@ def bundle(
             shutil.rmtree(temporary, ignore_errors=True)
             raise
     except OSError as error:
-        if isinstance(error, AccessError):
+        if isinstance(error, RWSError):
             raise
         raise AccessError(f"cannot write the bundle {os.fspath(folder)!r}: {error.strerror}") from error
     return folder
