@@ -112,6 +112,26 @@ def extract(
     return Signature.from_deltas(deltas, config, bits, name=name)
 
 
+def relative_differences(robust: nn.Module, standard: nn.Module) -> list[float]:
+    """How far the weights of two models are apart in each layer but the head, from the shallow end on.
+
+    That is the norm of robust - standard over the norm of standard, tensors of two or more dimensions concatenated.
+
+    Raises:
+        MismatchError: The two do not have the same tensors.
+    """
+    layers = first_layers(standard, "all")
+    sources = {"standard": _open(standard, "standard"), "robust": _open(robust, "robust")}
+    found = []
+    for layer in layers:
+        weights = [tensor for tensor in layer if tensor.kind == "weight"]
+        _check_tensors(sources, weights)
+        pairs = [[sources[role].state[tensor.name].double() for role in ("robust", "standard")] for tensor in weights]
+        apart = sum(float((r - s).square().sum()) for r, s in pairs)
+        found.append((apart / max(sum(float(s.square().sum()) for _, s in pairs), 1e-300)) ** 0.5)
+    return found
+
+
 def describe_base(
     model: nn.Module, touched: Mapping[str, Tensor], *, repo_id: str | None = None, revision: str | None = None
 ) -> BaseModel:

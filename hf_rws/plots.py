@@ -4,7 +4,7 @@ import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from torch import Tensor
 
@@ -13,6 +13,8 @@ from hf_rws.errors import MissingExtraError
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+Target = TypeVar("Target", Path, io.BytesIO)
 
 _RIGHT, _WRONG, _CLEAN, _CORRUPTED = "#1a7f37", "#c0392b", "#57606a", "#0969da"
 _BARS = (("standard", "before"), ("patched", "after"), ("robust", "robust model"))
@@ -113,9 +115,7 @@ def before_and_after(metrics: Mapping[str, Any]) -> bytes:
     if curve:
         figure.subplots_adjust(wspace=0.28)
         scale_curve(right[0], curve, legend=False)
-    image = io.BytesIO()
-    _save(figure, image)
-    return image.getvalue()
+    return _save(figure, io.BytesIO()).getvalue()
 
 
 def scale_curve(
@@ -133,6 +133,62 @@ def scale_curve(
         ax.set_xlabel("scale of the signature", fontsize=7)
     if legend:
         ax.legend(fontsize=7, loc="lower right", frameon=False)
+
+
+def similarity(matrix: Tensor, names: Sequence[str], path: str | Path) -> Path:
+    """Cosines between signatures, as coloured squares.
+
+    Args:
+        matrix: (n, n), values in [-1, 1], as `hf_rws.signature.similarity` gives it.
+        names: n names of signatures.
+        path: PNG to write.
+
+    Returns:
+        The path.
+    """
+    side = 1.6 + 0.34 * len(names)
+    figure = _figure(side, side)
+    ax = figure.add_subplot()
+    shown = ax.imshow(matrix.cpu().numpy(), cmap="RdBu_r", vmin=-1, vmax=1)
+    ax.set_xticks(range(len(names)), names, rotation=90, fontsize=7)
+    ax.set_yticks(range(len(names)), names, fontsize=7)
+    if len(names) <= 20:
+        for row, values in enumerate(matrix.tolist()):
+            for column, value in enumerate(values):
+                colour = "white" if abs(value) > 0.6 else "black"
+                ax.text(
+                    column, row, f"{value:.2f}".replace("0.", "."), ha="center", va="center", fontsize=5, color=colour
+                )
+    figure.colorbar(shown, ax=ax, fraction=0.046, pad=0.03).ax.tick_params(labelsize=7)
+    _save(figure, Path(path))
+    return Path(path)
+
+
+def layer_differences(curves: Mapping[str, Sequence[float]], path: str | Path) -> Path:
+    """How far robust models are from the standard one, layer by layer.
+
+    Args:
+        curves: For each corruption the relative differences of `hf_rws.extraction.relative_differences`.
+        path: PNG to write.
+
+    Returns:
+        The path.
+    """
+    figure = _figure(6, 3.6)
+    ax = figure.add_subplot()
+    from matplotlib import colormaps
+
+    ax.set_prop_cycle(color=colormaps["tab20"].colors)
+    for name, values in curves.items():
+        ax.plot(range(1, len(values) + 1), values, marker="o", markersize=3, linewidth=1, label=name)
+    ax.set_xlabel("layer, from the shallow end", fontsize=8)
+    ax.set_ylabel("difference of weights, relative", fontsize=8)
+    ax.set_ylim(bottom=0)
+    ax.tick_params(labelsize=7)
+    ax.grid(alpha=0.3)
+    ax.legend(fontsize=6, ncols=2, frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
+    _save(figure, Path(path))
+    return Path(path)
 
 
 def _figure(width: float, height: float) -> "Figure":
@@ -156,6 +212,7 @@ def _show(ax: "Axes", image: Tensor, captions: Sequence[tuple[str, bool]]) -> No
         )  # fmt: skip
 
 
-def _save(figure: "Figure", target: Path | io.BytesIO) -> None:
+def _save(figure: "Figure", target: Target) -> Target:
     options: dict[str, Any] = {"dpi": 110, "bbox_inches": "tight", "facecolor": "white"}
     figure.savefig(target, format="png", metadata={"Software": None}, **options)
+    return target

@@ -187,3 +187,17 @@ def test_a_warning_if_the_two_did_not_start_from_the_same_weights(tmp_path):
         (tmp_path / role / "training_args.json").write_text(f'{{"init_sha256": "{start}"}}')
     with pytest.warns(UserWarning, match="did not start from the same weights"):
         hf_rws.extract(tmp_path / "robust", tmp_path / "standard", models.start, corruption="fog")
+
+
+def test_relative_differences_of_the_weights_by_layer():
+    from hf_rws.extraction import relative_differences
+
+    models = trio("vgg16_bn_gap")
+    found = relative_differences(models.robust, models.standard)
+    assert len(found) == 13
+    state, other = models.standard.state_dict(), models.robust.state_dict()
+    first, moved = state["features.0.weight"], other["features.0.weight"]
+    assert found[0] == pytest.approx(float((moved - first).norm() / first.norm()), rel=1e-5)
+    assert relative_differences(models.standard, models.standard) == [0.0] * 13
+    with pytest.raises(MismatchError):
+        relative_differences(trio("vgg16_gap").robust, models.standard)

@@ -39,6 +39,19 @@ def test_the_scale_curve_shows_what_it_is_given():
     assert list(shown["corrupted"][1]) == pytest.approx([30, 45, 60])
 
 
+def test_similarity_and_layers_are_pictures(tmp_path):
+    matrix = torch.tensor([[1.0, -0.9], [-0.9, 1.0]])
+    with Image.open(plots.similarity(matrix, ["rws-fog", "rws-snow"], tmp_path / "a.png")) as picture:
+        reds, blues = (
+            sum(n for n, c in picture.convert("RGB").getcolors(1 << 24) if c[strong] > c[weak] + 60)
+            for strong, weak in ((0, 2), (2, 0))
+        )
+    assert reds > 1000
+    assert blues > 1000
+    path = plots.layer_differences({"fog": [0.5, 0.2, 0.1], "snow": [0.4, 0.2, 0.1]}, tmp_path / "b.png")
+    assert path.stat().st_size > 5000
+
+
 def test_without_matplotlib_the_message_names_the_extra(monkeypatch):
     real = builtins.__import__
 
