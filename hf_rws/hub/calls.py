@@ -1,8 +1,11 @@
 """Calls of the Hub's client: each ends within a time limit, and what goes wrong in it becomes one of our errors."""
 
+import errno
+import os
 import re
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, wait
 from contextlib import contextmanager
@@ -18,6 +21,10 @@ T = TypeVar("T")
 
 LIBRARY = "hf-rws"
 TIME_LIMIT = 60.0  # seconds without a sign of life from the Hub after which a call is given up
+PAUSES = (0.5, 2.0)  # seconds before a call that failed for a passing reason is made again
+LONGEST_PAUSE = 10.0  # a Hub that asks for more (Retry-After) is not waited for
+
+_PASSING = (408, 429, 500, 502, 503, 504)  # HTTP statuses that are worth another try
 
 
 class HiddenRepoError(NotFoundError, AccessError):
@@ -48,19 +55,32 @@ def ask(
     token: bool | str | None = None,
     seconds: float | None = None,
     alive: Callable[[], object] = lambda: None,
+    once: bool = False,
 ) -> T:
     """The result of one call of the Hub's client, within a time limit and with our errors.
+
+    Where the connection breaks, or the Hub says that it is overloaded, the call is made again after a pause.
 
     Args:
         call: The call; it may be left behind in a thread of its own.
         where: The repo and revision that error messages name.
         file: The file that they name.
         token: The token, so that it never gets into a message.
-        seconds: Time limit; `TIME_LIMIT` if None.
+        seconds: Time limit of each try; `TIME_LIMIT` if None.
         alive: Its result changes as long as the call makes progress; the limit counts from the last change.
+        once: Do not make the call again: it changes something every time.
     """
-    with _our_errors(where, file, token):
-        return _within(TIME_LIMIT if seconds is None else seconds, call, alive)
+    pauses = iter(() if once else PAUSES)
+    while True:
+        start = time.monotonic()
+        try:
+            with _our_errors(where, file, token):
+                return _within(TIME_LIMIT if seconds is None else seconds, call, alive)
+        except NetworkError as error:
+            pause = _pause(error.__cause__, next(pauses, None), time.monotonic() - start)
+            if pause is None:
+                raise
+        time.sleep(pause)
 
 
 def _within(seconds: float, call: Callable[[], T], alive: Callable[[], object]) -> T:
@@ -81,6 +101,29 @@ def _within(seconds: float, call: Callable[[], T], alive: Callable[[], object]) 
         elif time.monotonic() > deadline:
             raise SilenceError
     return future.result()
+
+
+def _pause(error: BaseException | None, usual: float | None, took: float) -> float | None:
+    """How long to wait before another try; None where that would be in vain, or has been done by the client itself."""
+    if usual is None or took > LONGEST_PAUSE:
+        return None
+    response = getattr(error, "response", None)
+    if response is None:
+        kinds = {kind.__name__ for kind in type(error).__mro__}  # TransportError is httpx's or httpx2's
+        wrong_length = type(error) is OSError and error.errno is None
+        return usual if wrong_length or kinds & {"TransportError", "JSONDecodeError"} else None
+    if response.status_code not in _PASSING:
+        return None
+    asked = _asked_pause(error)
+    pause = usual if asked is None else float(asked)
+    return pause if pause <= LONGEST_PAUSE else None
+
+
+def _asked_pause(error: BaseException | None) -> int | None:
+    """The seconds that the Hub asks to wait for, if its answer says so."""
+    headers = getattr(getattr(error, "response", None), "headers", {})
+    asked = headers.get("Retry-After", "")
+    return int(asked) if asked.isdecimal() else None  # a date is allowed, too, but not used by the Hub
 
 
 # --- errors ---
@@ -111,8 +154,10 @@ _MEANINGS_OF_STATUS: dict[int, tuple[type[RWSError], str]] = {
     404: (NotFoundError, "{at} is not on the Hub: {said}"),
     409: (RWSError, _MOVED),
     412: (RWSError, _MOVED),
-    429: (NetworkError, "{at}: the Hub takes no more requests just now. Wait some minutes, or log in for more"),
+    429: (NetworkError, "{at}: the Hub takes no more requests just now. Wait {wait}, or log in for more"),
 }
+_REFUSED = "{{at}}{{of_file}}: the file system refused: {}. Check cache_dir"
+_BY_XET = "{at}{of_file}: the transfer by Xet broke. Try again; if that does not help, set HF_HUB_DISABLE_XET=1"
 
 
 @contextmanager
@@ -127,13 +172,17 @@ def _our_errors(where: Location, file: str | None, token: bool | str | None) -> 
         said = _said(cause, token)
         of_file = f" ({file})" if file else ""
         revision = where.revision or "main"
-        text = message.format(at=where, repo=where.id, revision=revision, file=file, of_file=of_file, said=said)
+        asked = _asked_pause(cause)
+        wait = "some minutes" if asked is None else f"{asked} seconds"
+        text = message.format(
+            at=where, repo=where.id, revision=revision, file=file, of_file=of_file, said=said, wait=wait
+        )
         raise kind(text) from cause
 
 
 def _innermost(error: Exception) -> Exception:
     """What really happened: the client reports failed requests as missing files or bad values caused by them."""
-    wrappers = (hub_errors.LocalEntryNotFoundError, hub_errors.RevisionResolutionError, ValueError)
+    wrappers = (hub_errors.LocalEntryNotFoundError, hub_errors.RevisionResolutionError, ValueError, RuntimeError)
     while (
         isinstance(error, wrappers)
         and not isinstance(error, hub_errors.HfHubHTTPError)
@@ -153,14 +202,18 @@ def _meaning(error: Exception) -> tuple[type[RWSError], str]:
         if status == 401:
             return HiddenRepoError, "there is no {repo} on the Hub, or it is private: check the name, or " + _LOG_IN
         return NotFoundError, "there is no {repo} on the Hub, or the token may not see it"
+    by_xet = any("xet" in frame.f_code.co_name for frame, _ in traceback.walk_tb(error.__traceback__))
+    if by_xet and status in (None, 404):
+        full = os.strerror(errno.ENOSPC)  # hf_xet raises Python's own exceptions, without a number
+        return (AccessError, _REFUSED.format(full)) if full in str(error) else (NetworkError, _BY_XET)
     if status in _MEANINGS_OF_STATUS:
         return _MEANINGS_OF_STATUS[status]
     if status is not None and status < 500:
         return RWSError, f"{{at}}: the Hub refused (HTTP {status}): {{said}}"
     if status is not None:
-        return NetworkError, f"{{at}}{{of_file}}: the Hub fails just now (HTTP {status}). Try again later"
+        return NetworkError, f"{{at}}{{of_file}}: the Hub fails just now (HTTP {status}). Try again in {{wait}}"
     if isinstance(error, OSError) and error.errno and not isinstance(error, (ConnectionError, TimeoutError)):
-        return AccessError, f"{{at}}{{of_file}}: the file system refused: {error.strerror}. Check cache_dir"
+        return AccessError, _REFUSED.format(error.strerror)
     return NetworkError, f"{{at}}{{of_file}}: the connection or the answer broke ({type(error).__name__}). Try again"
 
 

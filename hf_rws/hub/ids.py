@@ -12,6 +12,7 @@ NAME = re.compile(r"[A-Za-z0-9][\w.-]*", re.ASCII)
 REPO_ID = re.compile(rf"{NAME.pattern}/\w[\w.-]*", re.ASCII)
 REVISION = re.compile(r"(?![/-])(?!.*(\.\.|//|@\{))[^\x00-\x20\x7f~^:?*\[\\]+(?<!/)")  # what git allows as a ref
 COMMIT = re.compile(r"[0-9a-f]{40}")
+SHA256 = re.compile(r"[0-9a-f]{64}")
 
 _FORMS = "give a folder, a Hub id (user/name, hf-hub:user/name, user/name@revision) or a timm model name"
 

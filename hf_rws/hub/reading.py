@@ -1,11 +1,13 @@
 """Fetching files of one commit through the Hub's cache."""
 
+import hashlib
 import os
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from huggingface_hub import (
     _CACHED_NO_EXIST,
@@ -19,7 +21,7 @@ from huggingface_hub.utils import tqdm
 
 from hf_rws.errors import IntegrityError, NetworkError, NotFoundError, OptionError
 from hf_rws.hub.calls import LIBRARY, ask, client, version
-from hf_rws.hub.ids import COMMIT, Location, parse_id
+from hf_rws.hub.ids import COMMIT, SHA256, Location, parse_id
 
 
 @dataclass(frozen=True)
@@ -32,7 +34,7 @@ class Fetched:
         revision: The commit (40 hex digits) that the files are of; None for a local folder.
     """
 
-    folder: Path
+    folder: Path = field(repr=False)  # the cache is in the user's home
     repo_id: str | None
     revision: str | None
 
@@ -51,7 +53,8 @@ def fetch(
     """Get files of a folder, or of one commit of a repo.
 
     The revision is resolved to a commit first, so the files belong together even if the repo moves in between. What
-    is in the cache already costs one request for the resolution, or none if `revision` is a commit.
+    is in the cache already costs one request for the resolution, or none if `revision` is a commit. What is downloaded
+    must have the hash that the Hub announced.
 
     Args:
         id: Folder or Hub id, as for `parse_id`.
@@ -69,7 +72,8 @@ def fetch(
         AccessError: A private or gated repo, or a wrong token; or the cache cannot be written.
         NetworkError: No connection, no answer within `calls.TIME_LIMIT` seconds, a failing Hub, or offline and not in
             the cache.
-        IntegrityError: The server names another commit than was asked for, or a place outside the cache.
+        IntegrityError: A file was damaged on the way, or the server names another commit than was asked for, or a
+            place outside the cache.
     """
     where = parse_id(id, revision=revision)
     if not filenames:
@@ -153,7 +157,12 @@ def download(
         token=token,
         alive=alive,
     )
-    return _snapshot(Path(path), filename, commit, where)
+    folder = _snapshot(Path(path), filename, commit, where)
+    if (known is None or force) and not _is_what_was_announced(Path(path)):
+        Path(path).resolve().unlink(missing_ok=True)  # or it would be taken from the cache for ever
+        Path(path).unlink(missing_ok=True)
+        raise IntegrityError(f"{where} ({filename}): damaged on the way from the Hub. Try again")
+    return folder
 
 
 def _snapshot(path: Path, filename: str, commit: str, where: Location) -> Path:
@@ -169,6 +178,23 @@ def _snapshot(path: Path, filename: str, commit: str, where: Location) -> Path:
             f"Check HF_ENDPOINT"
         )
     return folder
+
+
+def _is_what_was_announced(path: Path) -> bool:
+    """Whether a file in the cache has the hash that the Hub announced: its ETag, which the cache names contents by."""
+    content = path.resolve()
+    if not content.is_file():
+        return False  # another process found it damaged
+    hashes: list[Any] = []
+    if SHA256.fullmatch(content.name):
+        hashes = [hashlib.sha256()]
+    elif COMMIT.fullmatch(content.name):  # git's id of a blob; a plain sha1 comes from mirrors
+        hashes = [hashlib.sha1(b"blob %d\0" % content.stat().st_size), hashlib.sha1()]
+    with content.open("rb") as file:
+        while hashes and (chunk := file.read(2**20)):
+            for hash in hashes:
+                hash.update(chunk)
+    return not hashes or content.name in [hash.hexdigest() for hash in hashes]
 
 
 def _signs_of_life(blobs: Path) -> tuple[type[tqdm], Callable[[], object]]:

@@ -68,26 +68,27 @@ def push_folder_files(
     where = _destination(repo_id, revision, create_pr=create_pr, tag=tag)
     files = _files_to_push(Path(folder), filenames)
     api = calls.client(token)
-    ask = partial(calls.ask, where=where, token=token)
-    ask(lambda: api.create_repo(where.id, private=private, exist_ok=True))
-    head = _head(api, where, token)
+    head = _head(api, where, token, private=private)
     if private is not None and head.private is not None and head.private != private:
         visibility = "private" if head.private else "public"
         raise OptionError(f"{where.id} exists and is {visibility}: change that in its settings, or leave out private=")
     contents: dict[str, str | bytes] = {name: os.fspath(file) for name, file in files.items()}
     if _README in files and any(sibling.rfilename == _README for sibling in head.siblings or ()):
         contents[_README] = _merged_readme(where, head.sha, files[_README], token)
-    operations = [CommitOperationAdd(path_in_repo=name, path_or_fileobj=content) for name, content in contents.items()]
-    commit = ask(
+    # Made again after its answer was lost, the commit finds its files there, or somebody else's and is refused.
+    commit = calls.ask(
         lambda: api.create_commit(
             where.id,
-            operations,
+            [CommitOperationAdd(path_in_repo=name, path_or_fileobj=content) for name, content in contents.items()],
             commit_message=commit_message or "Upload with hf_rws",
             revision=where.revision,
             create_pr=create_pr,
             parent_commit=head.sha,
         ),
-        seconds=calls.TIME_LIMIT + sum(operation.upload_info.size for operation in operations) / SLOWEST_UPLOAD,
+        where,
+        token=token,
+        seconds=calls.TIME_LIMIT + sum(file.stat().st_size for file in files.values()) / SLOWEST_UPLOAD,
+        once=create_pr,
     )
     if tag is not None:
         _put_tag(api, where, tag, commit, token)
@@ -181,17 +182,21 @@ def _files_to_push(folder: Path, filenames: Sequence[str]) -> dict[str, Path]:
     return files
 
 
-def _head(api: HfApi, where: Location, token: bool | str | None) -> Any:
-    """The Hub's ModelInfo of the branch to push to, which is made if there is none."""
+def _head(api: HfApi, where: Location, token: bool | str | None, *, private: bool | None) -> Any:
+    """The Hub's ModelInfo of the branch to push to; the repo and the branch are made if there are none."""
     ask = partial(calls.ask, where=where, token=token)
     info = partial(api.model_info, where.id, revision=where.revision, timeout=calls.TIME_LIMIT)
     try:
         return ask(info)
     except NotFoundError as error:
-        branch = where.revision or ""
-        if not isinstance(error.__cause__, hub_errors.RevisionNotFoundError) or branch.startswith("refs/"):
+        branch = where.revision or "main"
+        if branch.startswith("refs/"):
             raise
-    ask(lambda: api.create_branch(where.id, branch=branch, exist_ok=True))
+        repo_is_there = isinstance(error.__cause__, hub_errors.RevisionNotFoundError)
+    if not repo_is_there:
+        ask(lambda: api.create_repo(where.id, private=private, exist_ok=True))
+    if branch != "main":
+        ask(lambda: api.create_branch(where.id, branch=branch, exist_ok=True))
     return ask(info)
 
 

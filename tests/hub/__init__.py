@@ -1,8 +1,13 @@
 """A real Hub on loopback, and the fixture that points huggingface_hub at it."""
 
-import pytest
-from huggingface_hub import close_session, constants, hf_api
+import time
+from types import SimpleNamespace
 
+import pytest
+from huggingface_hub import close_session, constants, file_download, hf_api
+from huggingface_hub.utils import _http
+
+from hf_rws.hub import calls
 from tests.hub.server import Fault, Hub
 
 __all__ = ["Fault", "Hub", "hub_fixture"]
@@ -10,7 +15,7 @@ __all__ = ["Fault", "Hub", "hub_fixture"]
 
 @pytest.fixture(name="hub")
 def hub_fixture(tmp_path, monkeypatch):
-    """A Hub of one's own, an empty cache, and nobody logged in."""
+    """A Hub of one's own, an empty cache, nobody logged in, and hardly a pause before another try."""
     with Hub(tmp_path / "hub") as hub:
         monkeypatch.delenv("HF_TOKEN", raising=False)
         for name, value in {
@@ -23,5 +28,8 @@ def hub_fixture(tmp_path, monkeypatch):
         }.items():
             monkeypatch.setattr(constants, name, value)
         monkeypatch.setattr(hf_api.api, "endpoint", hub.endpoint)
+        monkeypatch.setattr(calls, "PAUSES", (0.01, 0.02))
+        for module in (_http, file_download):
+            monkeypatch.setattr(module, "time", SimpleNamespace(**{**vars(time), "sleep": lambda _: time.sleep(0.01)}))
         yield hub
         close_session()

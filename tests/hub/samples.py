@@ -1,0 +1,36 @@
+"""A repo as small as one can be, and what tests do with it."""
+
+from pathlib import Path
+
+import pytest
+
+from hf_rws import cards
+from hf_rws.hub import push_folder_files
+from tests.hub.storage import WRITE
+
+REPO = "user/rws-fog"
+CONFIG, WEIGHTS = b'{"format_version": "1.0"}', bytes(range(256)) * 40
+FILES = {"config.json": CONFIG, "signature.safetensors": WEIGHTS}
+NAMES = list(FILES)
+SHA = "0123456789abcdef0123456789abcdef01234567"
+CARD = f"---\ntags:\n- rws\n---\n\n# rws-fog\n\n{cards.RESULTS_BEGIN}\nTA 60\n{cards.RESULTS_END}\n"
+PUSHED = {**FILES, "README.md": CARD.encode()}
+
+
+@pytest.fixture(name="folder")
+def folder_fixture(tmp_path) -> Path:
+    """A saved signature, and what must never be pushed beside it."""
+    path = tmp_path / "rws-fog"
+    path.mkdir()
+    for name, content in {**PUSHED, ".env": b"HF_TOKEN=hf_secret", ".tmpAbC": WEIGHTS, "notes.txt": b""}.items():
+        (path / name).write_bytes(content)
+    (path / "link").symlink_to("/etc/hostname")
+    return path
+
+
+def push(folder, names=tuple(PUSHED), token=WRITE, **options):
+    return push_folder_files(REPO, folder, names, token=token, **options)
+
+
+def contents(fetched):
+    return {name: (fetched.folder / name).read_bytes() for name in NAMES}
