@@ -201,7 +201,7 @@ def _write_base(source: Path, target: Path, addresses: Mapping[str, str], metric
         license=_license(source),
     )
     existing = _text(source / README)
-    if existing is not None and cards.read_metadata(existing).get("base_model_relation") == "merge":
+    if existing is not None and "merge" in (cards.read_metadata(existing).get("tags") or ()):
         card = cards.readdress(existing, name, addresses)
     elif existing is not None and not cards.is_unedited(existing):
         card = cards.merge_card(cards.readdress(existing, name, addresses), card)
@@ -249,6 +249,8 @@ def _check_base(signature: Signature, base: Path) -> None:
 
 
 def _whoami(token: bool | str | None) -> str:
+    if token is False:
+        raise AccessError("a push needs a token: log in with `hf auth login`, or pass token=")
     return str(calls.ask(calls.client(token).whoami, Location("hub", "your account"), token=token)["name"])
 
 
@@ -296,8 +298,9 @@ def _text(path: Path) -> str | None:
     """The text of a README; None if there is none."""
     if not path.exists():
         return None
+    _no_link(path)
     try:
-        return _no_link(path).read_text(encoding="utf-8-sig")
+        return path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise FormatError(f"{path} is not UTF-8 text") from error
     except OSError as error:
@@ -305,8 +308,9 @@ def _text(path: Path) -> str | None:
 
 
 def _json(path: Path) -> dict[str, Any]:
+    _no_link(path)
     try:
-        content = json.loads(_no_link(path).read_bytes())
+        content = json.loads(path.read_bytes())
     except OSError as error:
         raise NotFoundError(f"{path} cannot be read: {error.strerror}") from error
     except ValueError as error:
