@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from importlib.util import find_spec
 from itertools import product
 
 from huggingface_hub import constants
@@ -47,10 +48,10 @@ print(json.dumps(results))
 def test_pushed_here_and_pulled_in_a_fresh_process(hub, tmp_path, monkeypatch):
     made = {False: signature("vgg16_bn_gap"), True: signature("vgg16_bn_gap", "snow")}
     jobs, expected, without_a_token = [], [], []
+    hub.lfs = True
     for without_xet, private, place in product((False, True), (False, True), ("main", "branch", "tag", "PR")):
         monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", without_xet)
-        hub.lfs = without_xet
-        repo_id = f"user/rws-{'lfs' if without_xet else 'regular'}-{'private' if private else 'public'}-{place}"
+        repo_id = f"user/rws-{'lfs' if without_xet else 'xet'}-{'private' if private else 'public'}-{place}"
         options = {
             "main": {},
             "branch": {"revision": "dev/one"},
@@ -66,7 +67,8 @@ def test_pushed_here_and_pulled_in_a_fresh_process(hub, tmp_path, monkeypatch):
         jobs.append({"id": repo_id + revision, "token": WRITE if private else False})
         expected.append(made[without_xet].sha256)
         without_a_token.append("HiddenRepoError" if private else expected[-1])
-    assert hub.asked("PUT /[0-9a-f]{64}")
+    assert hub.asked("PUT /[0-9a-f]{64}") == 1  # then it is there
+    assert hub.asked("POST /v1/xorbs/") == (1 if find_spec("hf_xet") else 0)
     environment = {name: value for name, value in os.environ.items() if name not in ("HF_HUB_OFFLINE", "HF_TOKEN")}
     environment |= {"HF_ENDPOINT": hub.endpoint, "HF_HOME": str(tmp_path / "home")}
     arguments = [json.dumps(jobs), str(tmp_path / "one"), str(tmp_path / "two")]

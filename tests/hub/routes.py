@@ -9,8 +9,9 @@ import time
 from typing import Any
 from urllib.parse import parse_qs
 
+from tests.hub import xet
 from tests.hub.server import Refusal, Reply, Request, Routes, as_json
-from tests.hub.storage import MEMBERS, TIME, Blob, Repo, is_large, tags_of
+from tests.hub.storage import MEMBERS, TIME, XET, Blob, Repo, is_large, tags_of
 
 _SIGNATURE = secrets.token_hex(8)  # part of the CDN's URLs, which need no token
 
@@ -230,6 +231,33 @@ def lfs_get(request: Request, oid: str) -> Reply:
 def signed(request: Request) -> None:
     if request.asked("signature") != _SIGNATURE:
         raise Refusal(403, message="the URL is not signed")
+
+
+def xet_token(request: Request, repo: str, revision: str) -> Reply:
+    request.repo(repo, write=True)
+    if not request.hub.xet:
+        raise Refusal(404, message="no Xet here")
+    return as_json({"casUrl": request.hub.cdn, "accessToken": XET, "exp": int(time.time()) + 3600})
+
+
+def put_xorb(request: Request, xorb: str) -> Reply:
+    uploads_by_xet(request)
+    request.hub.xorbs[xorb] = xet.chunks(request.content)
+    return as_json({"was_inserted": True})
+
+
+def put_shard(request: Request) -> Reply:
+    uploads_by_xet(request)
+    for sha256, segments in xet.files(request.content):
+        content = b"".join(chunk for xorb, start, end in segments for chunk in request.hub.xorbs[xorb][start:end])
+        if request.hub.store(content) != sha256:
+            raise Refusal(400, message="not the content that was announced")
+    return as_json({"result": 1})
+
+
+def uploads_by_xet(request: Request) -> None:
+    if request.user != "xet":
+        raise Refusal(401, message="not a token of the storage")
 
 
 def commit(request: Request, repo: str, revision: str) -> Reply:
@@ -474,6 +502,7 @@ HUB: Routes = (
     ("PUT", f"{_MODEL}/settings", settings),
     ("POST", "/api/validate-yaml", validate_yaml),
     ("POST", f"{_MODEL}/preupload/{_REVISION}", preupload),
+    ("GET", f"{_MODEL}/xet-write-token/{_REVISION}", xet_token),
     ("POST", f"{_LFS}/batch", lfs_batch),
     ("POST", f"{_LFS}/verify", lfs_verify),
     ("POST", f"{_MODEL}/commit/{_REVISION}", commit),
@@ -496,4 +525,6 @@ HUB: Routes = (
 CDN: Routes = (
     ("GET HEAD", "/(?P<oid>[0-9a-f]{64})", lfs_get),
     ("PUT", "/(?P<oid>[0-9a-f]{64})", lfs_put),
+    ("POST", "/v1/xorbs/default/(?P<xorb>[0-9a-f]{64})", put_xorb),
+    ("POST", "/v1/shards", put_shard),
 )

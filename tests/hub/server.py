@@ -82,8 +82,9 @@ class Hub(Storage):
         requests: "METHOD /path" and headers of every request to either.
         uploads: The body of every request to either.
         faults: What goes wrong; the first that fits counts.
-        lfs: Whether large files are uploaded by the LFS protocol. The default client speaks it no more (it asks for
-            Xet, which this Hub lacks), so large files are part of the commit unless this is set.
+        lfs: Whether large files are uploaded to the storage, as on the real Hub; else they are part of the commit,
+            which is faster. The default client uploads by Xet, one with HF_HUB_DISABLE_XET=1 by the LFS protocol.
+        xet: Whether the Hub knows Xet.
         page: How many entries a page of a listing has.
     """
 
@@ -93,6 +94,7 @@ class Hub(Storage):
         self.uploads: list[bytes] = []
         self.faults: list[Fault] = []
         self.lfs = False
+        self.xet = True
         self.page = 100
         self.stopped = threading.Event()
 

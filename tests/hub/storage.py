@@ -13,7 +13,8 @@ from typing import Any
 import yaml
 
 WRITE, READ, OTHER = "hf_writewritewrite", "hf_readreadreadread", "hf_otherotherother"
-TOKENS = {WRITE: ("user", "write"), READ: ("user", "read"), OTHER: ("other", "write")}
+XET = "xet_writewritewrite"  # for the storage alone
+TOKENS = {WRITE: ("user", "write"), READ: ("user", "read"), OTHER: ("other", "write"), XET: ("xet", "write")}
 MEMBERS = {"team": {"user"}}  # organizations
 
 ATTRIBUTES = {".gitattributes": b"*.safetensors filter=lfs\n"}
@@ -82,6 +83,7 @@ class Storage:
         self.folder.mkdir(parents=True)
         self.repos: dict[str, Repo] = {}
         self.collections: dict[str, dict[str, Any]] = {}
+        self.xorbs: dict[str, list[bytes]] = {}
         self.lock = threading.RLock()
 
     def store(self, content: bytes) -> str:
