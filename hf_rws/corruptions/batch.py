@@ -14,8 +14,8 @@ from hf_rws.corruptions.randomness import MAX_IMAGES, GeneratorSource, ImageSour
 from hf_rws.corruptions.registry import find
 from hf_rws.errors import OptionError
 
-# Values per chunk: temporaries that stay in a CPU's cache are several times faster than larger ones.
-CPU_CHUNK = 100 * 3 * 32 * 32
+# Values per chunk: temporaries that stay in a CPU's cache (as floats, 2 MB) are several times faster than larger ones.
+CPU_CHUNK = 2**19
 DEVICE_CHUNK = 2**24
 AUTO = "auto"
 _SET_BELOW_SIDE = ((48, CIFAR), (128, TINY_IMAGENET))
@@ -71,7 +71,7 @@ def corrupt(
 
     channels, height, width = batch.shape[1:]
     shape = (channels, height, width)
-    result = torch.empty(batch.shape, dtype=torch.uint8, device=batch.device)
+    result = torch.empty_like(batch)  # in the layout of the input, which `back` then need not change
     limit = CPU_CHUNK if batch.device.type == "cpu" else DEVICE_CHUNK
     size = max(1, limit // (channels * height * width))
     for start in range(0, len(batch), size):
@@ -82,7 +82,11 @@ def corrupt(
 
 
 def _store(values: Tensor, out: Tensor) -> None:
-    out.copy_(values.clamp_(0, 255) if values.is_floating_point() else values)
+    """Clip, truncate and write. Straight from float to uint8, or all channels at once, takes three times as long."""
+    if values.is_floating_point():
+        values = values.clamp_(0, 255).to(torch.int16).to(torch.uint8)
+    for source, target in zip(values.unbind(1), out.unbind(1), strict=True):
+        target.copy_(source)
 
 
 def check_parameter_set(parameters: str) -> str:

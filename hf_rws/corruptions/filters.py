@@ -21,6 +21,8 @@ Border = Literal["replicate", "mirror", "reflect"]
 GAIN = 1 + 2**-18
 LONGEST_SHIFTED_REACH = 12
 MOST_SHIFTED_TAPS = 64
+MOST_GATHERED = 6000  # values of an image
+STRIP = 48
 NEGLIGIBLE = 1e-6
 
 
@@ -59,7 +61,17 @@ def gaussian_blur(images: Tensor, sigma: float, *, border: Border = "replicate",
         torch.from_numpy(_blur_matrix(size, sigma, reach, border)).to(dtype).to(images.device)
         for size in (height, width)
     )
-    return (vertical @ (images.to(dtype) @ horizontal.mT)).float()
+    across = _band_product(horizontal, images.to(dtype).mT, reach).mT
+    return _band_product(vertical, across, reach).float()
+
+
+def _band_product(matrix: Tensor, images: Tensor, reach: int) -> Tensor:
+    """`matrix @ images`, in strips that leave out most of the zeros farther than `reach` from the diagonal."""
+    size = len(matrix)
+    if size <= 2 * STRIP:
+        return matrix @ images
+    strips = [(slice(i, i + STRIP), slice(max(0, i - reach), i + STRIP + reach)) for i in range(0, size, STRIP)]
+    return torch.cat([matrix[rows, columns] @ images[..., columns, :] for rows, columns in strips], -2)
 
 
 def _blur_by_shifts(images: Tensor, weights: np.ndarray) -> Tensor:
@@ -154,20 +166,46 @@ def line_blur(images: Tensor, angles: Tensor, radius: float, sigma: float) -> Te
     weights = weights[weights > 1e-5]
     weights *= GAIN / weights.sum()
 
-    count, channels, height, width = images.shape
     reach = len(weights) - 1
-    padded = functional.pad(images.float(), (reach,) * 4, mode="replicate").flatten(2)
-    row = width + 2 * reach
-    device = images.device
-    home = torch.arange(height, device=device)[:, None] * row + torch.arange(width, device=device) + reach * (row + 1)
-    result = padded.gather(2, home.flatten().expand(count, channels, -1)).mul_(weights[0])
-    radians = angles.to(wide_float(device)).deg2rad()
-    sines, cosines = radians.sin(), radians.cos()
-    for i in range(1, len(weights)):
-        shift = (i * sines - 0.5).ceil() * row + (i * cosines - 0.5).ceil()
-        source = home.flatten() + shift.long()[:, None]
-        result.add_(padded.gather(2, source[:, None].expand(-1, channels, -1)), alpha=weights[i])
-    return result.view(images.shape)
+    padded = functional.pad(images.float(), (reach,) * 4, mode="replicate")
+    row = padded.shape[3]
+    radians = angles.to(wide_float(images.device)).deg2rad()[:, None]
+    steps = torch.arange(len(weights), device=images.device)
+    shifts = (steps * radians.sin() - 0.5).ceil() * row + (steps * radians.cos() - 0.5).ceil()
+    firsts = shifts.long() + reach * (row + 1)
+    if images.device.type == "cpu" and images[:1].numel() > MOST_GATHERED:
+        return _sum_of_views(padded, firsts, weights, images.shape)
+    return _sum_of_gathers(padded, firsts, weights, images.shape)
+
+
+def _sum_of_views(padded: Tensor, firsts: Tensor, weights: np.ndarray, shape: torch.Size) -> Tensor:
+    """Weighted sum of shifted images, image by image: few values at a time, each quickly.
+
+    Args:
+        padded: (N, C, H + margins, W + margins) float32.
+        firsts: (N, taps) int64: from where in a padded plane the top left pixel takes each tap.
+        weights: (taps,).
+        shape: (N, C, H, W), of the result.
+    """
+    result = torch.zeros(shape)
+    for source, target, starts in zip(padded, result, firsts.tolist(), strict=True):
+        for start, weight in zip(starts, weights, strict=True):
+            shifted = source.as_strided(target.shape, source.stride(), source.storage_offset() + start)
+            target.add_(shifted, alpha=weight)
+    return result
+
+
+def _sum_of_gathers(padded: Tensor, firsts: Tensor, weights: np.ndarray, shape: torch.Size) -> Tensor:
+    """The same for all images at once: many values at a time, each slowly."""
+    count, channels, height, width = shape
+    device = padded.device
+    pixels = torch.arange(height, device=device)[:, None] * padded.shape[3] + torch.arange(width, device=device)
+    planes = padded.flatten(2)
+    result = torch.zeros(shape, device=device)
+    for first, weight in zip(firsts.split(1, 1), weights, strict=True):
+        places = (pixels.flatten() + first)[:, None].expand(count, channels, -1)
+        result.add_(planes.gather(2, places).view(shape), alpha=weight)
+    return result
 
 
 def clipped_zoom(planes: Tensor, factor: float, scratch: Tensor | None = None) -> Tensor:

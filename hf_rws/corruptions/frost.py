@@ -47,10 +47,10 @@ FROST = {
 
 
 class Album(NamedTuple):
-    """Pictures of different sizes, pixel by pixel in one tensor.
+    """Pictures of different sizes in one tensor.
 
     Attributes:
-        pixels: (3, all pixels) float32, 0..255.
+        pixels: (3, all pixels) uint8.
         starts: (pictures,) int64, where each begins.
         heights: (pictures,) int64.
         widths: (pictures,) int64.
@@ -62,26 +62,34 @@ class Album(NamedTuple):
     widths: Tensor
 
 
-def picture_paths() -> list[Path]:
-    """The pictures in use.
+def picture_paths() -> tuple[Path, ...]:
+    """The pictures in use. A folder is looked into once.
 
     Raises:
         MissingExtraError: Neither the folder variable is set nor the asset package installed.
         NotFoundError: The folder does not exist or holds no pictures.
     """
     folder = os.environ.get(FOLDER_VARIABLE)
-    if folder is None:
-        package = importlib.util.find_spec(ASSET_PACKAGE)
-        if package is None or not package.submodule_search_locations:
-            raise MissingExtraError(
-                "frost needs photographs of frost, which are not part of this library: pip install 'hf-rws[frost]', "
-                f"or set {FOLDER_VARIABLE} to a folder of your own pictures."
-            )
-        folder = str(Path(package.submodule_search_locations[0], "frost"))
+    return _pictures_in(_asset_folder(ASSET_PACKAGE) if folder is None else folder)
+
+
+@lru_cache(maxsize=1)
+def _asset_folder(package: str) -> str:
+    spec = importlib.util.find_spec(package)
+    if spec is None or not spec.submodule_search_locations:
+        raise MissingExtraError(
+            "frost needs photographs of frost, which are not part of this library: pip install 'hf-rws[frost]', "
+            f"or set {FOLDER_VARIABLE} to a folder of your own pictures."
+        )
+    return str(Path(spec.submodule_search_locations[0], "frost"))
+
+
+@lru_cache(maxsize=8)
+def _pictures_in(folder: str) -> tuple[Path, ...]:
     paths = sorted(path for path in Path(folder).glob("*") if path.suffix.lower() in PICTURE_ENDINGS)
     if not paths:
         raise NotFoundError(f"No pictures for frost in {folder} ({', '.join(PICTURE_ENDINGS)}).")
-    return paths[:MOST_PICTURES]
+    return tuple(paths[:MOST_PICTURES])
 
 
 def has_pictures() -> bool:
@@ -103,7 +111,7 @@ def _album(paths: tuple[Path, ...], resize: float, height: int, width: int, devi
             picture = functional.interpolate(
                 picture, scale_factor=factor, mode="bilinear", align_corners=False
             ).round_()
-        pictures.append(picture[0])
+        pictures.append(picture[0].to(torch.uint8))
     sizes = torch.tensor([picture.shape[1:] for picture in pictures])
     ends = sizes.prod(1).cumsum(0)
     pixels = torch.cat([picture.flatten(1) for picture in pictures], 1)
@@ -126,15 +134,16 @@ def _draw_frost(source: Source, shape: tuple[int, int, int], constants: Frost) -
 
 def _frost(images: Tensor, draws: Draws, constants: Frost) -> Tensor:
     height, width = images.shape[2:]
-    album = _album(tuple(picture_paths()), constants.resize, height, width, images.device)
+    album = _album(picture_paths(), constants.resize, height, width, images.device)
     picture, top, left = draws[0].unbind(1)
     picture = (picture * len(album.starts)).long()
     strides = album.widths[picture]
     first = album.starts[picture] + (top * (album.heights[picture] - height)).long() * strides
     first += (left * (strides - width)).long()
     rows = torch.arange(height, device=images.device) * strides[:, None] + first[:, None]
-    places = rows[:, :, None] + torch.arange(width, device=images.device)
-    cut = album.pixels.index_select(1, places.flatten()).view(3, *places.shape).transpose(0, 1)
+    count = album.pixels.shape[1]
+    pieces = album.pixels.as_strided((count - width + 1, 3, width), (1, count, 1))  # what begins at each pixel
+    cut = pieces.index_select(0, rows.flatten()).view(-1, height, 3, width).transpose(1, 2).float()
     return images.float().mul_(constants.image).add_(cut, alpha=constants.frost)
 
 

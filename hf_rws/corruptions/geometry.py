@@ -38,18 +38,19 @@ def _pixelate(images: Tensor, draws: Draws, factor: float) -> Tensor:
     """
     height, width = images.shape[2:]
     down, across = int(height * factor), int(width * factor)
-    vertical, horizontal = (
-        torch.from_numpy(box_matrix(*sizes)).to(images.device) for sizes in ((height, down), (width, across))
-    )
-    small = _round(images.float() @ horizontal.mT)
-    small = _round(vertical @ small).to(torch.uint8)
+    narrow = _box_means(images.transpose(2, 3).contiguous().float(), across)
+    small = _box_means(narrow.transpose(2, 3).contiguous(), down).to(torch.uint8)
     y, x = (torch.from_numpy(nearest(*sizes)).to(images.device) for sizes in ((down, height), (across, width)))
-    return small.flatten(2).index_select(2, (y[:, None] * across + x).flatten()).view(images.shape)
+    return small.index_select(3, x).index_select(2, y)
 
 
-def _round(values: Tensor) -> Tensor:
-    """To the nearest integer, halves up. Means of a few pixels are either halves or far from them."""
-    return values.add_(0.5 + 1e-3).floor_()
+def _box_means(planes: Tensor, reduced: int) -> Tensor:
+    """Shrink (N, C, H, W) to (N, C, reduced, W): in this direction whole rows move at once."""
+    rows, weights = (torch.from_numpy(a).to(planes.device) for a in box_taps(planes.shape[2], reduced))
+    total = torch.zeros_like(planes[:, :, :reduced])
+    for row, weight in zip(rows, weights, strict=True):
+        total.addcmul_(planes.index_select(2, row), weight[:, None])
+    return total.add_(0.5 + 1e-3).floor_()  # means of a few integers are either halves, rounded up, or far from them
 
 
 def nearest(size: int, enlarged: int) -> np.ndarray:
@@ -58,8 +59,12 @@ def nearest(size: int, enlarged: int) -> np.ndarray:
 
 
 @lru_cache(maxsize=32)
-def box_matrix(size: int, reduced: int) -> np.ndarray:
-    """(reduced, size) float32: each output is the mean of the pixels whose centres lie in its window."""
+def box_taps(size: int, reduced: int) -> tuple[np.ndarray, np.ndarray]:
+    """Each output is the mean of the pixels whose centres lie in its window.
+
+    Returns:
+        (taps, reduced) int64, the pixels of each window, and (taps, reduced) float32, their weights.
+    """
     scale = size / reduced
     centres = (np.arange(reduced)[:, None] + 0.5) * scale
     pixels = np.arange(size)
@@ -68,7 +73,9 @@ def box_matrix(size: int, reduced: int) -> np.ndarray:
     # Centres on the border of a window: the rounding of Pillow's doubles decides, in its order of operations.
     first, last = (centres - 0.5 * scale + 0.5).astype(int), (centres + 0.5 * scale + 0.5).astype(int)
     inside &= (pixels >= first) & (pixels < last)
-    return (inside / inside.sum(1, keepdims=True)).astype(np.float32)
+    start, count = inside.argmax(1), inside.sum(1)
+    taps = np.arange(count.max())[:, None]
+    return (start + taps).clip(max=size - 1), ((taps < count) / count).astype(np.float32)
 
 
 def _draw_elastic(source: Source, shape: tuple[int, int, int], constants: tuple[float, float, float]) -> Draws:

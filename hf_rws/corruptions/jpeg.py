@@ -1,18 +1,21 @@
-"""JPEG compression: what Pillow's encoder and decoder do to an image, bit for bit, without the file.
+"""JPEG compression: what Pillow's encoder and decoder do to an image, bit for bit.
 
-Only the lossy steps are done: colour conversion, 4:2:0 subsampling, the integer DCT, quantization, and back with
-"fancy" upsampling, in the integer arithmetic of the Independent JPEG Group's reference, to which libjpeg-turbo keeps.
-Integers are held in floats wide enough to be exact.
+Large images on the CPU go through Pillow itself, which is faster there. All others never become a file: only the lossy
+steps are done, colour conversion, 4:2:0 subsampling, the integer DCT, quantization, and back with "fancy" upsampling,
+in the integer arithmetic of the Independent JPEG Group's reference, to which libjpeg-turbo keeps. Integers are held in
+floats wide enough to be exact.
 
 Constants: hendrycks/robustness, make_cifar_c.py, make_tinyimagenet_c.py, make_imagenet_c.py; ITU-T T.81, annex K.
 """
 
 from __future__ import annotations
 
+import io
 from functools import lru_cache
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
@@ -41,10 +44,27 @@ CHROMA_STEPS = (
 # In 16-bit fixed point: RGB to Y, Cb, Cr and what they are rounded with.
 TO_YCC = ((19595, 38470, 7471), (-11059, -21709, 32768), (32768, -27439, -5329))
 YCC_OFFSETS = (2**15, (128 << 16) + 2**15 - 1, (128 << 16) + 2**15 - 1)
+FEWEST_PIXELS_FOR_PILLOW = 96 * 96
 RED_CR, GREEN_CB, GREEN_CR, BLUE_CB = 91881, -22554, -46802, 116130
 
 
 def _jpeg(images: Tensor, draws: Draws, quality: int) -> Tensor:
+    large = images.shape[2] * images.shape[3] >= FEWEST_PIXELS_FOR_PILLOW
+    return with_pillow(images, quality) if large and images.device.type == "cpu" else without_file(images, quality)
+
+
+def with_pillow(images: Tensor, quality: int) -> Tensor:
+    """Write (N, C, H, W) uint8 images as files and read them back, on the CPU."""
+    results = []
+    for image in torch.stack(images.unbind(1), -1).numpy():
+        file = io.BytesIO()
+        Image.fromarray(image.squeeze()).save(file, "JPEG", quality=quality)
+        results.append(np.array(Image.open(file)).reshape(image.shape))
+    return torch.from_numpy(np.stack(results)).permute(0, 3, 1, 2)
+
+
+def without_file(images: Tensor, quality: int) -> Tensor:
+    """The same by arithmetic, on any device: float32 levels, to be clipped."""
     if images.shape[1] == 1:
         return _through_blocks(images.float(), _steps(LUMA_STEPS, quality))
     height, width = images.shape[2:]

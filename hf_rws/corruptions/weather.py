@@ -91,30 +91,30 @@ def diamond_square(uniform: Tensor, decay: float) -> Tensor:
     Returns:
         (N, S, S) float32 heights, scaled to [0, 1] in each image.
     """
-    side = uniform.shape[-1]
-    heights = uniform.permute(1, 2, 0).contiguous().mul_(2).sub_(1)  # images innermost: strided points are blocks
-    heights[0, 0] = 0
-    step, root = side, 100.0
-    while step >= 2:
-        half, amplitude = step // 2, root * root
-        corners = heights[::step, ::step]
-        centres = _displace(heights[half::step, half::step], _pair(_pair(corners, 0, -1), 1, -1), amplitude)
-        rows = _pair(centres, 0, 1) + _pair(corners, 1, -1)
-        columns = _pair(centres, 1, 1) + _pair(corners, 0, -1)
-        _displace(heights[::step, half::step], rows, amplitude)
-        _displace(heights[half::step, ::step], columns, amplitude)
-        step, root = half, root / decay
-    low, high = heights.amin((0, 1)), heights.amax((0, 1))
-    return heights.sub_(low).div_(high - low).permute(2, 0, 1)
+    moves = uniform * 2 - 1
+    grid = torch.zeros_like(moves[:, :1, :1])
+    root = 100.0
+    while (points := grid.shape[1]) < moves.shape[1]:
+        step, amplitude = moves.shape[1] // points, root * root
+        half = step // 2
+        down, across = _pair(grid, 1, -1), _pair(grid, 2, -1)
+        centres = _displaced(moves[:, half::step, half::step], _pair(down, 2, -1), amplitude)
+        beside = _displaced(moves[:, ::step, half::step], _pair(centres, 1, 1) + across, amplitude)
+        below = _displaced(moves[:, half::step, ::step], _pair(centres, 2, 1) + down, amplitude)
+        rows = torch.stack((grid, beside), 3), torch.stack((below, centres), 3)
+        grid = torch.stack(rows, 2).view(-1, 2 * points, 2 * points)
+        root /= decay
+    low, high = grid.amin((1, 2), keepdim=True), grid.amax((1, 2), keepdim=True)
+    return grid.sub_(low).div_(high - low)
 
 
 def _pair(points: Tensor, dim: int, shift: int) -> Tensor:
     return points + torch.roll(points, shift, dim)
 
 
-def _displace(points: Tensor, neighbours: Tensor, amplitude: float) -> Tensor:
-    """Set points to the mean of their four neighbours plus their displacement."""
-    return points.mul_(amplitude).add_(neighbours, alpha=0.25)
+def _displaced(moves: Tensor, neighbours: Tensor, amplitude: float) -> Tensor:
+    """The mean of four neighbours, moved."""
+    return (moves * amplitude).add_(neighbours, alpha=0.25)
 
 
 snow = Corruption("snow", SNOW, _snow, _draw_snow)

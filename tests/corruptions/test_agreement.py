@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from hf_rws.corruptions import CORRUPTIONS, corrupt
+from hf_rws.corruptions import CORRUPTIONS, corrupt, filters, jpeg
 from hf_rws.corruptions.definition import SEVERITIES
 from hf_rws.corruptions.noise import SHOT_PHOTONS, shot_table
 from hf_rws.corruptions.registry import find
@@ -52,10 +52,40 @@ def test_jpeg_is_pillows_at_any_size(size, quality_set):
         clean = pictures(4, *size, channels=channels)
         clean[0] = np.random.default_rng(0).integers(0, 256, clean.shape[1:])
         clean[1] = np.random.default_rng(0).integers(0, 2, clean.shape[1:]) * 255
+        images = torch.from_numpy(clean)
         for severity, quality in enumerate(find("jpeg_compression").constants[quality_set], start=1):
-            found = corrupt(torch.from_numpy(clean), "jpeg_compression", severity, parameters=quality_set).numpy()
+            found = corrupt(images, "jpeg_compression", severity, parameters=quality_set).numpy()
             for image, result in zip(clean, found, strict=True):
                 np.testing.assert_array_equal(result, reference.jpeg_compression(image, (), quality))
+
+
+@pytest.mark.parametrize("channels", [3, 1])
+def test_large_jpegs_are_the_same_with_and_without_a_file(channels):
+    images = torch.from_numpy(pictures(2, 131, 100, channels=channels))
+    without = jpeg.without_file(images, 25).clamp_(0, 255).to(torch.uint8)
+    assert torch.equal(jpeg.with_pillow(images, 25), without)
+    assert torch.equal(corrupt(images, "jpeg_compression", 1, parameters="imagenet"), without)
+
+
+@pytest.mark.parametrize(
+    ("name", "limit", "values"),
+    [
+        ("motion_blur", "MOST_GATHERED", (0, 10**9)),
+        ("snow", "MOST_GATHERED", (0, 10**9)),
+        ("gaussian_blur", "STRIP", (7, 10**9)),
+        ("elastic_transform", "STRIP", (7, 10**9)),
+        ("defocus_blur", "MOST_SHIFTED_TAPS", (0, 10**9)),
+        ("gaussian_blur", "LONGEST_SHIFTED_REACH", (0, 10**9)),
+    ],
+)
+def test_ways_that_differ_in_speed_only(name, limit, values, monkeypatch):
+    images = torch.from_numpy(pictures(2, 72, 100))
+    found = []
+    for value in values:
+        monkeypatch.setattr(filters, limit, value)
+        found.append(corrupt(images, name, 5, parameters="imagenet"))
+    assert (found[0].int() - found[1]).abs().max() <= 1
+    assert (found[0] == found[1]).float().mean() > 0.999
 
 
 @pytest.mark.parametrize("size", [(32, 32), (33, 47), (71, 40), (37, 130), (85, 73)])

@@ -50,7 +50,10 @@ def test_every_kind_gives_the_same_result(name):
 def test_input_is_left_alone_and_its_layout_does_not_matter(name):
     images = CLEAN.to(memory_format=torch.channels_last)
     expected = corrupt(CLEAN.contiguous(), name)
-    assert torch.equal(corrupt(images, name), expected)
+    found = corrupt(images, name)
+    assert torch.equal(found, expected)
+    assert found.is_contiguous(memory_format=torch.channels_last)
+    assert expected.is_contiguous()
     assert torch.equal(images, CLEAN)
     mirrored = np.ascontiguousarray(CLEAN.permute(0, 2, 3, 1).numpy()[:, ::-1])[:, ::-1]  # negative strides
     assert np.array_equal(corrupt(mirrored, name), expected.permute(0, 2, 3, 1).numpy())
