@@ -51,8 +51,8 @@ def extract(
         num_layers: How many layers from the shallow end; None is 7 or what there is, "all" is all but the head.
         projection: Which differences are projected: "weights" those of tensors of two or more dimensions, "all" those
             of biases and norm parameters too (the released code), None no difference at all.
-        bits: Bits per weight: 1 to 8, "ternary", a preset ("default", "small"), a list with one entry per layer, or
-            None for float32.
+        bits: Bits per weight: 1 to 8, "ternary", a preset ("default", "small", "tiny"), a list with one entry per
+            layer, or None for float32.
         name: Name of the signature; the corruption's label if None.
         training: How the models were trained, recorded in the config.
 

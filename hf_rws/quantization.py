@@ -36,10 +36,12 @@ Bits: TypeAlias = int | Literal["ternary"]
 
 CODECS = ("symmetric", "linear", "log")
 
-# (largest relative depth, bits): layer i of n, at depth (i + 1) / n, takes the first row that reaches it.
+# (relative depth, bits): layer i of n, at depth i / n, takes the last row that it has reached. Measured by
+# scripts/bits_table.py: the first layers carry most of the effect and few of the bytes.
 PRESETS: dict[str, tuple[tuple[float, Bits], ...]] = {
-    "default": ((1.0, 4),),
-    "small": ((2 / 7, 8), (4 / 7, 4), (5 / 7, 3), (1.0, "ternary")),
+    "default": ((0, 4),),
+    "small": ((0, 8), (2 / 7, 4), (4 / 7, 3), (5 / 7, "ternary")),
+    "tiny": ((0, 8), (1 / 7, 4), (2 / 7, 3), (3 / 7, 2), (4 / 7, 1)),
 }
 
 _FLOAT16_MAX = torch.finfo(torch.float16).max
@@ -74,8 +76,8 @@ def resolve_bits(bits: Bits | str | Sequence[Bits | None] | None, num_layers: in
         (8, 8, 4, 4, 3, 'ternary', 'ternary')
     """
     if isinstance(bits, str) and bits in PRESETS:
-        depths = ((i + 1) / num_layers for i in range(num_layers))
-        return tuple(next(width for deepest, width in PRESETS[bits] if depth <= deepest) for depth in depths)
+        depths = (i / num_layers for i in range(num_layers))
+        return tuple([width for start, width in PRESETS[bits] if start <= depth][-1] for depth in depths)
     if isinstance(bits, (list, tuple)):
         if len(bits) != num_layers:
             raise OptionError(f"bits={bits!r} has {len(bits)} entries for {num_layers} layers: give one per layer")

@@ -21,9 +21,11 @@ from tqdm import tqdm
 
 import hf_rws
 from hf_rws.data import load_split
+from hf_rws.signature import Signature
 
+Settings = tuple[tuple[int, Any, str], ...]
 # (layers, bits, codec); the first is what the others are compared with
-SETTINGS: tuple[tuple[int, Any, str], ...] = (
+SETTINGS: Settings = (
     (7, None, "symmetric"),
     (7, 8, "symmetric"),
     (7, 4, "symmetric"),
@@ -35,17 +37,20 @@ SETTINGS: tuple[tuple[int, Any, str], ...] = (
     (7, 2, "linear"),
     (7, 4, "log"),
     (7, "small", "symmetric"),
+    (7, "tiny", "symmetric"),
     (7, (6, 5, 4, 4, 3, "ternary", "ternary"), "symmetric"),
     (7, (8, 8, 4, 4, 3, 2, 2), "symmetric"),
     (7, (8, 8, 4, 4, "ternary", 1, 1), "symmetric"),
     (7, (8, 6, 4, 3, 1, 1, 1), "symmetric"),
-    (7, (8, 4, 3, 2, 1, 1, 1), "symmetric"),
     (6, (8, 8, 4, 4, "ternary", 1), "symmetric"),
     (6, (8, 6, 4, 3, "ternary", 1), "symmetric"),
     (5, (8, 8, 4, 4, 3), "symmetric"),
     (5, (8, 8, 4, 4, "ternary"), "symmetric"),
 )
-FULL_WIDTH = {"vgg16_bn_gap": {"num_classes": 10}, "vgg16_gap": {"num_classes": 10}, "resnet18": {"num_classes": 10}}
+PRESETS = tuple(
+    setting for setting in SETTINGS if setting[1] in (None, 4, "small", "tiny") and setting[2] == "symmetric"
+)
+SHORTCUTS_AT_8 = "symmetric, 1x1 convs of shortcuts at 8 bits"  # only where there are such
 
 
 @dataclass(frozen=True)
@@ -64,47 +69,53 @@ class Row:
     full_copy_nbytes: int
 
 
-def full_width_sizes(architecture: str) -> tuple[int, dict[tuple[int, Any, str], int]]:
+def full_width_sizes(architecture: str, settings: Settings) -> tuple[int, list[int]]:
     """Bytes of a full float32 copy, and of a signature at each setting."""
-    model = timm.create_model(architecture, **FULL_WIDTH[architecture])
+    model = timm.create_model(architecture, num_classes=10)
     copy = sum(4 * value.numel() for value in model.state_dict().values())
-    sizes = {}
-    for layers, bits, codec in SETTINGS:
-        signature = hf_rws.extract(
-            model, model, None, corruption="size", projection=None, num_layers=layers, bits=_listed(bits)
-        )
-        sizes[layers, bits, codec] = (
-            signature.nbytes if codec == "symmetric" else signature.quantize(bits, codec=codec).nbytes
-        )
+    sizes = []
+    for layers, bits, codec in settings:
+        zero = hf_rws.extract(model, model, None, corruption="x", projection=None, num_layers=layers, bits=None)
+        sizes.append(stored(zero, bits, codec)[1])
     return copy, sizes
 
 
-def _listed(bits: Any) -> Any:
-    return list(bits) if isinstance(bits, tuple) else bits
+def stored(wide: Signature, bits: Any, codec: str) -> tuple[Signature, int]:
+    """A float32 signature at a setting, and its bytes."""
+    if bits is None:
+        return wide, wide.nbytes
+    if codec != SHORTCUTS_AT_8:
+        signature = wide.quantize(bits, codec=codec)
+        return signature, signature.nbytes
+    narrow, eight = wide.quantize(bits), wide.quantize(8)
+    shortcuts = [s for s in narrow.config.tensors if s.kind == "weight" and "downsample" in s.name]
+    more = sum(s.numel - s.sizes("symmetric")["codes"] for s in shortcuts)
+    deltas = narrow.deltas() | {s.name: eight.delta(s.name) for s in shortcuts}
+    return Signature.from_deltas(deltas, wide.config, None), narrow.nbytes + more
 
 
-def measure(study: StudyFolder, test: TestImages) -> list[Row]:
+def measure(study: StudyFolder, test: TestImages, settings: Settings) -> list[Row]:
     base = study.base()
     architecture = study.training["architecture"]
-    copy, sizes = full_width_sizes(architecture)
-    found: dict[Any, list[tuple[float, float]]] = {setting: [] for setting in SETTINGS}
-    wide = {layers: list(study.signatures(num_layers=layers, bits=None)) for layers in {s[0] for s in SETTINGS}}
+    if any("downsample" in name for name in base.state_dict()):
+        settings += tuple((layers, bits, SHORTCUTS_AT_8) for layers, bits, _ in settings if bits in ("small", "tiny"))
+    copy, sizes = full_width_sizes(architecture, settings)
+    found: list[list[tuple[float, float]]] = [[] for _ in settings]
+    wide = {layers: list(study.signatures(num_layers=layers, bits=None)) for layers, _, _ in settings}
     for index, name in enumerate(tqdm(study.corruptions, desc=study.folder.name)):
-        for layers, bits, codec in SETTINGS:
-            signature = wide[layers][index]
-            if bits is not None:
-                signature = signature.quantize(_listed(bits), codec=codec)
+        for rows, (layers, bits, codec) in zip(found, settings, strict=True):
+            signature, _ = stored(wide[layers][index], bits, codec)
             patcher = patched(base, [signature])
             patcher.set({name: 1.0})
-            found[layers, bits, codec].append((test.ta(base), test.ra(base, name)))
+            rows.append((test.ta(base), test.ra(base, name)))
             patcher.clear()
             patcher.bake()
-    rows = []
-    for setting, measured in found.items():
-        tas, ras = zip(*measured, strict=True)
+    result = []
+    for setting, size, rows in zip(settings, sizes, found, strict=True):
+        tas, ras = zip(*rows, strict=True)
         by_name = dict(zip(study.corruptions, ras, strict=True))
-        rows.append(Row(study.folder.name, architecture, *setting, mean(tas), mean(ras), by_name, sizes[setting], copy))
-    return rows
+        result.append(Row(study.folder.name, architecture, *setting, mean(tas), mean(ras), by_name, size, copy))
+    return result
 
 
 def table(rows: list[Row]) -> str:
@@ -133,13 +144,14 @@ def main() -> None:
     parser.add_argument("studies", type=Path, nargs="+", help="folders that scripts/train_study.py left")
     parser.add_argument("--dataset", default="uoft-cs/cifar10", help="its test split is used")
     parser.add_argument("--test-images", type=int, help="use only the first so many")
+    parser.add_argument("--presets-only", action="store_true", help="measure the presets and float32 only")
     parser.add_argument("--output", type=Path, help="JSON with every number")
     options = parser.parse_args()
     test = load_split(options.dataset).subset(slice(options.test_images))
     rows = []
     for folder in options.studies:
         study = StudyFolder(folder)
-        rows += measure(study, TestImages(test, study.severity))
+        rows += measure(study, TestImages(test, study.severity), PRESETS if options.presets_only else SETTINGS)
     print(table(rows))
     if options.output:
         record = {"about": about(len(test)), "rows": [asdict(row) for row in rows]}

@@ -90,7 +90,7 @@ extraction_options = together(
     ),
     click.option(
         "--bits", default="default", show_default=True,
-        help="1-8, ternary, default, small or none; or one for each layer, e.g. 8,4,ternary.",
+        help="1-8, ternary, default, small, tiny or none; or one for each layer, e.g. 8,4,ternary.",
     ),
 )  # fmt: skip
 
