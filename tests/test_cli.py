@@ -1,5 +1,3 @@
-import csv
-import io
 import json
 
 import click
@@ -169,13 +167,13 @@ def test_evaluate_on_a_benchmark(tmp_path, call):
     folder.mkdir()
     np.save(folder / "fog.npy", pixels(40).permute(0, 2, 3, 1).numpy())
     np.save(folder / "labels.npy", np.tile(np.arange(8) % 4, 5))
-    asked = ["evaluate", tmp_path / "base", "--dataset", folder, "--format", "csv", "--severity", "2"]
+    asked = ["evaluate", tmp_path / "base", "--dataset", folder, "--format", "agent", "--severity", "2"]
     code, out, err = call(cli.cli, *asked, "--severity", "4")
     expected = hf_rws.evaluate(created, folder, severities=[2, 4])
-    assert (code, out, err) == (0, expected.to_csv(), "")
+    assert (code, out, err) == (0, expected.to_csv().replace(",", "\t"), "")
     code, out, _ = call(cli.cli, *asked, "--classes", "1", "--limit", "1")
-    assert out.splitlines()[1].startswith("fog,2,")
-    assert out.endswith(",1\n")
+    assert out.splitlines()[1].startswith("fog\t2\t")
+    assert out.endswith("\t1\n")
     (folder / "labels.npy").unlink()
     code, out, err = call(cli.cli, *asked)
     assert (code, out) == (1, "")
@@ -189,10 +187,9 @@ def test_train_from_the_command_line(tmp_path, call, monkeypatch):
     dataset = toy_dataset(tmp_path / "toy")
     asked = ["train", *SMALL_MODEL, "--dataset", dataset, "--corruption", "contrast", "--severity", "3", *TINY]
     asked += ["--recipe", "paper-vgg16", "--limit", "16", "--output-dir", tmp_path / "robust"]
-    code, out, err = call(cli.cli, *asked)
+    code, out, err = call(cli.cli, *asked, "--json")
     assert code == 0
-    rows = dict(line.split("\t") for line in out.splitlines())
-    assert list(rows) == ["clean", "contrast-3"]
+    assert [row["images"] for row in json.loads(out)] == ["clean", "contrast-3"]
     assert "best epoch 0" in err
     names = {path.name for path in (tmp_path / "robust").iterdir()}
     assert names == {"README.md", "config.json", "metrics.jsonl", "model.safetensors", "training_args.json"}
@@ -207,7 +204,7 @@ def test_train_from_the_command_line(tmp_path, call, monkeypatch):
     assert (code, again) == (1, "")
     assert "resume it, or choose another output folder" in err
     monkeypatch.setattr(training, "_Run", None)
-    assert call(cli.cli, *asked, "--resume")[:2] == (0, out)
+    assert call(cli.cli, *asked, "--resume", "--json")[:2] == (0, out)
 
 
 def test_a_study_and_what_is_done_with_its_folders(tmp_path, call, monkeypatch):
@@ -234,17 +231,17 @@ def test_a_study_and_what_is_done_with_its_folders(tmp_path, call, monkeypatch):
     code, out, _ = call(
         cli.cli, "extract", "study/robust-contrast", "study/base", "study/pretrained", "--corruption", "contrast",
         "--severity", "5", "--num-layers", "3", "--bits", "8,4,2", "--output-dir", "again",
+        "--json",
     )  # fmt: skip
     assert code == 0
-    path, nbytes = out.split()
-    assert (path, int(nbytes)) == ("again", rows["contrast"]["signature_nbytes"])
+    assert json.loads(out) == {"folder": "again", "nbytes": rows["contrast"]["signature_nbytes"]}
     weights = "signature.safetensors"
     assert (tmp_path / "again" / weights).read_bytes() == (folder / "rws-contrast" / weights).read_bytes()
 
     evaluated = ["evaluate", "study/base", "again", "--dataset", dataset, "--corruption", "contrast"]
-    code, out, _ = call(cli.cli, *evaluated, "--format", "csv")
+    code, out, _ = call(cli.cli, *evaluated, "--json")
     assert code == 0
-    found = {row["corruption"]: float(row["accuracy"]) for row in csv.DictReader(io.StringIO(out))}
+    found = {row["corruption"]: float(row["accuracy"]) for row in json.loads(out)}
     assert found == {"clean": rows["contrast"]["patched_ta"], "contrast": rows["contrast"]["patched_ra"]}
     code, out, _ = call(cli.cli, *evaluated, "--scale", "0", "--limit", "20")
     assert f"| clean |  | {100 * rows['contrast']['standard_ta']:.1f} | 20 |" in out.splitlines()

@@ -396,7 +396,7 @@ def test_the_command(tmp_path, capsys, monkeypatch):
     streams = capsys.readouterr()
     assert ended.value.code == 0, streams.err
     loaded = hf_rws.Signature.from_pretrained(tmp_path / "rws")
-    assert streams.out == f"{tmp_path / 'rws'}\t{loaded.nbytes}\n"
+    assert streams.out == f"folder: {tmp_path / 'rws'}\nnbytes: {loaded.nbytes}\n"
     assert "agree with the base" in streams.err
     assert loaded.config.corruption.dataset == "toy"
     assert loaded.config.method.training["images"] == 27

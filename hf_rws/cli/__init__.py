@@ -7,6 +7,7 @@ import click
 
 from hf_rws import __version__
 from hf_rws.cli.distilling import distill
+from hf_rws.cli.hub import apply, info, ls, push
 from hf_rws.cli.making import extract, study, train
 from hf_rws.cli.measuring import evaluate, quickstart
 from hf_rws.errors import RWSError
@@ -41,5 +42,5 @@ def cli() -> None:
     """Robust weight signatures for timm models: robustness as easy as patching weights."""
 
 
-for _command in (quickstart, train, extract, distill, evaluate):
+for _command in (quickstart, train, extract, distill, info, apply, evaluate, push, ls):
     cli.add_command(_command)

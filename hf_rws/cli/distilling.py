@@ -9,6 +9,7 @@ import click
 import torch
 
 from hf_rws.cli.options import number_or_word, parse_bits
+from hf_rws.cli.output import Output, output_options
 from hf_rws.corruptions import CORRUPTIONS
 from hf_rws.distillation import distill as distill_signature
 from hf_rws.distillation import input_side
@@ -55,6 +56,7 @@ from hf_rws.unlabelled import as_images
 @click.option("--lr", type=float, help="Peak of the learning rate.  [default: the optimizer's]")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the order and of all draws.")
 @click.option("--name", help="Name of the signature.  [default: the corruption]")
+@output_options
 def distill(
     base: str,
     images: str,
@@ -66,6 +68,7 @@ def distill(
     num_layers: str | None,
     bits: str,
     seed: int,
+    output: Output,
     **options: Any,
 ) -> None:
     """Make a signature from a base and unlabelled images, in minutes.
@@ -97,7 +100,7 @@ def distill(
         return
     for kind, share in signature.config.method.training["agreement"].items():
         click.echo(f"{kind}: {share['before']:.3f} -> {share['after']:.3f} agree with the base", err=True)
-    if output_dir is not None:
-        click.echo(f"{signature.save_pretrained(output_dir)}\t{signature.nbytes}")
-    if push_to is not None:
-        click.echo(signature.push_to_hub(push_to, private=private or None).commit_url)
+    folder = None if output_dir is None else str(signature.save_pretrained(output_dir))
+    url = None if push_to is None else signature.push_to_hub(push_to, private=private or None).commit_url
+    made = {"folder": folder, "url": url, "nbytes": signature.nbytes}
+    output.record(made, id_key="folder" if push_to is None else "url")

@@ -1,6 +1,7 @@
 """`hf-rws train` and `extract`, and the study of scripts/train_study.py."""
 # ruff: noqa: D301 (a raw docstring would take the meaning from click's \b, "leave these lines as they are")
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from hf_rws.cli.options import (
     parse_bits,
     recipe_options,
 )
+from hf_rws.cli.output import Output, output_options
 from hf_rws.data import Splits, load_splits
 from hf_rws.errors import OptionError
 from hf_rws.extraction import extract as extract_signature
@@ -32,7 +34,8 @@ from hf_rws.training import train as train_model
 @recipe_options
 @output_dir_option
 @click.option("--resume", is_flag=True, help="Go on from an interrupted run in --output-dir.")
-def train(output_dir: Path, resume: bool, corruption: tuple[str, ...], **options: Any) -> None:
+@output_options
+def train(output_dir: Path, resume: bool, corruption: tuple[str, ...], output: Output, **options: Any) -> None:
     """Train a standard model, or with --corruption a robust one.
 
     \b
@@ -48,8 +51,8 @@ def train(output_dir: Path, resume: bool, corruption: tuple[str, ...], **options
         click.echo(
             f"{result.folder}: best epoch {result.best_epoch}, validation {result.validation_accuracy:.4f}", err=True
         )
-        for name, value in result.test_accuracy.items():
-            click.echo(f"{name}\t{value:.4f}")
+        rows = [{"images": name, "accuracy": round(value, 4)} for name, value in result.test_accuracy.items()]
+        output.table(rows, id_key="accuracy")
 
 
 @click.command()
@@ -60,6 +63,7 @@ def train(output_dir: Path, resume: bool, corruption: tuple[str, ...], **options
 @extraction_options
 @output_dir_option
 @click.option("--no-scale-curve", is_flag=True, help="Do not measure TA and RA at other scales than 0 and 1.")
+@output_options
 def study(
     output_dir: Path,
     corruption: tuple[str, ...],
@@ -67,6 +71,7 @@ def study(
     projection: str,
     bits: str,
     no_scale_curve: bool,
+    output: Output,
     **options: Any,
 ) -> None:
     """Make a standard model, robust models and their signatures from one start, and measure them.
@@ -90,7 +95,7 @@ def study(
         notes=notes,
     )
     if is_main_process():
-        click.echo(result.to_markdown())
+        output.table([asdict(row) for row in result.rows], id_key="corruption", human=result.to_markdown())
 
 
 @click.command()
@@ -104,6 +109,7 @@ def study(
 @click.option("--dataset", help="Name of the dataset, for the card.")
 @extraction_options
 @output_dir_option
+@output_options
 def extract(
     robust: str,
     standard: str,
@@ -113,6 +119,7 @@ def extract(
     projection: str,
     bits: str,
     output_dir: Path,
+    output: Output,
     **options: Any,
 ) -> None:
     """Extract a signature from a ROBUST and a STANDARD model and the PRETRAINED one both started from.
@@ -132,7 +139,7 @@ def extract(
         **options,
     )
     signature.save_pretrained(output_dir)
-    click.echo(f"{output_dir}\t{signature.nbytes}")
+    output.record({"folder": str(output_dir), "nbytes": signature.nbytes}, id_key="folder")
 
 
 # --- from options to what is trained ---

@@ -1,12 +1,15 @@
 """`hf-rws evaluate` and `quickstart`."""
 # ruff: noqa: D301 (a raw docstring would take the meaning from click's \b, "leave these lines as they are")
 
+import json
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import click
 
 from hf_rws.benchmarks import Benchmark, is_benchmark, open_benchmark
+from hf_rws.cli.output import Output, output_options
 from hf_rws.corruptions import CORRUPTIONS
 from hf_rws.data import ImageSet, load_split
 from hf_rws.evaluation import evaluate as evaluate_model
@@ -28,10 +31,7 @@ from hf_rws.loading import load_patched
     help="Repeatable.",
 )  # fmt: skip
 @click.option("--limit", type=click.IntRange(1), help="Use only the first so many images.")
-@click.option(
-    "--format", "style", type=click.Choice(["markdown", "csv"]), default="markdown", show_default=True,
-    help="Of the table on stdout.",
-)  # fmt: skip
+@output_options
 def evaluate(
     base: str,
     signatures: tuple[str, ...],
@@ -44,7 +44,7 @@ def evaluate(
     corruption: tuple[str, ...],
     severities: tuple[int, ...],
     limit: int | None,
-    style: str,
+    output: Output,
 ) -> None:
     """Accuracy of BASE with SIGNATURES on, on clean and corrupted test images, or on a published benchmark.
 
@@ -64,7 +64,7 @@ def evaluate(
     result = evaluate_model(
         model, images, list(corruption) or "all", severities=severities, limit=limit, progress=sys.stderr.isatty()
     )
-    click.echo(result.to_markdown() if style == "markdown" else result.to_csv(), nl=style == "markdown")
+    output.table([asdict(row) for row in result.rows], id_key="accuracy", human=result.to_markdown())
 
 
 @click.command()
@@ -79,7 +79,8 @@ def evaluate(
     help="Repeatable.  [default: fog, gaussian_noise, contrast]",
 )
 @click.option("--dataset", help="Hub id or folder.  [default: the sample beside the source, else uoft-cs/cifar10]")
-def quickstart(output_dir: Path, corruption: tuple[str, ...], dataset: str | None) -> None:
+@output_options
+def quickstart(output_dir: Path, corruption: tuple[str, ...], dataset: str | None, output: Output) -> None:
     """The whole idea in a few minutes on a CPU: train, extract, patch, measure, and draw a picture.
 
     \b
@@ -89,4 +90,5 @@ def quickstart(output_dir: Path, corruption: tuple[str, ...], dataset: str | Non
     """
     from hf_rws.quickstart import quickstart as run_quickstart
 
-    click.echo(run_quickstart(output_dir, corruptions=corruption or None, dataset=dataset))
+    text = run_quickstart(output_dir, corruptions=corruption or None, dataset=dataset)
+    output.table(json.loads((output_dir / "study.json").read_text()), id_key="corruption", human=text)

@@ -1,0 +1,161 @@
+"""`hf-rws info`, `apply`, `push` and `ls`."""
+# ruff: noqa: D301 (a raw docstring would take the meaning from click's \b, "leave these lines as they are")
+
+import json
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import click
+
+from hf_rws import hub
+from hf_rws.cli.options import output_dir_option, together
+from hf_rws.cli.output import Output, output_options
+from hf_rws.loading import load_patched, save_patched
+
+token_option = click.option(
+    "--token", help="User access token.  [default: that of `hf auth login` or HF_TOKEN, which no history keeps]"
+)
+fetch_options = together(
+    click.option("--cache-dir", type=click.Path(path_type=Path), help="Instead of the Hub's own cache."),
+    click.option("--local-files-only", is_flag=True, help="Do not ask the Hub; take what is in the cache."),
+    token_option,
+)
+
+
+@click.command()
+@click.argument("signature")
+@click.option("--base", help="Folder or Hub id of a model: say whether the signature fits it, too.")
+@click.option("--revision", help="Branch, tag or commit of the signature.")
+@fetch_options
+@output_options
+def info(signature: str, output: Output, **options: Any) -> None:
+    """What a SIGNATURE (a folder or a Hub id) is, without downloading its weights.
+
+    \b
+    Examples:
+      hf-rws info user/rws-fog
+      hf-rws info user/rws-fog --base user/model --json
+    """
+    found = hub.info(signature, **options)
+    output.record(json.loads(found.to_json()), id_key="id", human=repr(found))
+
+
+@click.command()
+@click.argument("base", required=False)
+@click.argument("signatures", nargs=-1)
+@click.option("--scale", "scales", type=float, multiple=True, help="One per signature.  [default: 1/n each]")
+@click.option("--recipe", type=click.Path(path_type=Path), help="File or bundle, instead of BASE and SIGNATURES.")
+@click.option("--strict", is_flag=True, help="Refuse signatures that were made from another base.")
+@click.option("--revision", help="Branch, tag or commit of the base; a signature's is part of its id: user/rws-fog@v1.")
+@output_dir_option
+@fetch_options
+@output_options
+def apply(
+    base: str | None,
+    signatures: tuple[str, ...],
+    scales: tuple[float, ...],
+    recipe: Path | None,
+    output_dir: Path,
+    output: Output,
+    **options: Any,
+) -> None:
+    """Write BASE with SIGNATURES on as a plain timm repo, for good, with a card that holds the recipe.
+
+    \b
+    Examples:
+      hf-rws apply user/model user/rws-fog --output-dir model-fog
+      hf-rws apply base rws-fog rws-snow --scale 0.7 --scale 0.3 --output-dir model-winter
+    """
+    if (base is None) == (recipe is None) or (recipe is None and not signatures):
+        raise click.UsageError("give BASE and SIGNATURES, or --recipe")
+    model = load_patched(base, list(signatures), scales=list(scales) or None, recipe=recipe, **options)
+    folder = save_patched(model, output_dir)
+    output.record(
+        {
+            "folder": str(folder),
+            "scales": [f"{name}={scale:g}" for name, scale in model.rws.scales.items()],
+            "nbytes": (folder / "model.safetensors").stat().st_size,
+        },
+        id_key="folder",
+    )
+
+
+@click.command()
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.argument("repo_id", required=False)
+@click.option("--base", help="Hub id of the model that a signature was made from, if its config does not say.")
+@click.option("--namespace", help="For a study: user or organisation.  [default: yours]")
+@click.option("--name", help="For a study: name of the base's repo.  [default: the folder's]")
+@click.option("--no-collection", is_flag=True, help="For a study: make no collection.")
+@click.option("--private", is_flag=True, help="Make repos private that are made now.")
+@click.option("--revision", help="Branch to push to, made if needed.")
+@click.option("--create-pr", is_flag=True, help="Open a pull request instead.")
+@click.option("--commit-message", help="First line of the commit.")
+@click.option("--tag", help="Tag to put on the commit.")
+@token_option
+@output_options
+def push(
+    folder: Path,
+    repo_id: str | None,
+    namespace: str | None,
+    name: str | None,
+    no_collection: bool,
+    private: bool,
+    commit_message: str | None,
+    token: str | None,
+    output: Output,
+    **options: Any,
+) -> None:
+    """Push the signature or model in FOLDER to REPO_ID, or a whole study: its base and its signatures.
+
+    Nothing but what this library wrote is pushed, and nothing at all where nothing has changed.
+
+    \b
+    Examples:
+      hf-rws push rws-fog user/rws-fog
+      hf-rws push study --namespace user --name vgg16-cifar10
+    """
+    common: dict[str, Any] = {"private": private or None, "token": token, "commit_message": commit_message}
+    if repo_id is not None:
+        if namespace or name or no_collection:
+            raise click.UsageError("--namespace, --name and --no-collection are for a study, without REPO_ID")
+        commit = hub.push_folder(folder, repo_id, **common, **options)
+        rows = [{"repo": repo_id, "commit": commit.oid, "url": commit.pr_url or str(commit.repo_url)}]
+        return output.table(rows, id_key="url")
+    if any(options.values()):
+        raise click.UsageError("--base, --revision, --create-pr and --tag are for one repo: give REPO_ID")
+    pushed = hub.push_all(
+        folder,
+        namespace=namespace,
+        name=name,
+        collection=not no_collection,
+        progress=sys.stderr.isatty(),
+        **common,
+    )
+    rows = [{"repo": id, "commit": commit.oid, "url": str(commit.repo_url)} for id, commit in pushed.commits.items()]
+    if pushed.collection:
+        rows.append({"repo": "(collection)", "commit": "", "url": pushed.collection})
+    output.table(rows, id_key="url")
+
+
+@click.command()
+@click.option("--base", help="Made from this model: a Hub id.")
+@click.option("--corruption", multiple=True, help="Against this corruption; of several, all.")
+@click.option("--kind", type=click.Choice(["extracted", "distilled", "combined"]), help="Made this way.")
+@click.option("--author", help="By this user or organisation.")
+@click.option("--search", help="With this in their ids.")
+@click.option("--sort", type=click.Choice(hub.SORTS), help="Order, the largest first.  [default: the Hub's]")
+@click.option("--limit", type=click.IntRange(1), default=30, show_default=True, help="At most so many.")
+@token_option
+@output_options
+def ls(corruption: tuple[str, ...], output: Output, **options: Any) -> None:
+    """List signatures on the Hub.
+
+    \b
+    Examples:
+      hf-rws ls --base user/model
+      hf-rws ls --corruption fog --sort downloads --quiet
+    """
+    output.table([asdict(found) for found in hub.list_signatures(corruption=corruption, **options)], id_key="id")

@@ -1,0 +1,101 @@
+"""What commands print, in the formats of the `hf` command: data on stdout, everything else on stderr."""
+
+import functools
+import json
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import click
+
+from hf_rws import hub
+
+FORMATS = ("auto", "human", "agent", "json", "quiet")
+
+
+@dataclass(frozen=True)
+class Output:
+    """The printer of one command.
+
+    Attributes:
+        style: "human", "agent" (tab-separated, whole values), "json" or "quiet" (one id a line).
+    """
+
+    style: str
+
+    def table(self, rows: Sequence[Mapping[str, Any]], *, id_key: str, human: str | None = None) -> None:
+        """Rows with the same keys.
+
+        Args:
+            rows: The values.
+            id_key: What "quiet" prints of each.
+            human: What people read instead of columns.
+        """
+        if self.style == "json":
+            click.echo(json.dumps(list(rows)))
+        elif self.style == "quiet":
+            for row in rows:
+                click.echo(_cell(row[id_key]))
+        elif not rows:
+            click.echo("No results found.")
+        elif self.style == "agent":
+            for line in (list(rows[0]), *([_cell(value) for value in row.values()] for row in rows)):
+                click.echo("\t".join(line))
+        else:
+            click.echo(_columns(rows) if human is None else human)
+
+    def record(self, data: Mapping[str, Any], *, id_key: str, human: str | None = None) -> None:
+        """One thing with named values; what is None is left out."""
+        known = {key: value for key, value in data.items() if value is not None}
+        if self.style == "json" or (self.style == "agent" and human is not None):
+            click.echo(json.dumps(known))
+        elif self.style == "quiet":
+            click.echo(_cell(known[id_key]))
+        elif self.style == "agent":
+            click.echo(" ".join(f"{key}={_cell(value)}" for key, value in known.items()))
+        else:
+            click.echo("\n".join(f"{key}: {_cell(value)}" for key, value in known.items()) if human is None else human)
+
+
+def output_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The options of `hf` for its formats; the command gets an `Output` as `output`."""
+
+    @click.option(
+        "--format", "style", type=click.Choice(FORMATS), help="Of what is printed.  [default: auto, human or agent]"
+    )
+    @click.option("--json", "as_json", is_flag=True, help="The same as --format json.")
+    @click.option("-q", "--quiet", is_flag=True, help="The same as --format quiet: one id a line.")
+    @functools.wraps(command)
+    def with_output(*args: Any, style: str | None, as_json: bool, quiet: bool, **options: Any) -> Any:
+        given = [name for name in (style, "json" if as_json else None, "quiet" if quiet else None) if name]
+        if len(given) > 1:
+            raise click.UsageError("give only one of --format, --json and --quiet")
+        return command(*args, output=Output(_resolved(*given)), **options)
+
+    return with_output
+
+
+def _resolved(style: str = "auto") -> str:
+    """As `hf` does: "agent" where a coding agent runs the command, else "human"."""
+    if style != "auto":
+        return style
+    return "human" if sys.stdout.isatty() or not hub.is_agent() else "agent"
+
+
+def _columns(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Padded columns, without those that are empty."""
+    names = [name for name in rows[0] if any(row[name] is not None for row in rows)]
+    lines = [[name.upper() for name in names], *([_cell(row[name]) for name in names] for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines
+    )
+
+
+def _cell(value: Any) -> str:
+    """A value in one line, without control characters that it may have from elsewhere."""
+    if value is None:
+        return ""
+    text = ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+    return "".join(character for character in " ".join(text.split()) if character.isprintable())
