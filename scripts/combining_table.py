@@ -28,7 +28,7 @@ from hf_rws.signature import Signature
 
 Deltas = dict[str, Tensor]
 TUNING_IMAGES = 256
-TUNING_SCALES = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 1.0)
+TUNING_SCALES = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 1.0)
 SETS = {2: 8, 3: 6, 5: 4}  # how many random sets of each size
 KEPT_BY_TIES = 0.2
 
@@ -74,7 +74,7 @@ class Row:
     rule: str
     ta: float
     ra_members: float
-    ra_all: float
+    ra_all: float | None
     scale: float | None = None
 
 
@@ -150,7 +150,7 @@ def measure(bench: Bench, seed: int) -> list[Row]:
             Row(members, "best single", alone[""], mean(alone[n] for n in members), mean(alone[n] for n in names))
         )
         own = mean(found_alone[n][n] for n in members)
-        rows.append(Row(members, "each one's own", mean(found_alone[n][""] for n in members), own, float("nan")))
+        rows.append(Row(members, "each one's own", mean(found_alone[n][""] for n in members), own, None))
         rows += [
             bench.row(members, rule, combine([bench.deltas[n] for n in members])) for rule, combine in RULES.items()
         ]
@@ -163,14 +163,14 @@ def table(rows: Sequence[Row]) -> str:
     for size in sorted({len(row.members) for row in rows}):
         for rule in dict.fromkeys(row.rule for row in rows):
             own = [row for row in rows if len(row.members) == size and row.rule == rule]
-            ta, members, everything = (
-                mean(getattr(row, field) for row in own) for field in ("ta", "ra_members", "ra_all")
-            )
+            ta, members = (mean(getattr(row, field) for row in own) for field in ("ta", "ra_members"))
+            everything = "" if own[0].ra_all is None else f"{100 * mean(row.ra_all or 0 for row in own):.1f}"
             note = ""
             if own[0].scale is not None:
                 note = f" (scales {min(r.scale or 0 for r in own):g} to {max(r.scale or 0 for r in own):g})"
-            all_ = "" if everything != everything else f"{100 * everything:.1f}"
-            lines.append(f"| {size} | {len(own)} | {rule}{note} | {100 * ta:.1f} | {100 * members:.1f} | {all_} |")
+            lines.append(
+                f"| {size} | {len(own)} | {rule}{note} | {100 * ta:.1f} | {100 * members:.1f} | {everything} |"
+            )
     return "\n".join(lines)
 
 

@@ -53,7 +53,7 @@ def epoch_seconds(study: StudyFolder, images: ImageSet) -> float:
     normalize, optimizer = Normalize.of(model), torch.optim.SGD(model.parameters(), 1e-3, momentum=0.9)
     seconds = []
     for step in range(TIMED_STEPS):
-        rows = slice(step * BATCH, (step + 1) * BATCH)
+        rows = torch.arange(step * BATCH, (step + 1) * BATCH) % len(images)
         began = time.process_time()
         F.cross_entropy(model(normalize(images.images[rows])), images.labels[rows]).backward()
         optimizer.step()
