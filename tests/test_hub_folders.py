@@ -297,8 +297,14 @@ def test_folders_that_are_not_pushed(hub, study, folder, options, error, words):
 # --- timm and the two kinds of repo ---
 
 
-def test_plain_timm_loads_a_base_and_refuses_a_signature(hub, study, monkeypatch):
-    monkeypatch.setattr(timm.models._hub, "_has_hf_hub", True)
+def test_plain_timm_loads_a_base_of_its_own_architectures(hub):
+    hf_rws.push_base(trio("mobilenetv3_small_050").standard, "user/mobilenet", token=WRITE)
+    loaded = timm.create_model("hf-hub:user/mobilenet", pretrained=True)
+    assert identical(loaded, state(trio("mobilenetv3_small_050").standard))
+    assert "import hf_rws" not in hub.files("user/mobilenet")["README.md"].decode()
+
+
+def test_plain_timm_loads_our_bases_and_refuses_a_signature(hub, study):
     push_all(study, token=WRITE)
     loaded = timm.create_model("hf-hub:user/cifar", pretrained=True)
     assert identical(loaded, state(trio(NAME).standard))
