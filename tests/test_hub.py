@@ -153,7 +153,7 @@ def test_offline_from_the_cache(hub, way, monkeypatch):
     if way == "server failing":
         hub.faults.append(Fault("", status=503, times=100))
     if way == "stalled":
-        monkeypatch.setattr(calls, "TIME_LIMIT", 0.3)
+        monkeypatch.setattr(calls, "TIME_LIMIT", 0.6)
         hub.faults.append(Fault("", stall=True, times=100))
     assert fetch("user/rws-fog", NAMES, **options).revision == commit
     with pytest.raises(NetworkError):
@@ -240,6 +240,7 @@ def test_push_then_fetch(hub, folder):
     assert (contents(fetched), fetched.revision) == (FILES, commit.oid)
     assert commit.commit_url == f"{hub.endpoint}/user/rws-fog/commit/{commit.oid}"
     assert not hub.repos["user/rws-fog"].private
+    assert all(headers["user-agent"].startswith("hf-rws/") for _, headers in hub.requests)
 
 
 def test_a_second_push_makes_no_commit(hub, folder):

@@ -59,7 +59,8 @@ def ask(
 ) -> T:
     """The result of one call of the Hub's client, within a time limit and with our errors.
 
-    Where the connection breaks, or the Hub says that it is overloaded, the call is made again after a pause.
+    Where the connection breaks, or the Hub says that it is overloaded, the call is made again after a pause, at most as
+    often as `PAUSES` has entries. Silence is not tried again: it ends the call.
 
     Args:
         call: The call; it may be left behind in a thread of its own.
@@ -105,14 +106,14 @@ def _within(seconds: float, call: Callable[[], T], alive: Callable[[], object]) 
 
 def _pause(error: BaseException | None, usual: float | None, took: float) -> float | None:
     """How long to wait before another try; None where that would be in vain, or has been done by the client itself."""
-    if usual is None or took > LONGEST_PAUSE:
+    if usual is None:
         return None
     response = getattr(error, "response", None)
     if response is None:
         kinds = {kind.__name__ for kind in type(error).__mro__}  # TransportError is httpx's or httpx2's
         wrong_length = type(error) is OSError and error.errno is None
         return usual if wrong_length or kinds & {"TransportError", "JSONDecodeError"} else None
-    if response.status_code not in _PASSING:
+    if response.status_code not in _PASSING or took > LONGEST_PAUSE:
         return None
     asked = _asked_pause(error)
     pause = usual if asked is None else float(asked)
