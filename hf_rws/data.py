@@ -255,8 +255,7 @@ def _decoded(
     )
     feature = split.features[label_column]
     classes = tuple(feature.names) if hasattr(feature, "names") else tuple(map(str, range(int(labels.max()) + 1)))
-    name = Path(dataset).resolve().name if Path(dataset).is_dir() else dataset
-    return ImageSet(pixels, labels, classes, name)
+    return ImageSet(pixels, labels, classes, dataset_name(dataset))
 
 
 def decoded_pixels(
@@ -281,6 +280,11 @@ def decoded_pixels(
         _decode_to(path, split, image_column, image_size, f"{dataset} {split_name}")
     # copy-on-write: torch wants writable memory, and nothing must reach the file
     return torch.from_numpy(np.load(path, mmap_mode="c"))
+
+
+def dataset_name(dataset: str) -> str:
+    """What a dataset is called in tables and cards: its id, or the name of its folder, never a path."""
+    return Path(dataset).resolve().name if Path(dataset).is_dir() else dataset
 
 
 def find_image_column(split: "datasets.Dataset", named: str | None, dataset: str) -> str:

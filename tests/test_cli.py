@@ -180,6 +180,22 @@ def test_evaluate_on_a_benchmark(tmp_path, call):
     assert "labels.npy is missing" in err
 
 
+# --- corrupted copies ---
+
+
+def test_corrupt_from_the_command_line(tmp_path, call):
+    dataset = toy_dataset(tmp_path / "toy")
+    asked = ["corrupt", "--dataset", dataset, "--corruption", "contrast", "--output-dir", tmp_path / "copy"]
+    code, out, _ = call(cli.cli, *asked, "--split", "test", "--seed", "2", "--jpeg-quality", "85")
+    assert (code, out) == (0, f"folder: {tmp_path / 'copy'}\nimages: 12\n")
+    record = json.loads((tmp_path / "copy" / "corruption.json").read_text())
+    expected = {"corruption": "contrast", "severity": 5, "seed": 2, "splits": {"test": 12}, "jpeg_quality": 85}
+    assert expected.items() <= record.items()
+    code, out, err = call(cli.cli, *asked, "--split", "test")
+    assert (code, out) == (1, "")
+    assert "holds another copy (seed: 2 then, 0 now; jpeg_quality: 85 then, None now)" in err
+
+
 # --- the main job ---
 
 

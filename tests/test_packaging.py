@@ -28,7 +28,7 @@ TIERS = (
     {"cards"},
     {"hub"},
     {"loading"},
-    {"study"},
+    {"study", "copies"},
     {"quickstart"},
     {"cli"},
 )

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from huggingface_hub import ModelCardData
+from huggingface_hub import CardData
 
 from hf_rws.cards.merging import RESULTS_BEGIN, RESULTS_END, mark
 from hf_rws.errors import NotFoundError
@@ -18,7 +18,7 @@ _SECRET = re.compile(r"token|secret|password|api_?key|credential", re.IGNORECASE
 _UNSAFE = str.maketrans({"|": "/", "`": "'", '"': "'", "<": "(", ">": ")", "[": "(", "]": ")", "\\": "/"})
 
 
-def render(template: str, data: ModelCardData, **values: Any) -> str:
+def render(template: str, data: CardData, **values: Any) -> str:
     """A card: metadata, and the text that a template makes of cleaned values."""
     import jinja2
 

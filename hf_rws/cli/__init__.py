@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import click
 
 from hf_rws import __version__
+from hf_rws.cli.corrupting import corrupt
 from hf_rws.cli.distilling import distill
 from hf_rws.cli.hub import apply, info, ls, push
 from hf_rws.cli.making import extract, study, train
@@ -42,5 +43,5 @@ def cli() -> None:
     """Robust weight signatures for timm models: robustness as easy as patching weights."""
 
 
-for _command in (quickstart, train, extract, distill, info, apply, evaluate, push, ls):
+for _command in (quickstart, train, extract, distill, corrupt, info, apply, evaluate, push, ls):
     cli.add_command(_command)

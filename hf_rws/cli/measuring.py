@@ -19,7 +19,7 @@ from hf_rws.loading import load_patched
 @click.command()
 @click.argument("base")
 @click.argument("signatures", nargs=-1)
-@click.option("--dataset", required=True, help="Hub id or folder: its test split is used. Or a CIFAR-10-C.")
+@click.option("--dataset", required=True, help="Hub id or folder (its test split is used), or a CIFAR-10-C.")
 @click.option("--dataset-config", help="Configuration, of a dataset that has several.")
 @click.option("--dataset-revision", help="Revision of a Hub dataset.")
 @click.option("--classes", help="Classes to keep, as in the training, e.g. 0-49,60; a benchmark's also by name.")

@@ -1,0 +1,52 @@
+"""`hf-rws corrupt`."""
+# ruff: noqa: D301 (a raw docstring would take the meaning from click's \b, "leave these lines as they are")
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from hf_rws.cli.options import output_dir_option
+from hf_rws.cli.output import Output, output_options
+from hf_rws.copies import RECORD, write_corrupted_copy
+from hf_rws.corruptions import CORRUPTIONS
+from hf_rws.corruptions.definition import PARAMETER_SETS
+
+
+@click.command()
+@click.option("--dataset", required=True, help="Hub id or folder of a dataset with images.")
+@click.option("--dataset-config", "config", help="Configuration, of a dataset that has several.")
+@click.option("--dataset-revision", "revision", help="Revision of a Hub dataset.")
+@click.option("--split", "splits", multiple=True, help="Repeatable.  [default: all]")
+@click.option("--image-column", help="Where there are several.")
+@click.option("--corruption", type=click.Choice(CORRUPTIONS), required=True, help="What to do to the images.")
+@click.option("--severity", type=click.IntRange(1, 5), default=5, show_default=True, help="How much of it.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Of the draws.")
+@click.option(
+    "--parameters", type=click.Choice(["auto", *PARAMETER_SETS]), default="auto", show_default=True,
+    help="Severity constants; auto: by the size of each image.",
+)  # fmt: skip
+@click.option("--jpeg-quality", type=click.IntRange(1, 100), help="Save JPEG, e.g. 85 as ImageNet-C.  [default: PNG]")
+@click.option("--images-per-shard", type=click.IntRange(1), help="Images in a file.  [default: up to 256 MB of pixels]")
+@click.option("--num-proc", type=click.IntRange(1), default=1, show_default=True, help="Processes.")
+@output_dir_option
+@output_options
+def corrupt(
+    dataset: str, output_dir: Path, corruption: str, splits: tuple[str, ...], output: Output, **options: Any
+) -> None:
+    """Write a corrupted copy of a dataset as parquet, all else as it is, ready for `hf upload`.
+
+    The same command goes on where it was interrupted.
+
+    \b
+    Example:
+      hf-rws corrupt --dataset uoft-cs/cifar10 --corruption fog --output-dir cifar10-fog --num-proc 4
+      hf upload user/cifar10-fog cifar10-fog --repo-type dataset
+    """
+    folder = write_corrupted_copy(
+        dataset, output_dir, corruption, splits=splits or None, progress=sys.stderr.isatty(), **options
+    )
+    record = json.loads((folder / RECORD).read_text())
+    output.record({"folder": str(folder), "images": sum(record["splits"].values())}, id_key="folder")

@@ -1,0 +1,153 @@
+"""`write_corrupted_copy`: from the options to a plan, and from there to the folder."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import PIL
+import torch
+from tqdm.auto import tqdm
+
+from hf_rws import __version__
+from hf_rws.copies.folder import DATA, UNFINISHED, begin, file_errors, finish, is_finished
+from hf_rws.copies.shards import BATCH, Shard, write_all
+from hf_rws.copies.treatment import Treatment, read_images
+from hf_rws.data import dataset_name, find_image_column, open_dataset
+from hf_rws.errors import NotFoundError, OptionError
+
+if TYPE_CHECKING:
+    import datasets
+
+SHARD_BYTES = 2**28  # of pixels: 10,000 images of 32 px, 1,700 of 224 px
+SHARD_IMAGES = 10_000  # at most
+
+
+def write_corrupted_copy(
+    dataset: str,
+    output_dir: str | Path,
+    corruption: str,
+    *,
+    severity: int = 5,
+    seed: int = 0,
+    parameters: str = "auto",
+    splits: Sequence[str] | None = None,
+    config: str | None = None,
+    revision: str | None = None,
+    image_column: str | None = None,
+    jpeg_quality: int | None = None,
+    images_per_shard: int | None = None,
+    num_proc: int = 1,
+    progress: bool = False,
+) -> Path:
+    """Write a dataset with its images corrupted and everything else as it is.
+
+    A call that was interrupted is repeated: finished shards are kept. Grey images stay grey where the corruption has a
+    meaning for them; transparency is dropped. The draws of image i are the same in every split.
+
+    Args:
+        dataset: Hub id or folder, as for `datasets.load_dataset`.
+        output_dir: Folder for the copy: `data/<split>-00000-of-00005.parquet`, README.md and corruption.json.
+        corruption: One of `CORRUPTIONS`.
+        severity: 1 to 5.
+        seed: Seed of the draws.
+        parameters: Whose severity constants; by default by the size of each image (see `corrupt`).
+        splits: Names of the splits to copy; all by default.
+        config: Name of the configuration, of a dataset that has several.
+        revision: Revision of a Hub dataset.
+        image_column: Name of the image column where there are several.
+        jpeg_quality: Save JPEG of this quality, as the published ImageNet-C (85), instead of lossless PNG.
+        images_per_shard: Images in a file; by default files hold at most 256 MB of pixels and 10,000 images.
+        num_proc: Processes.
+        progress: Show a bar.
+
+    Returns:
+        The folder.
+
+    Raises:
+        OptionError: An option makes no sense, or the folder holds something else, e.g. a copy made with other options.
+        NotFoundError: There is no such dataset, split or column.
+        FormatError: An image cannot be used: missing, broken, smaller than 32 pixels, deeper than 8 bits.
+        AccessError: The folder cannot be written to, or the disk is full.
+        MissingExtraError: Frost, and its pictures are not installed.
+    """
+    for label, number in (("num_proc", num_proc), ("images_per_shard", images_per_shard)):
+        if number is not None and number < 1:
+            raise OptionError(f"{label} must be at least 1, got {number!r}")
+    treatment = Treatment(corruption, severity, seed, parameters, jpeg_quality)
+    chosen = _chosen_splits(open_dataset(dataset, config=config, revision=revision), splits, dataset)
+    column = _image_column(chosen, image_column, dataset)
+    if images_per_shard is None:
+        images_per_shard = _images_per_shard(chosen, column, dataset)
+    record = {
+        "dataset": dataset_name(dataset),
+        "dataset_config": config,
+        "dataset_revision": revision,
+        "image_column": image_column,
+        "splits": {name: len(split) for name, split in chosen.items()},
+        "images_per_shard": images_per_shard,
+        **asdict(treatment),
+    }
+    record_of_this_run = {
+        **record,
+        "versions": {"hf_rws": __version__, "torch": torch.__version__, "Pillow": PIL.__version__},
+        "source": {name: split._fingerprint for name, split in chosen.items()},
+    }
+    folder = Path(output_dir)
+    with file_errors(folder):
+        if is_finished(folder, record):
+            return folder
+        begin(folder, record_of_this_run)
+        shards = [
+            Shard(rows, first, column, treatment, folder / UNFINISHED / DATA / file, f"{dataset} {name}")
+            for name, split in chosen.items()
+            for rows, first, file in _parts(split, name, images_per_shard)
+        ]
+        todo = [shard for shard in shards if not shard.path.exists()]
+        counts = [sum(len(shard.rows) for shard in some) for some in (shards, todo)]
+        with tqdm(
+            total=counts[0],
+            initial=counts[0] - counts[1],
+            desc=f"{corruption}-{severity}",
+            unit="img",
+            disable=not progress,
+        ) as bar:
+            write_all(todo, num_proc, bar.update)
+        finish(folder, chosen, on_hub=not Path(dataset).is_dir())
+    return folder
+
+
+def _chosen_splits(
+    loaded: "datasets.DatasetDict", names: Sequence[str] | None, dataset: str
+) -> dict[str, "datasets.Dataset"]:
+    unknown = [name for name in names or () if name not in loaded]
+    if unknown:
+        raise NotFoundError(f"dataset {dataset!r} has no split {', '.join(unknown)}; it has: {', '.join(loaded)}")
+    return {name: loaded[name] for name in names or loaded}
+
+
+def _image_column(splits: Mapping[str, "datasets.Dataset"], named: str | None, dataset: str) -> str:
+    import datasets
+
+    first = next(iter(splits.values()))
+    column = find_image_column(first, named, dataset)
+    if not isinstance(first.features[column], datasets.Image):
+        raise OptionError(f"column {column!r} of dataset {dataset!r} holds no images but {first.features[column]}")
+    return column
+
+
+def _images_per_shard(splits: Mapping[str, "datasets.Dataset"], column: str, dataset: str) -> int:
+    """As many images of the first one's size as have `SHARD_BYTES` of pixels."""
+    name, split = next(iter(splits.items()))
+    table = split.with_format("arrow")[:1]
+    (image,) = read_images(table, split.features[column], column, 0, f"{dataset} {name}")
+    return max(BATCH, min(SHARD_IMAGES, SHARD_BYTES // (3 * image.width * image.height)))
+
+
+def _parts(split: "datasets.Dataset", name: str, size: int) -> Iterator[tuple["datasets.Dataset", int, str]]:
+    """Rows, number of the first row, and file name of each shard of a split."""
+    count = -(-len(split) // size)
+    for number in range(count):
+        first = number * size
+        rows = split.select(range(first, min(first + size, len(split))))
+        yield rows, first, f"{name}-{number:05}-of-{count:05}.parquet"

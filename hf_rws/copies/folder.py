@@ -1,0 +1,96 @@
+"""The folder of a copy: what it holds, what is not finished, and how it becomes a dataset."""
+
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hf_rws.cards.copies import copy_card
+from hf_rws.errors import AccessError, FormatError, IntegrityError, OptionError, RWSError
+
+if TYPE_CHECKING:
+    import datasets
+
+RECORD = "corruption.json"
+README = "README.md"
+UNFINISHED = ".unfinished"
+DATA = "data"
+
+
+def is_finished(folder: Path, record: Mapping[str, Any]) -> bool:
+    """Whether the folder holds this very copy; an error if it holds something else."""
+    if (folder / RECORD).exists():
+        _check_same(folder, folder / RECORD, record)
+        return (folder / DATA).exists()
+    for name in (DATA, README):
+        if (folder / name).exists():
+            raise OptionError(f"{folder} already has {name} of something else: choose another folder")
+    return False
+
+
+def begin(folder: Path, record: Mapping[str, Any]) -> None:
+    """Make the hidden folder for what is not finished, or check the one that is there."""
+    work = folder / UNFINISHED
+    (work / DATA).mkdir(parents=True, exist_ok=True)
+    for left in work.rglob("*.tmp"):
+        left.unlink()
+    if (work / RECORD).exists():
+        _check_same(folder, work / RECORD, record)
+    else:
+        _write(work / RECORD, json.dumps(record, indent=2) + "\n")
+
+
+def _check_same(folder: Path, path: Path, record: Mapping[str, Any]) -> None:
+    try:
+        earlier = json.loads(path.read_text())
+    except ValueError as error:
+        raise FormatError(f"{path} is damaged ({error}): choose another folder, or delete this one") from error
+    differing = [key for key, value in record.items() if earlier.get(key) != value]
+    if differing:
+        listed = "; ".join(f"{key}: {earlier.get(key)!r} then, {record[key]!r} now" for key in differing)
+        raise OptionError(f"{folder} holds another copy ({listed}): choose another folder, or delete it")
+
+
+def finish(folder: Path, splits: Mapping[str, "datasets.Dataset"], *, on_hub: bool) -> None:
+    """Write card and record, and give the data their place, in one step and as the last thing."""
+    import datasets
+    import pyarrow.parquet as pq
+
+    work = folder / UNFINISHED
+    info = datasets.DatasetInfo(features=next(iter(splits.values())).features, splits=datasets.SplitDict())
+    for name, split in splits.items():
+        files = [pq.read_metadata(path) for path in sorted((work / DATA).glob(f"{name}-*.parquet"))]
+        nbytes = sum(file.row_group(group).total_byte_size for file in files for group in range(file.num_row_groups))
+        if sum(file.num_rows for file in files) != len(split):
+            raise IntegrityError(f"{work} does not hold {len(split)} images of {name}: delete it, and start again")
+        info.splits.add(datasets.SplitInfo(name, num_bytes=nbytes, num_examples=len(split)))
+    info.dataset_size = sum(split.num_bytes for split in info.splits.values())
+    info.download_size = sum(path.stat().st_size for path in (work / DATA).iterdir())
+    record = json.loads((work / RECORD).read_text())
+    del record["source"]  # what this machine's cache calls it
+    _write(folder / RECORD, json.dumps(record, indent=2) + "\n")
+    _write(folder / README, copy_card(record, info, name=folder.resolve().name, on_hub=on_hub))
+    (work / DATA).replace(folder / DATA)
+    shutil.rmtree(work)
+
+
+def _write(path: Path, text: str) -> None:
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    temporary.write_text(text, encoding="utf-8")
+    temporary.replace(path)
+
+
+@contextmanager
+def file_errors(folder: Path) -> Iterator[None]:
+    """Say of errors of the file system what they mean here."""
+    try:
+        yield
+    except RWSError:
+        raise
+    except OSError as error:
+        raise AccessError(
+            f"{folder} cannot be written to: {error}. What is finished is kept: the same call goes on from there"
+        ) from error

@@ -1,0 +1,101 @@
+"""What happens to each image of a copy: read, corrupted, encoded."""
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from PIL import Image
+
+from hf_rws.corruptions import corrupt
+from hf_rws.corruptions.images import MIN_SIDE
+from hf_rws.corruptions.registry import find
+from hf_rws.errors import FormatError, OptionError
+
+if TYPE_CHECKING:
+    import datasets
+    import pyarrow as pa
+
+_GREY = ("1", "L", "LA")
+_DEEP = ("I", "F")  # how Pillow's modes of more than 8 bits begin
+
+
+@dataclass(frozen=True)
+class Treatment:
+    """What happens to each image.
+
+    Attributes:
+        corruption: One of `CORRUPTIONS`.
+        severity: 1 to 5.
+        seed: Of the draws.
+        parameters: Whose severity constants, as for `corrupt`.
+        jpeg_quality: None saves PNG, lossless; a number saves JPEG (ImageNet-C: 85).
+    """
+
+    corruption: str
+    severity: int
+    seed: int
+    parameters: str
+    jpeg_quality: int | None
+
+    def __post_init__(self) -> None:
+        if self.jpeg_quality is not None and not 1 <= self.jpeg_quality <= 100:
+            raise OptionError(f"jpeg_quality must be from 1 to 100, got {self.jpeg_quality!r}")
+        self.apply([Image.new("RGB", (MIN_SIDE, MIN_SIDE))], 0)  # what else is wrong, or missing, is said now
+
+    def apply(self, images: Sequence[Image.Image], first: int) -> list[bytes]:
+        """Corrupt images that are numbered from `first` on, and encode them."""
+        if find(self.corruption).needs_colour:
+            images = [image.convert("RGB") for image in images]
+        encoded = []
+        for _, pairs in groupby(enumerate(images, first), key=lambda pair: (pair[1].mode, pair[1].size)):
+            run = list(pairs)
+            pixels = np.stack([np.asarray(image) for _, image in run])
+            pixels = pixels if pixels.ndim == 4 else pixels[..., None]
+            corrupted = corrupt(
+                pixels, self.corruption, self.severity, seed=self.seed, index=run[0][0], parameters=self.parameters
+            )
+            encoded += [self._encode(array.squeeze(-1) if array.shape[-1] == 1 else array) for array in corrupted]
+        return encoded
+
+    def _encode(self, pixels: np.ndarray) -> bytes:
+        stream = io.BytesIO()
+        if self.jpeg_quality is None:
+            Image.fromarray(pixels).save(stream, "PNG")
+        else:
+            Image.fromarray(pixels).save(stream, "JPEG", quality=self.jpeg_quality, optimize=True)
+        return stream.getvalue()
+
+
+def read_images(table: "pa.Table", feature: "datasets.Image", column: str, first: int, title: str) -> list[Image.Image]:
+    """The images of some rows, numbered from `first` on for error messages.
+
+    Raises:
+        FormatError: One is missing, broken, smaller than 32 pixels or deeper than 8 bits.
+    """
+    return [
+        _image(value, feature, f"{title}: image {number}")
+        for number, value in enumerate(table[column].to_pylist(), first)
+    ]
+
+
+def _image(value: Any, feature: "datasets.Image", where: str) -> Image.Image:
+    """An image, RGB or L."""
+    import datasets
+
+    if value is None:
+        raise FormatError(f"{where} is missing")
+    try:
+        image = datasets.Image(mode=feature.mode).decode_example(value)
+    except (OSError, SyntaxError, ValueError) as error:  # what Pillow raises
+        raise FormatError(f"{where} cannot be decoded: {error}") from error
+    if min(image.size) < MIN_SIDE:
+        raise FormatError(
+            f"{where} has {image.width}x{image.height} pixels; corruptions are defined from {MIN_SIDE} on each side: "
+            "enlarge the images first"
+        )
+    if image.mode.startswith(_DEEP):
+        raise FormatError(f"{where} has more than 8 bits a channel (mode {image.mode}): convert the images first")
+    return image.convert("L" if image.mode in _GREY else "RGB")
