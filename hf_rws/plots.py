@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+import numpy as np
+from PIL import Image
 from torch import Tensor
 
 from hf_rws.errors import MissingExtraError
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
 Target = TypeVar("Target", Path, io.BytesIO)
 
 _RIGHT, _WRONG, _CLEAN, _CORRUPTED = "#1a7f37", "#c0392b", "#57606a", "#0969da"
+_TILE, _GAP, _LABEL, _LINE, _DOTS = 64, 2, 108, 16, 100  # of a sheet, in pixels; and pixels per inch
 _BARS = (("standard", "before"), ("patched", "after"), ("robust", "robust model"))
 
 
@@ -191,6 +194,46 @@ def layer_differences(curves: Mapping[str, Sequence[float]], path: str | Path) -
     return Path(path)
 
 
+def corruption_sheet(images: Mapping[str, Tensor], path: str | Path) -> Path:
+    """A row for each corruption: the clean image, then one column for each severity, pixel by pixel.
+
+    Args:
+        images: For each corruption the clean image and the image at severity 1, 2, ..., uint8 of shape (N, 3, H, W),
+            the same shape for all; small ones are shown enlarged.
+        path: PNG to write.
+
+    Returns:
+        The path.
+    """
+    first = next(iter(images.values()))
+    count, _, height, width = first.shape
+    zoom = max(1, round(_TILE / max(height, width)))
+    across, down = width * zoom + _GAP, height * zoom + _GAP
+    blocks = 1 if len(images) < 6 else 2
+    rows = -(-len(images) // blocks)
+    block_width, title = _LABEL + count * across, 2 * _LINE
+    page = (blocks * block_width + (blocks - 1) * _LINE, title + rows * down)
+    figure = _figure(page[0] / _DOTS, page[1] / _DOTS)
+    figure.set_dpi(_DOTS)
+
+    def write(text: str, x: float, y: float, **options: Any) -> None:
+        figure.text(x / page[0], 1 - y / page[1], text, fontsize=8, **options)
+
+    for place, (name, shown) in enumerate(images.items()):
+        left, top = place // rows * (block_width + _LINE), title + place % rows * down
+        write(name.replace("_", " "), left + _LABEL - 6, top + down / 2, ha="right", va="center")
+        for column, image in enumerate(shown):
+            x = left + _LABEL + column * across
+            pixels = image.permute(1, 2, 0).cpu().numpy().repeat(zoom, 0).repeat(zoom, 1)
+            figure.figimage(pixels, x, page[1] - top - height * zoom, origin="upper")
+            if place % rows == 0:
+                write(str(column) if column else "clean", x + width * zoom / 2, top - _GAP, ha="center", va="bottom")
+        if place % rows == 0:
+            write("severity", left + _LABEL + across + (count - 1) * across / 2, _GAP, ha="center", va="top")
+    _save_pixels(figure, Path(path))
+    return Path(path)
+
+
 def _figure(width: float, height: float) -> "Figure":
     try:
         from matplotlib.figure import Figure
@@ -210,6 +253,15 @@ def _show(ax: "Axes", image: Tensor, captions: Sequence[tuple[str, bool]]) -> No
             0.5, -0.04 - 0.17 * line, text, transform=ax.transAxes, ha="center", va="top", fontsize=7,
             color=_RIGHT if right else _WRONG,
         )  # fmt: skip
+
+
+def _save_pixels(figure: "Figure", path: Path) -> None:
+    """Nothing cut off, nothing resampled, and as small as can be."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3]).save(path, "PNG", optimize=True)
 
 
 def _save(figure: "Figure", target: Target) -> Target:

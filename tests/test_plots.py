@@ -1,5 +1,6 @@
 import builtins
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -50,6 +51,29 @@ def test_similarity_and_layers_are_pictures(tmp_path):
     assert blues > 1000
     path = plots.layer_differences({"fog": [0.5, 0.2, 0.1], "snow": [0.4, 0.2, 0.1]}, tmp_path / "b.png")
     assert path.stat().st_size > 5000
+
+
+@pytest.mark.parametrize(("names", "size", "zoom"), [(3, (32, 32), 2), (19, (16, 10), 4), (6, (224, 224), 1)])
+def test_a_sheet_shows_every_pixel_of_every_image(names, size, zoom, tmp_path):
+    """Each image has a colour of its own."""
+    colours = [[(10 + 12 * name, 20 + 30 * severity, 90) for severity in range(6)] for name in range(names)]
+    images = {
+        f"corruption_{name}": torch.tensor(row, dtype=torch.uint8)[:, :, None, None].expand(-1, -1, *size)
+        for name, row in enumerate(colours)
+    }
+    path = plots.corruption_sheet(images, tmp_path / "sheet.png")
+    with Image.open(path) as sheet:
+        assert sheet.mode == "RGB"
+        pixels = np.asarray(sheet).astype(int)
+    middles = np.zeros((names, 6, 2))
+    for place in np.ndindex(names, 6):
+        found = np.argwhere((pixels == colours[place[0]][place[1]]).all(2))
+        assert len(found) == size[0] * size[1] * zoom**2
+        assert tuple(np.ptp(found, 0) + 1) == (size[0] * zoom, size[1] * zoom)
+        middles[place] = found.mean(0)
+    assert (np.ptp(middles[:, :, 0], 1) == 0).all()  # a row for each corruption
+    assert (np.diff(middles[:, :, 1]) > 0).all()  # severities from left to right
+    assert len({tuple(middle) for middle in middles[:, 0]}) == names
 
 
 def test_without_matplotlib_the_message_names_the_extra(monkeypatch):
