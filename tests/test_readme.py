@@ -1,22 +1,27 @@
-"""The README's section on the Hub is run as it stands, against the tests' Hub."""
+"""The README's sections on the Hub and on corruptions are run as they stand, the first against the tests' Hub."""
 
 import json
 import re
 import shlex
 from pathlib import Path
 
+import numpy as np
 import pytest
 import timm
 
 import hf_rws
 from hf_rws import cli
 from hf_rws.models import save_timm_repo
+from tests.helpers import model, pixels
 from tests.hub import hub_fixture  # noqa: F401
 from tests.hub.storage import WRITE
 from tests.models import identical, signature, state, trio
 
 README = (Path(__file__).resolve().parent.parent / "README.md").read_text(encoding="utf-8")
-SECTION = re.search(r"^## On the Hub\n(.*?)^## ", README, re.DOTALL | re.MULTILINE)[1]
+SECTION, CORRUPTIONS = (
+    re.search(rf"^## {title}\n(.*?)^## ", README, re.DOTALL | re.MULTILINE)[1]
+    for title in ("On the Hub", "Corruptions")
+)
 
 
 def blocks(language: str, text: str = SECTION) -> list[str]:
@@ -74,3 +79,18 @@ def test_the_snippets_of_the_cards_on_the_hub(hub, study, capsys):
         if words:
             names["model"].rws.clear()
         assert identical(names["model"], expected)
+
+
+def test_the_section_on_corruptions(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "CIFAR-10-C").mkdir()
+    np.save("CIFAR-10-C/fog.npy", pixels(40).permute(0, 2, 3, 1).numpy())
+    np.save("CIFAR-10-C/labels.npy", np.tile(np.arange(8) % 4, 5))
+    images, benchmark = blocks("python", CORRUPTIONS)
+    names = {"hf_rws": hf_rws, "model": model()}
+    exec(images, names)
+    assert names["foggy"].shape == names["images"].shape
+    assert names["transform"](names["images"][0]).shape == (3, 32, 32)
+    assert names["augmentation"](names["images"]).dtype == np.uint8
+    exec(benchmark, names)
+    assert names["foggy"].labels.tolist() == [0, 1, 0, 1]
