@@ -128,7 +128,8 @@ class Patcher:
     def __repr__(self) -> str:
         if self._model is None:
             return "Patcher (taken off by bake())"
-        lines = [f"Patcher on {architecture(self._model)}"]
+        where = f" ({self.base.repo_id or self.base.name})" if self.base else ""
+        lines = [f"Patcher on {architecture(self._model)}{where}"]
         for name, attached in self._attached.items():
             transfer = f", transfer: {'; '.join(attached.transfer)}" if attached.transfer else ""
             lines.append(f"  {name}: scale {attached.scale:g}, {attached.signature.nbytes:,} bytes{transfer}")

@@ -35,6 +35,8 @@ def test_the_designs_own_line(study):
     assert isinstance(model, hf_rws.models.VGG16GAP)
     assert not model.training
     assert model.rws.scales == {"rws-fog": 1.0}
+    for base in ("base", study / "base"):
+        assert repr(hf_rws.load_patched(base).rws) == "Patcher on vgg16_bn_gap (base)\n  no signatures"
     model.rws.clear()
     assert identical(model, state(trio("vgg16_bn_gap").standard))
 
@@ -370,6 +372,7 @@ def test_load_patched_from_the_hub(on_the_hub, monkeypatch):
     hf_rws.patch(expected, [signature("vgg16_bn_gap", "fog"), signature("vgg16_bn_gap", "snow")], scales=[1.0, 0.5])
     assert identical(model, state(expected))
     assert model.rws.scales == {"rws-fog": 1.0, "rws-snow": 0.5}
+    assert repr(model.rws).startswith("Patcher on vgg16_bn_gap (user/base)\n")
     model.rws.remove("rws-snow")
     model.rws.add("user/rws-snow")
     offline = hf_rws.load_patched("user/base", ["user/rws-fog"], local_files_only=True)
