@@ -448,6 +448,22 @@ def test_a_server_without_xet(hub, folder, monkeypatch):
 
 
 @pytest.mark.skipif(find_spec("hf_xet") is None, reason="hf_xet is not installed")
+@pytest.mark.parametrize(
+    ("fault", "words"),
+    [
+        (Fault("POST /v1/xorbs", status=403, times=MANY), "the transfer by Xet broke"),
+        (Fault("POST /v1/xorbs", stall=True, times=MANY), "no answer from the Hub in time"),
+    ],
+)
+def test_an_upload_by_xet_that_breaks(hub, folder, fault, words, monkeypatch):
+    monkeypatch.setattr(calls, "TIME_LIMIT", 1.0 if fault.stall else 60)
+    hub.lfs, hub.faults = True, [replace(fault)]
+    with pytest.raises(NetworkError, match=rf"user/rws-fog: .*{words}"):
+        push(folder)
+    assert hub.files(REPO) == {}
+
+
+@pytest.mark.skipif(find_spec("hf_xet") is None, reason="hf_xet is not installed")
 def test_a_download_by_xet_that_breaks(hub):
     hub.commit(REPO, FILES)
     link = f'<{hub.endpoint}/api/models/{REPO}/xet-read-token/main>; rel="xet-auth"'

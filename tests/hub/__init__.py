@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 from huggingface_hub import close_session, constants, file_download, hf_api
-from huggingface_hub.utils import _http
+from huggingface_hub.utils import _http, disable_progress_bars, enable_progress_bars
 
 from hf_rws.hub import calls
 from tests.hub.server import Fault, Hub
@@ -31,5 +31,7 @@ def hub_fixture(tmp_path, monkeypatch):
         monkeypatch.setattr(calls, "PAUSES", (0.01, 0.02))
         for module in (_http, file_download):
             monkeypatch.setattr(module, "time", SimpleNamespace(**{**vars(time), "sleep": lambda _: time.sleep(0.01)}))
+        disable_progress_bars()
         yield hub
+        enable_progress_bars()
         close_session()

@@ -78,7 +78,8 @@ class Hub(Storage):
 
     Attributes:
         endpoint: The Hub's URL.
-        cdn: The URL of the server that large files come from and go to: another origin.
+        cdn: The URL of the server that large files come from and go to: another host, at least by name (huggingface_hub
+            1.31 tells servers apart by their hosts, not by their ports).
         requests: "METHOD /path" and headers of every request to either.
         uploads: The body of every request to either.
         faults: What goes wrong; the first that fits counts.
@@ -102,7 +103,8 @@ class Hub(Storage):
         from tests.hub.routes import CDN, HUB
 
         self.servers = [Server(self, HUB), Server(self, CDN)]
-        self.endpoint, self.cdn = (f"http://127.0.0.1:{server.server_port}" for server in self.servers)
+        ports = [server.server_port for server in self.servers]
+        self.endpoint, self.cdn = f"http://127.0.0.1:{ports[0]}", f"http://localhost:{ports[1]}"
         return self
 
     def __exit__(self, *_: object) -> None:
