@@ -181,7 +181,7 @@ def layer_differences(curves: Mapping[str, Sequence[float]], path: str | Path) -
     ax = figure.add_subplot()
     from matplotlib import colormaps
 
-    ax.set_prop_cycle(color=colormaps["tab20"].colors)
+    ax.set_prop_cycle(color=colormaps["tab20"](range(20)))
     for name, values in curves.items():
         ax.plot(range(1, len(values) + 1), values, marker="o", markersize=3, linewidth=1, label=name)
     ax.set_xlabel("layer, from the shallow end", fontsize=8)
