@@ -450,6 +450,9 @@ def test_baked_models_and_bundles_from_the_hub(on_the_hub, monkeypatch, tmp_path
     assert identical(rebuilt(recipe), state(model))
     bundle = hf_rws.hub.bundle("user/base", ["user/rws-fog"], "bundle", scales=[0.7])
     assert (bundle / "base" / "README.md").is_file()
+    packed = json.loads((bundle / "recipe.json").read_text())
+    for part, name in ((packed["base"], "base"), (packed["signatures"][0], "rws-fog")):
+        assert part["copy_of"] == f"user/{name}@{on_the_hub.repos[f'user/{name}'].refs['main']}"
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:1")
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "nothing"))
     on_the_hub.requests.clear()

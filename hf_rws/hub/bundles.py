@@ -5,13 +5,14 @@ import os
 import shutil
 import tempfile
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
 from hf_rws.errors import AccessError, OptionError, RWSError
-from hf_rws.hub.ids import NAME, parse_id
+from hf_rws.hub.ids import NAME, Location, parse_id
 from hf_rws.hub.reading import fetch
 from hf_rws.models import save_timm_repo
 from hf_rws.patch_recipe import RECIPE_NAME
@@ -68,9 +69,9 @@ def bundle(
         folder.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".bundling-"))
         try:
-            _pack_base(base, temporary / "base", revision, load_options)
-            places = _pack_signatures(listed(signatures), temporary / "signatures", load_options)
-            _write_recipe(temporary, places, scales)
+            origin = _pack_base(base, temporary / "base", revision, load_options)
+            packed = _pack_signatures(listed(signatures), temporary / "signatures", load_options)
+            _write_recipe(temporary, packed, scales, [origin, *(signature.origin for _, signature, _ in packed)])
             temporary.chmod(0o755)  # mkdtemp's is for its owner only
             temporary.replace(folder)
         except BaseException:
@@ -83,27 +84,32 @@ def bundle(
     return folder
 
 
-def _pack_base(base: str | Path | nn.Module, target: Path, revision: str | None, load_options: dict[str, Any]) -> None:
-    """The files of a repo as they are; a model, or what timm fetches itself, is saved."""
+def _pack_base(
+    base: str | Path | nn.Module, target: Path, revision: str | None, load_options: dict[str, Any]
+) -> Location | None:
+    """The files of a repo as they are; a model, or what timm fetches itself, is saved. Where it is from."""
     from hf_rws.loading import load_base
 
     if isinstance(base, nn.Module):
         save_timm_repo(base, target)
-    elif parse_id(base, revision=revision).kind == "name":
+        return None
+    where = parse_id(base, revision=revision)
+    if where.kind == "name":
         save_timm_repo(load_base(base, revision=revision, **load_options).model, target)
-    else:
-        fetched = fetch(base, _FILES, optional=_OPTIONAL, revision=revision, **load_options)
-        target.mkdir()
-        for name in (*_FILES, *_OPTIONAL):
-            if (fetched.folder / name).is_file():
-                shutil.copyfile(fetched.folder / name, target / name)
+        return where
+    fetched = fetch(base, _FILES, optional=_OPTIONAL, revision=revision, **load_options)
+    target.mkdir()
+    for name in (*_FILES, *_OPTIONAL):
+        if (fetched.folder / name).is_file():
+            shutil.copyfile(fetched.folder / name, target / name)
+    return replace(where, revision=fetched.revision)
 
 
 def _pack_signatures(
     signatures: "Sequence[SignatureLike]", target: Path, load_options: dict[str, Any]
-) -> "list[SignatureLike]":
-    """Save each signature; pairs of its name and its folder."""
-    places: list[SignatureLike] = []
+) -> list[tuple[str, Signature, Path]]:
+    """Save each signature; its name and its folder."""
+    packed: list[tuple[str, Signature, Path]] = []
     for number, item in enumerate(signatures):
         name, source = split_name(item)
         signature = source if isinstance(source, Signature) else Signature.from_pretrained(source, **load_options)
@@ -111,15 +117,22 @@ def _pack_signatures(
         place = target / (name if NAME.fullmatch(name) else f"signature-{number}")
         if place.exists():
             raise OptionError(f"two signatures are called {name!r}: give one another name, as a pair (name, id)")
-        places.append((name, signature.save_pretrained(place)))
-    return places
+        packed.append((name, signature, signature.save_pretrained(place)))
+    return packed
 
 
-def _write_recipe(folder: Path, places: "list[SignatureLike]", scales: Sequence[float] | None) -> None:
-    """The recipe of what the packed files give, with folders relative to it."""
+def _write_recipe(
+    folder: Path,
+    packed: Sequence[tuple[str, Signature, Path]],
+    scales: Sequence[float] | None,
+    origins: Sequence[Location | None],
+) -> None:
+    """The recipe of what the packed files give, with folders relative to it, and what they are copies of on the Hub."""
     from hf_rws.loading import load_patched
 
-    recipe = load_patched(folder / "base", places, scales=scales).rws.recipe()
-    for part in (recipe["base"], *recipe["signatures"]):
+    recipe = load_patched(folder / "base", [(name, place) for name, _, place in packed], scales=scales).rws.recipe()
+    for part, origin in zip((recipe["base"], *recipe["signatures"]), origins, strict=True):
         part["id"] = Path(part["id"]).relative_to(folder).as_posix()
+        if origin is not None and origin.kind == "hub":
+            part["copy_of"] = str(origin)
     (folder / RECIPE_NAME).write_text(json.dumps(recipe, indent=2) + "\n", encoding="utf-8")

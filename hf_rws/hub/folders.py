@@ -82,7 +82,7 @@ def push_all(
     folder = Path(folder)
     if not (folder / BASE / BASE_WEIGHTS).is_file():
         raise NotFoundError(f"{os.fspath(folder)!r} holds no {BASE}/{BASE_WEIGHTS}: give the folder of a study")
-    found = sorted(path.parent for path in folder.glob(f"*/{WEIGHTS_NAME}"))
+    found = sorted(path.parent for path in folder.glob(f"[!.]*/{WEIGHTS_NAME}"))
     signatures = {path.name: Signature.from_pretrained(path) for path in found}
     for signature in signatures.values():
         _check_base(signature, folder / BASE)
