@@ -90,9 +90,12 @@ def test_no_token_and_no_home_path_anywhere(hub, home, caplog):
         fetched = our_hub.fetch("user/rws-fog", ["config.json"], optional=["README.md"])
         model = hf_rws.load_patched("user/base", ["user/rws-fog@v1"])
         said += [fetched, model.rws, our_hub.parse_id("user/rws-fog@v1"), *model.rws.signatures.values()]
+        model_recipe = model.rws.recipe()
         said.append(our_hub.push_base(model.rws.bake(), "user/baked", create_pr=True))
         pulled = timm.create_model("hf-hub:user/baked@refs/pr/1", pretrained=False)
         said.append(pulled.pretrained_cfg)
+        said += [model_recipe, hf_rws.info("user/rws-fog"), hf_rws.list_signatures()]
+        said.append(our_hub.push_all(home, namespace="user", name="study"))
         uploads = list(hub.uploads)
         commits = [(name, commit) for name, repo in hub.repos.items() for commit in repo.commits]
         pushed = [content for name, commit in commits for content in hub.files(name, commit).values()]
@@ -103,7 +106,7 @@ def test_no_token_and_no_home_path_anywhere(hub, home, caplog):
             raised.append(caught.value)
             logged = caplog.records[:] if (fault, act) == ERRORS[-1] else logged  # what a server says is logged, too
     assert len(uploads) > 20
-    assert len(pushed) == 9
+    assert len(pushed) == 15
     assert any("authenticated: True" in record.getMessage() for record in logged)
     ours = [f"{error!s} {error!r} {error.args}" for error in raised]
     logs = [(record.name.split(".")[0], f"{record.getMessage()} {record.exc_text}") for record in logged]
