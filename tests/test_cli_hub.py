@@ -152,6 +152,7 @@ def test_push_one(logged_in, study, call):  # noqa: F811
         (["apply", "base", "rws-fog", "--recipe", "r.json", "--output-dir", "x"], "or --recipe"),
         (["push"], "Missing argument 'FOLDER'"),
         (["push", ".", "--tag", "v1"], "give REPO_ID"),
+        (["push", "rws-fog"], "give REPO_ID, e.g. user/rws-fog"),
         (["push", "rws-fog", "user/x", "--namespace", "user"], "are for a study"),
         (["ls", "--limit", "0"], "x>=1"),
         (["ls", "--sort", "beauty"], "'beauty' is not one of"),

@@ -12,6 +12,7 @@ import click
 from hf_rws import hub
 from hf_rws.cli.options import output_dir_option, together
 from hf_rws.cli.output import Output, output_options
+from hf_rws.format import CONFIG_NAME
 from hf_rws.loading import load_patched, save_patched
 
 token_option = click.option(
@@ -124,6 +125,10 @@ def push(
         commit = hub.push_folder(folder, repo_id, **common, **options)
         rows = [{"repo": repo_id, "commit": commit.oid, "url": commit.pr_url or str(commit.repo_url)}]
         return output.table(rows, id_key="url")
+    if (folder / CONFIG_NAME).is_file():
+        raise click.UsageError(
+            f"{folder} holds one signature or model: give REPO_ID, e.g. user/{folder.resolve().name}"
+        )
     if any(options.values()):
         raise click.UsageError("--base, --revision, --create-pr and --tag are for one repo: give REPO_ID")
     pushed = hub.push_all(
