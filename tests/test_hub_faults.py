@@ -149,9 +149,10 @@ def saved(tmp_path_factory):
 def test_what_is_damaged_on_the_way_is_refused_and_not_kept(hub, name):
     hub.commit(REPO, FILES)
     where = "GET /[0-9a-f]{64}" if name.endswith("safetensors") else f"GET .*resolve/.*{name}"
-    hub.faults = [Fault(where, flip=True)]
+    hub.faults = [Fault(where, times=9, flip=True)]  # the client may ask again on a busy machine
     with pytest.raises(IntegrityError, match=rf"user/rws-fog \({name}\): damaged on the way"):
         fetch(REPO, NAMES)
+    hub.faults = []
     assert contents(fetch(REPO, NAMES)) == FILES
 
 
