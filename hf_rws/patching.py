@@ -3,22 +3,22 @@
 import math
 import threading
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-import torch
 from torch import Tensor, nn
 
-from hf_rws.errors import IntegrityError, MismatchError, OptionError
+from hf_rws.errors import MismatchError, OptionError
 from hf_rws.fitting import check_fit, transfer_reasons
-from hf_rws.format import TensorSpec
-from hf_rws.layers import architecture, unwrap
+from hf_rws.layers import architecture, layer_tensors, unwrap
 from hf_rws.patch_recipe import write_recipe
+from hf_rws.recalibration import Measured, measure
 from hf_rws.signature import Signature
+from hf_rws.touched import Touched
 
 SignatureLike: TypeAlias = Signature | str | Path | tuple[str, Signature | str | Path]
 
@@ -29,13 +29,6 @@ if TYPE_CHECKING:
         """For type checkers: a timm model that carries a patcher. At run time it keeps its own class."""
 
         rws: "Patcher"
-
-
-_CHANGED = (
-    "the weights of this model were changed by something else since the patcher last wrote them (an optimizer step, "
-    "load_state_dict, ...). Keep them as they are with bake(), then patch again; or go back to the clean weights with "
-    "clear(force=True)"
-)
 
 
 def patch(
@@ -81,9 +74,15 @@ class Patcher:
     """The signatures on a model. `model.rws` is one; made by `patch` and `load_patched`.
 
     Weights are always computed from the kept clean values, in float32 and in a fixed order, and copied into the model's
-    own tensors: nothing drifts, the order of calls does not matter, `clear()` gives identical bits. A lock keeps
-    concurrent `set` calls apart; a forward pass that runs in another thread meanwhile may see some tensors of the old
-    and some of the new setting.
+    own tensors: nothing drifts, the order of calls does not matter, `clear()` gives identical bits.
+
+    `state_dict()` of a patched model holds the patched weights, under the same names. What else is written to the
+    touched tensors (`load_state_dict`, an optimizer step) is noticed at the next call and refused, not undone; writes
+    through `.data` only by `verify()`. `deepcopy` and pickle take signatures and clean values along. A tensor with two
+    names in the model (tied weights) is patched once.
+
+    Memory: the clean values, and up to as much again to work in. A lock keeps concurrent calls apart; a forward pass
+    that runs in another thread meanwhile may see some tensors of the old and some of the new setting.
     """
 
     def __init__(self, model: nn.Module, *, strict: bool = False) -> None:
@@ -97,8 +96,8 @@ class Patcher:
         self.base: Location | None = None  # where the model was loaded from, if `load_patched` did
         self._strict = strict
         self._attached: dict[str, _Attached] = {}
-        self._clean: dict[str, Tensor] = {}
-        self._seen: dict[str, tuple[int, int] | None] = {}
+        self._measured = Measured()
+        self._touched = Touched(self._model)
         self._lock = threading.RLock()
 
     # --- what is on ---
@@ -120,10 +119,15 @@ class Patcher:
 
         Raises:
             OptionError: A signature was made in memory, so nobody else can load it.
+                Or statistics were recalibrated, on images that a recipe does not hold.
             IntegrityError: Something else changed the weights.
         """
         with self._lock:
-            return write_recipe(self.base, self._sync() | self._clean, self.signatures, self.scales)
+            self._sync()
+            if self._measured.values:
+                raise OptionError("a recipe does not hold the images of recalibrate(); take it before, or set() again")
+            state = self._living().state_dict() | self._touched.clean
+            return write_recipe(self.base, state, self.signatures, self.scales)
 
     def __repr__(self) -> str:
         if self._model is None:
@@ -135,12 +139,16 @@ class Patcher:
             lines.append(f"  {name}: scale {attached.scale:g}, {attached.signature.nbytes:,} bytes{transfer}")
         if not self._attached:
             lines.append("  no signatures")
+        if self._measured.values:
+            lines.append(f"  batch norm statistics of {self._measured.images:,} images")
         return "\n".join(lines)
 
     # --- changing it ---
 
     def set(self, scales: Mapping[str, float]) -> None:
         """Set the scales of the attached signatures, absolutely; one that is not named goes to 0.
+
+        Statistics that `recalibrate` measured go: they belong to the scales that were on.
 
         Raises:
             OptionError: A name that is not attached, or a scale that is not a finite number.
@@ -179,12 +187,43 @@ class Patcher:
         What the body attaches stays as it is. Threads that use it at the same time see each other's settings.
         """
         with self._lock:
-            before = self.scales
+            before, measured = self._attached, self._measured
             self.set(scales)
         try:
             yield
         finally:
-            self.set(self.scales | {name: scale for name, scale in before.items() if name in self._attached})
+            with self._lock:
+                self._sync()
+                wanted = {name: before.get(name, attached) for name, attached in self._attached.items()}
+                self._apply(wanted, measured if wanted == before else Measured())
+
+    def recalibrate(self, images: Tensor | Iterable[Tensor]) -> None:
+        """Re-estimate the statistics of all batch norms from unlabelled images, with the signatures that are on.
+
+        Also the norms of deeper layers: their input is another where signatures are on. Each gets the mean and the
+        unbiased variance of its input over all images, pooled, the norms before it having theirs already: what it would
+        record in training if all images were one batch. Nothing else changes. `clear()` gives the clean statistics
+        back, every other change of scales those of the signatures.
+
+        Args:
+            images: A tensor of shape (N, C, H, W), which goes through the model once and at once, or an iterable of
+                such batches (`images.split(256)`): as exact, with memory for one batch, at the cost of a pass over the
+                layers before it for every norm. uint8 is raw and normalised here, float is normalised already.
+
+        Raises:
+            OptionError: The model has no batch norms, or `images` is not as described or too few; nothing changed.
+            IntegrityError: Something else changed the weights.
+        """
+        with self._lock:
+            self._sync()
+            statistics = [name for name, one in layer_tensors(self._model).items() if one.kind.startswith("running")]
+            self._keep(self._attached, statistics)
+            try:
+                self._apply(self._attached, measure(self._model, images))
+            except BaseException:
+                self._touched.write(_terms(self._attached), self._measured.values)
+                self._keep(self._attached, self._measured.values)
+                raise
 
     def add(
         self, signature: Signature | str | Path, scale: float = 1.0, *, name: str | None = None, **load_options: Any
@@ -211,17 +250,13 @@ class Patcher:
                     f"no signature called {name!r}; attached: {', '.join(map(repr, self._attached)) or 'none'}"
                 )
             self._sync()
-            remaining = {other: attached for other, attached in self._attached.items() if other != name}
-            self._apply(remaining)
-            kept = {spec.name for attached in remaining.values() for spec in attached.signature.config.tensors}
-            for gone in self._clean.keys() - kept:
-                del self._clean[gone]
+            self._apply({other: attached for other, attached in self._attached.items() if other != name})
 
     def verify(self) -> None:
         """Check every value: IntegrityError unless the weights are the clean ones plus what is on."""
         with self._lock:
-            self._seen.clear()
-            self._sync()
+            self._living()
+            self._touched.check(_terms(self._attached), self._measured.values)
 
     def bake(self) -> nn.Module:
         """Keep the weights as they are for good and take the patcher off.
@@ -230,11 +265,11 @@ class Patcher:
             The model, with no handle left on it; this patcher can no longer be used.
         """
         with self._lock:
-            self._tensors()
-            if getattr(self._model, "rws", None) is self:
-                del self._model.rws
-            model, self._model = self._model, None
-            self._attached, self._clean = {}, {}
+            model = self._living()
+            if getattr(model, "rws", None) is self:
+                del model.rws
+            self._model, self._attached, self._measured = None, {}, Measured()
+            del self._touched
             return model
 
     # --- inside ---
@@ -249,7 +284,9 @@ class Patcher:
             raise OptionError(f"scales must be a list with one number per signature ({len(named)}), got {scales!r}")
         checked = [_checked_scale(scale) for scale in scales]
         with self._lock:
-            tensors = self._sync()
+            self._sync()
+            tensors = self._living().state_dict(keep_vars=True)
+            clean = tensors | self._touched.clean
             wanted = dict(self._attached)
             for (name, signature), scale in zip(named, checked, strict=True):
                 if name in wanted:
@@ -257,100 +294,51 @@ class Patcher:
                         f"a signature called {name!r} is attached already; give it another name: (name, id)"
                     )
                 check_fit(signature, name, self._model, tensors)
-                touched = {
-                    spec.name: self._clean.get(spec.name, tensors[spec.name]) for spec in signature.config.tensors
-                }
-                reasons = transfer_reasons(signature, self._model, touched)
+                reasons = transfer_reasons(signature, self._model, {key: clean[key] for key in signature.specs})
                 if reasons and self._strict:
                     raise MismatchError(f"{name}: {'; '.join(reasons)} (strict=True)")
                 wanted[name] = _Attached(signature, reasons, scale)
             for name, attached in wanted.items():
                 if attached.transfer and name not in self._attached:
                     warnings.warn(f"{name} is a transfer: {'; '.join(attached.transfer)}", stacklevel=4)
-            names = {spec.name for attached in wanted.values() for spec in attached.signature.config.tensors}
-            fresh = {name: tensors[name].detach().clone() for name in names - self._clean.keys()}
-            self._clean.update(fresh)
-            try:
-                self._apply(wanted)
-            except BaseException:
-                for name in fresh:
-                    del self._clean[name]
-                raise
+            self._apply(wanted)
 
-    def _tensors(self) -> dict[str, Tensor]:
+    def _living(self) -> nn.Module:
         if self._model is None:
             raise OptionError("this patcher was taken off by bake(); patch the model again")
-        return dict(self._model.state_dict(keep_vars=True))
+        return self._model
 
-    def _sync(self, *, check: bool = True) -> dict[str, Tensor]:
-        """The model's tensors, after the clean values followed them to another device or dtype.
+    def _sync(self, *, check: bool = True) -> None:
+        """Refuse if something else changed the weights; let the clean values follow the model."""
+        self._living()
+        self._touched.follow(_terms(self._attached), self._measured.values, check=check)
 
-        With `check`, tensors that look written to since (by identity and version counter) must still have the values
-        that the patcher gave them.
-        """
-        tensors = self._tensors()
-        for name, clean in self._clean.items():
-            now = tensors.get(name)
-            if now is None:
-                raise IntegrityError(f"{name} is gone from the model; it was patched. Use bake() and patch again")
-            if now.shape != clean.shape:
-                raise IntegrityError(f"{name} has another shape than when it was patched. Use bake() and patch again")
-            mark = _mark(now)
-            if check and (mark is None or self._seen.get(name) != mark):
-                expected = self._patched(name, clean, self._attached).to(now.device, now.dtype)
-                if not torch.equal(now, expected):
-                    raise IntegrityError(f"{name}: {_CHANGED}")
-            self._clean[name] = clean.to(now.device, now.dtype)
-            self._seen[name] = mark
-        return tensors
-
-    def _apply(self, wanted: dict[str, _Attached]) -> None:
-        """Write the weights for `wanted`; on any error go back to what was on."""
+    def _apply(self, wanted: dict[str, _Attached], measured: Measured | None = None) -> None:
+        """Write the weights for `wanted`, and measured statistics; on any error go back to what was on."""
+        before, measured_before = self._attached, self._measured
+        measured = measured or Measured()
+        same = wanted.keys() == before.keys() and measured.values.keys() == measured_before.values.keys()
+        if not same:
+            self._keep({**before, **wanted}, {**measured_before.values, **measured.values})
         try:
-            self._write(wanted)
+            self._touched.write(_terms(wanted), measured.values)
+            self._attached, self._measured = wanted, measured
         except BaseException:
-            self._write(self._attached)
+            self._touched.write(_terms(before), measured_before.values)
             raise
-        self._attached = wanted
+        finally:
+            if not same:
+                self._keep(self._attached, self._measured.values)
 
-    @torch.no_grad()
-    def _write(self, wanted: Mapping[str, _Attached]) -> None:
-        tensors = self._tensors()
-        for name, clean in self._clean.items():
-            value = self._patched(name, clean, wanted)
-            if value is not clean and not bool(torch.isfinite(value).all()):
-                raise OptionError(
-                    f"{name} would no longer be finite in {value.dtype} with scales "
-                    f"{ {key: attached.scale for key, attached in wanted.items()} }; they are too large"
-                )
-            tensors[name].copy_(value)
-            self._seen[name] = _mark(tensors[name])
-
-    @torch.no_grad()
-    def _patched(self, name: str, clean: Tensor, wanted: Mapping[str, _Attached]) -> Tensor:
-        """The value of one tensor: clean values and what is on, summed in float32 in the order of names."""
-        total: Tensor | None = None
-        spec: TensorSpec | None = None
-        for attached in (wanted[key] for key in sorted(wanted)):
-            found = attached.signature.specs.get(name)
-            if found is None or attached.scale == 0:
-                continue
-            spec = found
-            term = attached.signature.delta(name).to(clean.device).mul_(attached.scale)
-            total = term if total is None else total.add_(term)
-        if total is None or spec is None:
-            return clean
-        if spec.kind == "running_var":
-            eps = self._eps(name)
-            return (clean.float() + eps).mul_(total.exp_()).sub_(eps).clamp_(min=0).to(clean.dtype)
-        return total.add_(clean.float()).to(clean.dtype)
-
-    def _eps(self, name: str) -> float:
-        return float(self._model.get_submodule(name.rpartition(".")[0]).eps)
+    def _keep(self, attached: Mapping[str, _Attached], also: Iterable[str]) -> None:
+        """Touch just the tensors of these signatures, and some others."""
+        names = set(also).union(*(one.signature.specs for one in attached.values()))
+        layers = {name: layer for name, layer in layer_tensors(self._model).items() if name in names}
+        self._touched.keep(layers, [one.signature for one in attached.values()])
 
     def __getstate__(self) -> dict[str, Any]:
         """For deepcopy and pickle: the copy has a lock of its own and looks at the values before it trusts them."""
-        return self.__dict__ | {"_lock": None, "_seen": {}}
+        return self.__dict__ | {"_lock": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
@@ -390,6 +378,6 @@ def _checked_scale(scale: float) -> float:
     return value
 
 
-def _mark(tensor: Tensor) -> tuple[int, int] | None:
-    """Identity and version of a tensor; None where it has no version counter (made in inference mode)."""
-    return None if tensor.is_inference() else (id(tensor), tensor._version)
+def _terms(attached: Mapping[str, _Attached]) -> list[tuple[Signature, float]]:
+    """What is on, in the order of names."""
+    return [(attached[name].signature, attached[name].scale) for name in sorted(attached) if attached[name].scale != 0]

@@ -22,17 +22,16 @@ tensor NaN; here zeros take the smallest magnitude.)
 
 import math
 from collections.abc import Sequence
-from typing import Literal, TypeAlias
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from hf_rws.decoding import Coded, levels, row_ranges, workspace
 from hf_rws.errors import FormatError, OptionError
+from hf_rws.packing import TERNARY_BYTES, Bits, num_bytes, pack, top_code
 
 __all__ = ["CODECS", "PRESETS", "Bits", "decode", "encode", "packed_sizes", "resolve_bits"]
-
-Bits: TypeAlias = int | Literal["ternary"]
 
 CODECS = ("symmetric", "linear", "log")
 
@@ -53,9 +52,6 @@ _FLOAT32_TINY = torch.finfo(torch.float32).tiny
 _CANDIDATES = 24
 _REFINEMENTS = 2
 _CHUNK = 2**17  # values searched at a time: what fits a CPU's second-level cache
-
-_TERNARY_DIGITS = (torch.arange(3**5)[:, None] // 3 ** torch.arange(5) % 3).to(torch.uint8)
-
 
 # --- settings ---
 
@@ -97,8 +93,7 @@ def packed_sizes(shape: Sequence[int], bits: Bits, *, codec: str = "symmetric") 
     if len(shape) == 0 or min(shape) < 0:
         raise OptionError(f"shape={tuple(shape)} has no channels to quantize: use bits=None")
     count = math.prod(shape)
-    num_bytes = -(-count // 5) if bits == "ternary" else -(-count * bits // 8)
-    return num_bytes, shape[0] if codec == "symmetric" else 2
+    return num_bytes(count, bits), shape[0] if codec == "symmetric" else 2
 
 
 def _checked_bits(bits: object, given: str, hint: str = "") -> Bits | None:
@@ -143,7 +138,7 @@ def encode(values: Tensor, bits: Bits, *, codec: str = "symmetric") -> tuple[Ten
     Raises:
         OptionError: unknown or unfit bits or codec, or values that are no floats, not finite or out of range.
     """
-    num_bytes, num_scales = packed_sizes(values.shape, bits, codec=codec)
+    length, num_scales = packed_sizes(values.shape, bits, codec=codec)
     if not values.is_floating_point():
         raise OptionError(f"values must be floating point, not {values.dtype}")
     rows = values.detach().to("cpu", torch.float32).reshape(len(values), math.prod(values.shape[1:]))
@@ -151,12 +146,12 @@ def encode(values: Tensor, bits: Bits, *, codec: str = "symmetric") -> tuple[Ten
         return torch.empty(0, dtype=torch.uint8), torch.zeros(num_scales, dtype=torch.float16)
     _check_range(rows)
     if codec == "symmetric":
-        codes, scales = _encode_symmetric(rows, _top_code(bits))
+        codes, scales = _encode_symmetric(rows, top_code(bits))
     elif codec == "linear":
-        codes, scales = _encode_linear(rows, _top_code(bits))
+        codes, scales = _encode_linear(rows, top_code(bits))
     else:
-        codes, scales = _encode_log(rows, _top_code(bits) // 2)
-    return _pack(codes.view(-1), bits)[:num_bytes], scales
+        codes, scales = _encode_log(rows, top_code(bits) // 2)
+    return pack(codes.view(-1), bits)[:length], scales
 
 
 def decode(codes: Tensor, scales: Tensor, shape: Sequence[int], bits: Bits, *, codec: str = "symmetric") -> Tensor:
@@ -169,18 +164,20 @@ def decode(codes: Tensor, scales: Tensor, shape: Sequence[int], bits: Bits, *, c
             writes: scales that are not finite, ternary bytes above 242.
         OptionError: unknown or unfit bits or codec.
     """
-    num_bytes, num_scales = packed_sizes(shape, bits, codec=codec)
-    _check_array("codes", codes, torch.uint8, num_bytes, shape)
+    length, num_scales = packed_sizes(shape, bits, codec=codec)
+    _check_array("codes", codes, torch.uint8, length, shape)
     _check_array("scales", scales, torch.float16, num_scales, shape)
-    unpacked = _unpack(codes.cpu(), bits)[: math.prod(shape)]
-    ends = scales.cpu().float()
-    if not ends.isfinite().all():
+    if not scales.isfinite().all():
         raise FormatError(f"scales of a tensor of shape {tuple(shape)} hold NaN or Inf: the file is broken")
-    if codec == "symmetric":
-        levels = _levels(unpacked.float(), _top_code(bits)).view(shape[0], math.prod(shape[1:]))
-        return levels.mul_(ends[:, None]).view(tuple(shape))
-    table = _linear_table(ends, _top_code(bits)) if codec == "linear" else _log_table(ends, _top_code(bits) // 2)
-    return table.index_select(0, unpacked.int()).view(tuple(shape))
+    if bits == "ternary" and len(codes) and codes.max() >= TERNARY_BYTES:
+        raise FormatError(f"ternary codes hold the byte {int(codes.max())}, the largest is 242: the file is broken")
+    values = torch.empty(math.prod(shape), dtype=torch.float32, device="cpu")
+    coded, width = Coded.of(codes.cpu(), scales.cpu(), shape, bits, codec), math.prod(shape[1:])
+    parts = [(rows, values[rows.start * width : rows.stop * width]) for rows in row_ranges(shape)]
+    work = workspace(max((len(part) for _, part in parts), default=0), values.device)
+    for rows, part in parts:
+        coded[rows].decoder(part, work)()
+    return values.view(tuple(shape))
 
 
 def _check_range(rows: Tensor) -> None:
@@ -202,10 +199,6 @@ def _check_array(name: str, array: Tensor, dtype: torch.dtype, length: int, shap
             f"{name} of a tensor of shape {tuple(shape)} must be {length} numbers of {dtype}, "
             f"got shape {tuple(array.shape)} of {array.dtype}"
         )
-
-
-def _top_code(bits: Bits) -> int:
-    return 2 if bits == "ternary" else 2**bits - 1
 
 
 # --- symmetric ---
@@ -247,15 +240,15 @@ def _best_scales(magnitudes: Tensor, top: int) -> Tensor:
 
 def _least_squares(magnitudes: Tensor, scales: Tensor, top: int) -> tuple[Tensor, Tensor]:
     """The best scales for the codes that `scales` give, and by how much they lower the squared error from that of 0."""
-    levels = _levels(_nearest_codes(magnitudes, scales, top), top)
-    product = (magnitudes * levels).sum(1)
-    refined = product / levels.square_().sum(1).clamp_min_(_FLOAT32_TINY)
+    nearest = levels(_nearest_codes(magnitudes, scales, top), top)
+    product = (magnitudes * nearest).sum(1)
+    refined = product / nearest.square_().sum(1).clamp_min_(_FLOAT32_TINY)
     return refined, refined * product
 
 
 def _squared_error(magnitudes: Tensor, scales: Tensor, top: int) -> Tensor:
     wide = scales.float()
-    decoded = _levels(_nearest_codes(magnitudes, wide, top), top).mul_(wide[:, None])
+    decoded = levels(_nearest_codes(magnitudes, wide, top), top).mul_(wide[:, None])
     return decoded.sub_(magnitudes).square_().sum(1)
 
 
@@ -263,11 +256,6 @@ def _nearest_codes(rows: Tensor, scales: Tensor, top: int) -> Tensor:
     """The codes of the nearest levels, as floats. A scale below float16's smallest number counts as 0."""
     codes_per_value = torch.where(scales < _FLOAT16_SMALLEST, 0.0, top / (2 * scales))
     return rows.mul(codes_per_value[:, None]).add_((top + 1) / 2).floor_().clamp_(0, top)
-
-
-def _levels(codes: Tensor, top: int) -> Tensor:
-    """Overwrites float `codes` with their levels, in [-1, 1]. The format fixes the order of these operations."""
-    return codes.mul_(2).sub_(top).div_(top)
 
 
 def _scales_to_float16(scales: Tensor, limit: Tensor) -> Tensor:
@@ -307,19 +295,6 @@ def _grid_codes(values: Tensor, ends: Tensor, top: int) -> Tensor:
     return values.sub(low).mul_(per_value).round_().clamp_(0, top)
 
 
-def _linear_table(ends: Tensor, top: int) -> Tensor:
-    low, high = ends.double()
-    return (low + (high - low) * torch.arange(top + 1) / top).float()
-
-
-def _log_table(ends: Tensor, top: int) -> Tensor:
-    low, high = ends.double()
-    magnitudes = torch.exp2(low + (high - low) * torch.arange(top + 1) / top).float()
-    if not magnitudes.isfinite().all():
-        raise FormatError(f"scales {ends.tolist()} of codec 'log' give values beyond float32: the file is broken")
-    return torch.cat([magnitudes, -magnitudes])
-
-
 def _ends_to_float16(low: Tensor, high: Tensor) -> Tensor:
     """Both ends as float16, rounded inwards: then both are in use, and encoding decoded values finds them again."""
     minus_low, inner_high = _float16_at_most(torch.stack([-low, high]))
@@ -332,44 +307,3 @@ def _float16_at_most(values: Tensor) -> Tensor:
     with np.errstate(over="ignore"):  # below -65504, where nothing is taken from
         below = np.nextafter(nearest.numpy(), np.float16(-np.inf))
     return torch.where(nearest > values, torch.from_numpy(below), nearest)
-
-
-# --- packing ---
-
-
-def _pack(codes: Tensor, bits: Bits) -> Tensor:
-    """Packed bytes, with up to `bits` - 1 bytes of padding at the end."""
-    if bits != "ternary":
-        return _regroup(codes, bits, 8)
-    digits = _grouped(codes, 5)
-    packed = digits[:, 4].clone()
-    for i in (3, 2, 1, 0):
-        packed.mul_(3).add_(digits[:, i])
-    return packed
-
-
-def _unpack(packed: Tensor, bits: Bits) -> Tensor:
-    """Codes, one per element, with those of the padding at the end."""
-    if bits != "ternary":
-        return _regroup(packed, 8, bits)
-    if len(packed) and packed.max() >= 3**5:
-        raise FormatError(f"ternary codes hold the byte {int(packed.max())}, the largest is 242: the file is broken")
-    return _TERNARY_DIGITS.index_select(0, packed.int()).view(-1)
-
-
-def _regroup(units: Tensor, old: int, new: int) -> Tensor:
-    """Cuts the bit stream (least significant bit first) of units of `old` bits into units of `new` bits."""
-    if old == new:
-        return units
-    groups = _grouped(units, new)  # `new` units of `old` bits hold as many bits as `old` units of `new` bits
-    words = torch.zeros(len(groups), dtype=torch.int64)
-    for i in range(new):
-        words |= groups[:, i].long() << (old * i)
-    regrouped = torch.empty(len(groups), old, dtype=torch.uint8)
-    for i in range(old):
-        regrouped[:, i] = (words >> (new * i)) & (2**new - 1)
-    return regrouped.view(-1)
-
-
-def _grouped(units: Tensor, size: int) -> Tensor:
-    return torch.nn.functional.pad(units, (0, -len(units) % size)).view(-1, size)

@@ -77,6 +77,10 @@ class Signature:
         arrays = pack(deltas, tensors, config.method.codec)
         return cls(replace(config, tensors=tensors), arrays, name or config.corruption.label)
 
+    def __getstate__(self) -> dict[str, Any]:
+        """For deepcopy and pickle: without the views of the arrays, each of which would take its whole array along."""
+        return {key: value for key, value in self.__dict__.items() if key in self.__dataclass_fields__}
+
     def __repr__(self) -> str:
         config = self.config
         severity = "" if config.corruption.severity is None else f"-{config.corruption.severity}"
@@ -92,7 +96,7 @@ class Signature:
 
     def delta(self, name: str) -> Tensor:
         """The float32 tensor to add to the state-dict entry `name` (for a running_var: to its log)."""
-        spec, parts = self._parts[name]
+        spec, parts = self.stored[name]
         return unpack(parts, spec, self.config.method.codec)
 
     def deltas(self) -> dict[str, Tensor]:
@@ -344,7 +348,8 @@ class Signature:
         return save(dict(self.arrays), metadata={"format": "pt"})
 
     @cached_property
-    def _parts(self) -> dict[str, tuple[TensorSpec, dict[str, Tensor]]]:
+    def stored(self) -> dict[str, tuple[TensorSpec, dict[str, Tensor]]]:
+        """What is stored of each tensor: its spec, and its parts of the arrays (views)."""
         tensors, codec = self.config.tensors, self.config.method.codec
         parts = slices(self.arrays, tensors, codec)
         return {spec.name: (spec, part) for spec, part in zip(tensors, parts, strict=True)}

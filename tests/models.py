@@ -19,6 +19,24 @@ ARCHITECTURES: dict[str, dict[str, float]] = {
     "convnext_atto": {},
     "vit_tiny_patch16_224": {},
 }
+# name -> options that make it small: what the engine must take, each with something that the others have not
+MATRIX: dict[str, dict[str, object]] = {
+    "vgg16_gap": {"width": 0.05},
+    "vgg16_bn": {"cfg": [4, 4, "M", 8, 8, "M", 8, 8, 8, "M", 8, 8, 8, "M", 8, 8, 8, "M"], "mlp_ratio": 0.005},
+    "resnet18": {"channels": (8, 16, 24, 32)},
+    "resnet50": {"channels": (8, 16, 24, 32), "layers": (2, 2, 3, 2)},
+    "resnet26d": {"channels": (8, 16, 24, 32), "stem_width": 8},  # a deep stem, pooling in the shortcuts
+    "wide_resnet50_2": {"channels": (8, 16, 24, 32), "layers": (2, 2, 3, 2)},
+    "densenet121": {"growth_rate": 4, "block_config": (2, 3, 4, 2)},  # norms before convolutions
+    "mobilenetv3_small_050": {},  # depthwise convolutions, squeeze and excitation, convolutions without a norm
+    "efficientnet_b0": {},
+    "regnety_002": {},  # grouped convolutions
+    "convnext_atto": {"dims": (8, 16, 24, 32)},  # no batch norm, layer scales
+    "vit_tiny_patch16_224": {"img_size": 32, "embed_dim": 24},  # tokens, position embeddings, fused qkv
+    "deit_tiny_distilled_patch16_224": {"img_size": 32, "embed_dim": 24},  # two heads
+    "swin_tiny_patch4_window7_224": {"img_size": 56, "embed_dim": 12},  # tables of relative positions
+    "mixer_s32_224": {"img_size": 64, "mlp_ratio": (0.5, 0.25)},
+}
 DEVICES = ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",)
 CONV_NETS = ("vgg16_gap", "vgg16_bn_gap", "resnet18")
 
@@ -31,21 +49,32 @@ class Trio:
     standard: nn.Module
     robust: nn.Module
 
+    @property
+    def pair(self) -> tuple[nn.Module, nn.Module]:
+        """The two that a signature tells apart."""
+        return self.standard, self.robust
+
     def base(self) -> nn.Module:
         """A copy of the standard model, for patching."""
         return deepcopy(self.standard)
 
 
-def create(name: str, seed: int = 0) -> nn.Module:
+def create(name: str, seed: int = 0, options: dict[str, object] | None = None) -> nn.Module:
     torch.manual_seed(seed)
-    model = timm.create_model(name, num_classes=10, **ARCHITECTURES[name]).eval()
+    options = {"num_classes": 10, **(ARCHITECTURES[name] if options is None else options)}
+    cfg = options.pop("cfg", None)
+    if cfg is None:
+        model = timm.create_model(name, **options)
+    else:  # timm's function takes the widths of the layers from the name
+        model = timm.models.vgg.VGG(cfg, norm_layer=nn.BatchNorm2d, **options)
+        model.pretrained_cfg = {**timm.get_pretrained_cfg(name).to_dict(), "architecture": name}
     with torch.no_grad():
         for key, value in model.state_dict().items():
             if key.endswith("running_var"):
                 value.uniform_(0.5, 2.0)
             elif key.endswith("running_mean"):
                 value.normal_(0, 0.5)
-    return model
+    return model.eval()
 
 
 def moved(model: nn.Module, seed: int, size: float = 0.02) -> nn.Module:
@@ -63,10 +92,13 @@ def moved(model: nn.Module, seed: int, size: float = 0.02) -> nn.Module:
     return copy
 
 
+def make_trio(start: nn.Module) -> Trio:
+    return Trio(start, moved(start, 1), moved(start, 2))
+
+
 @cache
 def trio(name: str) -> Trio:
-    start = create(name)
-    return Trio(start, moved(start, 1), moved(start, 2))
+    return make_trio(create(name))
 
 
 @cache

@@ -17,11 +17,13 @@ TEMPLATES = {path.name for path in (ROOT / "model_cards").glob("*.jinja")}
 # Each imports from earlier tiers only. A package is one module here.
 TIERS = (
     {"errors"},
+    {"packing"},
+    {"decoding"},
     {"layers", "quantization", "corruptions", "models", "augmentation"},
     {"format", "data", "recipes", "mixtures"},
     {"signature", "benchmarks", "unlabelled"},
-    {"evaluation"},
-    {"extraction", "fitting", "training", "patch_recipe"},
+    {"evaluation", "sums"},
+    {"recalibration", "touched", "extraction", "fitting", "training", "patch_recipe"},
     {"distiller"},
     {"patching", "distillation"},
     {"routing", "plots"},

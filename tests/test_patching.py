@@ -11,6 +11,7 @@ from torch import nn
 
 import hf_rws
 from hf_rws.errors import IntegrityError, MismatchError, OptionError
+from hf_rws.sums import Tile
 from tests.models import ARCHITECTURES, CONV_NETS, DEVICES, create, identical, moved, signature, state, trio
 
 LABELS = ("fog", "gaussian_noise", "snow")
@@ -26,27 +27,68 @@ def patched(name, *labels, **options):
 # --- laws ---
 
 
-@pytest.mark.parametrize("name", ARCHITECTURES)
-def test_patched_weights_are_clean_weights_plus_scaled_deltas(name):
-    model, _, before = patched(name, "fog", "snow", scales=[1.0, -0.5])
-    deltas = {label: signature(name, label).deltas() for label in ("fog", "snow")}
-    specs = signature(name, "fog").specs
-    for key, value in model.state_dict().items():
-        if key not in specs:
-            assert torch.equal(value, before[key])
-            continue
-        total = deltas["fog"][key].double() - 0.5 * deltas["snow"][key].double()
-        if specs[key].kind == "running_var":
+def by_definition(before, terms, model):
+    """Clean values plus scaled deltas by the definition, one tensor and one operation after another."""
+    found = dict(before)
+    for key in {key for made, _ in terms for key in made.specs}:
+        deltas = [made.delta(key).to(before[key].device) * scale for made, scale in terms if key in made.specs]
+        total, kind = sum(deltas[1:], deltas[0]), next(made.specs[key].kind for made, _ in terms if key in made.specs)
+        if kind == "running_var":
             eps = model.get_submodule(key.rpartition(".")[0]).eps
-            expected = (before[key].double() + eps) * total.exp() - eps
+            value = ((before[key].double() + eps) * total.double().exp() - eps).clamp(min=0)
         else:
-            expected = before[key].double() + total
-        torch.testing.assert_close(value.double(), expected, rtol=1e-5, atol=1e-6)
-        assert not torch.equal(value, before[key])
+            value = total + before[key].float()
+        found[key] = value.to(before[key].dtype)
+    return found
+
+
+BITS = [8, 7, 4, 3, 1, "ternary", None, "small"]
 
 
 @pytest.mark.parametrize("device", DEVICES)
-@pytest.mark.parametrize("name", ARCHITECTURES)
+@pytest.mark.parametrize("bits", BITS, ids=str)
+@pytest.mark.parametrize("name", ["vgg16_bn_gap", "resnet18"])  # tensors in one tile, and in many
+def test_patched_weights_are_clean_weights_plus_scaled_deltas_to_the_bit(name, bits, device):
+    model = trio(name).base().to(device)
+    before = state(model)
+    made = {"fog": signature(name, "fog", bits), "snow": signature(name, "snow", 4, num_layers=4)}
+    patcher = hf_rws.patch(model, list(made.values()), scales=[1.0, 0.0])
+    for scales in ({"fog": 1.0}, {"fog": 0.7}, {"snow": -0.3}, {"snow": 1.0, "fog": 1.0}, {"fog": 0.3, "snow": 2.0}):
+        patcher.set(scales)
+        terms = [(made[key], scales[key]) for key in sorted(scales)]
+        assert identical(model, by_definition(before, terms, model)), scales
+        patcher.verify()
+    patcher.clear()
+    assert identical(model, before)
+
+
+@pytest.mark.parametrize("codec", ["linear", "log"])
+def test_the_released_codes_codecs_are_patched_to_the_bit(codec):
+    model = trio("vgg16_gap").base()
+    before, made = state(model), signature("vgg16_gap", bits=None).quantize(4, codec=codec)
+    hf_rws.patch(model, made, scales=[0.5])
+    assert identical(model, by_definition(before, [(made, 0.5)], model))
+
+
+def test_tensors_of_a_signature_that_is_off_keep_their_bits_even_the_sign_of_zero():
+    model = trio("vgg16_bn_gap").base()
+    deep = model.features[17]
+    with torch.no_grad():
+        deep.bias.fill_(-0.0)
+    few = signature("vgg16_bn_gap", num_layers=3)
+    many = signature("vgg16_bn_gap", "snow")
+    with pytest.warns(UserWarning, match="transfer"):
+        patcher = hf_rws.patch(model, [few, many], scales=[1.0, 0.0])
+    before = state(deep)
+    for scales in ({"fog": 0.5}, {"snow": 1.0}, {"fog": -1.0}):
+        patcher.set(scales)
+        patcher.verify()
+    assert identical(deep, before)
+    assert bool(torch.signbit(deep.bias).all())
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("name", CONV_NETS)
 def test_clear_gives_back_identical_bits_in_the_same_storage(name, device):
     model = trio(name).base().to(device)
     before = state(model)
@@ -246,24 +288,33 @@ def test_other_shapes_list_what_differs():
     assert identical(wide, before)
 
 
-def test_an_error_in_the_middle_of_writing_is_rolled_back(monkeypatch):
-    model, patcher, _ = patched("vgg16_bn_gap", "fog", scales=[0.5])
-    on = state(model)
-    calls = []
-    whole = patcher._patched
+@pytest.mark.parametrize("name", ["vgg16_bn_gap", "resnet18"])
+def test_an_error_in_the_middle_of_writing_is_rolled_back(name, monkeypatch):
+    model, patcher, _ = patched(name, "fog", scales=[0.5])
+    on, calls, whole = state(model), [], Tile.store
 
-    def failing(name, clean, wanted):
-        calls.append(name)
-        if len(calls) == 9:
+    def failing(self, total):
+        calls.append(self)
+        if len(calls) == 2:
             raise MemoryError
-        return whole(name, clean, wanted)
+        whole(self, total)
 
-    monkeypatch.setattr(patcher, "_patched", failing)
+    monkeypatch.setattr(Tile, "store", failing)
     with pytest.raises(MemoryError):
         patcher.set({"fog": 2.0})
-    assert len(calls) > 9
+    assert len(calls) > 2
     assert identical(model, on)
     assert patcher.scales == {"fog": 0.5}
+    patcher.verify()
+
+
+def test_a_model_that_holds_nan_is_refused():
+    model = trio("vgg16_gap").base()
+    with torch.no_grad():
+        model.features[2].weight[0] = torch.nan
+    with pytest.raises(OptionError, match=r"features.2.weight of the model holds NaN"), pytest.warns(match="transfer"):
+        hf_rws.patch(model, signature("vgg16_gap"))
+    assert not hasattr(model, "rws")
 
 
 def test_a_tuple_of_signatures_is_a_sequence_and_numpy_scales_are_numbers():
