@@ -31,6 +31,14 @@ def wide_float(device: torch.device) -> torch.dtype:
     return torch.float32 if device.type == "mps" else torch.float64
 
 
+def on_device(array: np.ndarray, device: torch.device) -> Tensor:
+    """Constants as a tensor, float64 as `wide_float`. A GPU gets them without waiting until it has nothing to do."""
+    tensor = torch.from_numpy(array)
+    if tensor.dtype == torch.float64:
+        tensor = tensor.to(wide_float(device))
+    return tensor.to(device, non_blocking=device.type == "cuda")
+
+
 def gaussian_weights(sigma: float, reach: int) -> np.ndarray:
     """A sampled Gaussian at -reach..reach, summing to 1."""
     t = np.arange(-reach, reach + 1)
@@ -56,12 +64,10 @@ def gaussian_blur(images: Tensor, sigma: float, *, border: Border = "replicate",
     if reach <= LONGEST_SHIFTED_REACH and border == "replicate":
         return _blur_by_shifts(images, gaussian_weights(sigma, reach) * math.sqrt(GAIN))
     height, width = images.shape[-2:]
-    dtype = wide_float(images.device)
     vertical, horizontal = (
-        torch.from_numpy(_blur_matrix(size, sigma, reach, border)).to(dtype).to(images.device)
-        for size in (height, width)
+        on_device(_blur_matrix(size, sigma, reach, border), images.device) for size in (height, width)
     )
-    across = _band_product(horizontal, images.to(dtype).mT, reach).mT
+    across = _band_product(horizontal, images.to(vertical.dtype).mT, reach).mT
     return _band_product(vertical, across, reach).float()
 
 
@@ -134,10 +140,9 @@ def correlate(images: Tensor, kernel: np.ndarray) -> Tensor:
 def _correlate_by_fft(images: Tensor, kernel: np.ndarray) -> Tensor:
     reach = kernel.shape[0] // 2
     height, width = images.shape[-2:]
-    dtype = wide_float(images.device)
     size = [_fast_length(side + 2 * reach) for side in (height, width)]
-    padded = functional.pad(images.to(dtype), (reach,) * 4, mode="reflect")
-    transfer = torch.fft.rfft2(torch.from_numpy(kernel * GAIN).to(dtype).to(images.device), s=size).conj()
+    padded = functional.pad(images.to(wide_float(images.device)), (reach,) * 4, mode="reflect")
+    transfer = torch.fft.rfft2(on_device(kernel * GAIN, images.device), s=size).conj()
     spectrum = torch.fft.rfft2(padded, s=size).mul_(transfer)
     return torch.fft.irfft2(spectrum, s=size)[..., :height, :width].float()
 
@@ -221,7 +226,7 @@ def clipped_zoom(planes: Tensor, factor: float, scratch: Tensor | None = None) -
     """
     rows, columns, other = planes.new_empty(3, *planes.shape) if scratch is None else scratch
     for dim, source, result in ((0, planes, rows), (1, rows, columns)):
-        low, high, share = (torch.from_numpy(a).to(planes.device) for a in zoom_positions(planes.shape[dim], factor))
+        low, high, share = (on_device(a, planes.device) for a in zoom_positions(planes.shape[dim], factor))
         torch.index_select(source, dim, low, out=result)
         torch.index_select(source, dim, high, out=other)
         torch.lerp(result, other, share.view((-1, 1) if dim else (-1, 1, 1)), out=result)

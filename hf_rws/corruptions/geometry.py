@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from hf_rws.corruptions.definition import CIFAR, IMAGENET, TINY_IMAGENET, Corruption, Draws
-from hf_rws.corruptions.filters import GAIN, gaussian_blur
+from hf_rws.corruptions.filters import GAIN, gaussian_blur, on_device
 from hf_rws.corruptions.randomness import Source
 
 # alpha, sigma and the farthest affine step, in pixels over the set's unit (244 is what the published code has)
@@ -40,13 +40,13 @@ def _pixelate(images: Tensor, draws: Draws, factor: float) -> Tensor:
     down, across = int(height * factor), int(width * factor)
     narrow = _box_means(images.transpose(2, 3).contiguous().float(), across)
     small = _box_means(narrow.transpose(2, 3).contiguous(), down).to(torch.uint8)
-    y, x = (torch.from_numpy(nearest(*sizes)).to(images.device) for sizes in ((down, height), (across, width)))
+    y, x = (on_device(nearest(*sizes), images.device) for sizes in ((down, height), (across, width)))
     return small.index_select(3, x).index_select(2, y)
 
 
 def _box_means(planes: Tensor, reduced: int) -> Tensor:
     """Shrink (N, C, H, W) to (N, C, reduced, W): in this direction whole rows move at once."""
-    rows, weights = (torch.from_numpy(a).to(planes.device) for a in box_taps(planes.shape[2], reduced))
+    rows, weights = (on_device(a, planes.device) for a in box_taps(planes.shape[2], reduced))
     total = torch.zeros_like(planes[:, :, :reduced])
     for row, weight in zip(rows, weights, strict=True):
         total.addcmul_(planes.index_select(2, row), weight[:, None])
@@ -86,7 +86,7 @@ def _draw_elastic(source: Source, shape: tuple[int, int, int], constants: tuple[
 def _elastic(images: Tensor, draws: Draws, constants: tuple[float, float, float]) -> Tensor:
     alpha, sigma, affine = constants
     height, width = images.shape[2:]
-    size = torch.tensor((width, height), device=images.device)
+    size = on_device(np.array((width, height)), images.device)
     positions = _affine_positions(draws[0] * affine, width, height)
     levels = images.float()
     levels = functional.grid_sample(
@@ -119,11 +119,13 @@ def _affine_positions(moves: Tensor, width: int, height: int) -> Tensor:
         (N, H, W, 2) float32, (x, y).
     """
     reach = min(width, height) // 3
-    corner = torch.tensor((width // 2 - reach, height // 2 - reach), device=moves.device)
+    corner, right, down = on_device(
+        np.array(((width // 2 - reach, height // 2 - reach), (2 * reach, 0), (0, 2 * reach))), moves.device
+    )
     # A pixel at corner + 2q (s, t) goes to origin + s along + t across: solve for (s, t).
     origin = (corner + moves[:, 2])[:, None, None]
-    along = torch.tensor((2 * reach, 0), device=moves.device) + moves[:, 1] - moves[:, 2]
-    across = torch.tensor((0, 2 * reach), device=moves.device) + moves[:, 0] - moves[:, 1]
+    along = right + moves[:, 1] - moves[:, 2]
+    across = down + moves[:, 0] - moves[:, 1]
     inverse = (
         torch.stack((torch.stack((across[:, 1], -along[:, 1]), 1), torch.stack((-across[:, 0], along[:, 0]), 1)), 1)
         * (2 * reach / (along[:, 0] * across[:, 1] - along[:, 1] * across[:, 0]))[:, None, None]

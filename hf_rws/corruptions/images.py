@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -52,7 +53,9 @@ def _from_numpy(array: np.ndarray) -> tuple[Tensor, Callable[[Tensor], Any]]:
         raise OptionError(f"A numpy array must be uint8 (0..255), not {array.dtype}.")
     if array.ndim not in (3, 4):
         raise OptionError(f"A numpy array must be (H, W, C) or (N, H, W, C), not of shape {array.shape}.")
-    batch = torch.from_numpy(np.ascontiguousarray(array))
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The given NumPy array is not writable")  # nor is it written to
+        batch = torch.from_numpy(np.ascontiguousarray(array))
     batch = (batch if array.ndim == 4 else batch[None]).permute(0, 3, 1, 2)
     _check_shape(batch, array.shape, "a numpy array is (H, W, C) or (N, H, W, C)")
 

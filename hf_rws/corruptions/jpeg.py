@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from hf_rws.corruptions.definition import CIFAR, IMAGENET, TINY_IMAGENET, Corruption, Draws
-from hf_rws.corruptions.filters import wide_float
+from hf_rws.corruptions.filters import on_device
 
 JPEG_QUALITY = {CIFAR: (80, 65, 58, 50, 40), TINY_IMAGENET: (65, 58, 50, 40, 25), IMAGENET: (25, 18, 15, 10, 7)}
 
@@ -125,10 +125,9 @@ def _through_blocks(planes: Tensor, steps: np.ndarray) -> Tensor:
     blocks = padded.view(-1, (height + down) // 8, 8, (width + across) // 8, 8)
     # To (row in block, column in block, blocks): products with a long last dimension.
     samples = blocks.permute(2, 4, 0, 1, 3).reshape(8, 8, -1)
-    dtype = wide_float(planes.device)
-    forward, step = (torch.from_numpy(array).to(dtype).to(planes.device) for array in (dct_matrix(), steps[..., None]))
+    forward, step = (on_device(array, planes.device) for array in (dct_matrix(), steps[..., None]))
 
-    coefficients = _descale(forward.float() @ samples, 11).to(dtype)
+    coefficients = _descale(forward.float() @ samples, 11).to(forward.dtype)
     coefficients = _descale((forward @ coefficients.view(8, -1)).view(samples.shape), 15)
     quantized = coefficients.abs().div_(8).add_(step / 2).div_(step).floor_()
     restored = quantized.mul_(step).copysign_(coefficients)

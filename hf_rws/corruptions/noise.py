@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from hf_rws.corruptions.definition import CIFAR, IMAGENET, TINY_IMAGENET, Corruption, Draws
+from hf_rws.corruptions.filters import on_device
 from hf_rws.corruptions.randomness import Source
 
 GAUSSIAN_SIGMA = {
@@ -72,7 +73,7 @@ def _shot(images: Tensor, draws: Draws, photons: float) -> Tensor:
     (words,) = draws
     column = words >> 23
     places = images.to(torch.int32).mul_(256).add_(column)
-    entry = torch.from_numpy(shot_table(photons)).to(images.device).index_select(0, places.flatten()).view_as(words)
+    entry = on_device(shot_table(photons), images.device).index_select(0, places.flatten()).view_as(words)
     alias = entry & 0xFF
     return (words & 0x7FFFFF).lt_(entry >> 8).mul_(column - alias).add_(alias).to(torch.uint8)
 

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from hf_rws.corruptions.definition import CIFAR, IMAGENET, TINY_IMAGENET, Corruption, Draws
-from hf_rws.corruptions.filters import gaussian_blur
+from hf_rws.corruptions.filters import gaussian_blur, on_device
 from hf_rws.corruptions.randomness import Source
 from hf_rws.corruptions.rounds import until_stable
 
@@ -52,7 +53,8 @@ SPATTER = {
         Spatter(0.67, 0.4, 1, 0.65, 1.5, True),
     ),
 }
-WATER, MUD = (175, 238, 238), (63, 42, 20)
+WATER = np.array((175, 238, 238), np.float32).reshape(3, 1, 1)
+MUD = np.array((63, 42, 20), np.float32).reshape(3, 1, 1)
 MUD_CUT = 0.8
 
 EDGE_LOW, EDGE_HIGH = 50, 150
@@ -64,7 +66,7 @@ CHAMFER = (
     (143976, ((1, 2), (2, 1), (1, -2), (2, -1), (-1, 2), (-2, 1), (-1, -2), (-2, -1))),
 )
 FARTHEST = 20 << 16
-EMBOSS = ((-2, -1, 0), (-1, 1, 1), (0, 1, 2))
+EMBOSS = np.array([[[[-2, -1, 0], [-1, 1, 1], [0, 1, 2]]]], np.float32)
 
 
 def _draw_spatter(source: Source, shape: tuple[int, int, int], constants: Spatter) -> Draws:
@@ -73,7 +75,7 @@ def _draw_spatter(source: Source, shape: tuple[int, int, int], constants: Spatte
 
 def _spatter(images: Tensor, draws: Draws, constants: Spatter) -> Tensor:
     liquid = gaussian_blur(draws[0][:, None] * constants.scale + constants.location, constants.sigma)
-    colour = torch.tensor(MUD if constants.mud else WATER, device=images.device, dtype=torch.float32).view(3, 1, 1)
+    colour = on_device(MUD if constants.mud else WATER, images.device)
     if constants.mud:
         mask = gaussian_blur(liquid.gt_(constants.threshold), constants.strength)
         mask = torch.threshold_(mask, MUD_CUT - 1e-6, 0)
@@ -97,9 +99,7 @@ def relief(liquid: Tensor) -> Tensor:
     distance = chamfer_distance(canny_edges(liquid))
     distance = (_sum_3x3(distance) / (9 << 16)).floor_()
     equalized = _equalize(distance)
-    embossed = functional.conv2d(
-        _mirror(equalized), torch.tensor(EMBOSS, device=liquid.device).float().view(1, 1, 3, 3)
-    )
+    embossed = functional.conv2d(_mirror(equalized), on_device(EMBOSS, liquid.device))
     return (_sum_3x3(embossed.clamp_(0, 255)) / 9).round_()
 
 

@@ -10,6 +10,7 @@ from torch import Generator, Tensor, nn
 
 from hf_rws.corruptions.batch import check_parameter_set, check_severity, corrupt
 from hf_rws.corruptions.definition import SEVERITIES
+from hf_rws.corruptions.filters import on_device
 from hf_rws.corruptions.images import to_batch
 from hf_rws.corruptions.registry import all_names, find
 from hf_rws.errors import OptionError
@@ -95,7 +96,7 @@ class RandomCorrupt(nn.Module):
         result = batch.clone()
         for choice in choices.unique().tolist():
             if choice < kinds:
-                which = (choices == choice).nonzero().flatten().to(batch.device)
+                which = on_device((choices == choice).numpy().nonzero()[0], batch.device)
                 result[which] = corrupt(
                     batch[which],
                     self.names[choice // len(self.severities)],

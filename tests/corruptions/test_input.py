@@ -92,6 +92,15 @@ def test_grey_images(name):
     assert np.array_equal(np.array(picture), found[0, 0].numpy())
 
 
+@pytest.mark.filterwarnings("error")
+def test_read_only_arrays():
+    array = CLEAN.permute(0, 2, 3, 1).numpy().copy()
+    array.flags.writeable = False
+    found = corrupt(array, "contrast")
+    assert np.array_equal(found, corrupt(array.copy(), "contrast"))
+    assert found.flags.writeable
+
+
 def test_parameters_follow_the_shorter_side():
     for size, parameters in (((47, 200), "cifar"), ((48, 48), "tiny-imagenet"), ((127, 500), "tiny-imagenet"),
                              ((128, 128), "imagenet")):  # fmt: skip
