@@ -135,8 +135,8 @@ def fingerprint(tensors: Mapping[str, Tensor]) -> dict[str, str]:
     Returns:
         A hex digest for each dtype of "float32", "float16" and "bfloat16".
     """
-    samples = {name: _sample(tensors[name]) for name in sorted(tensors)}
-    return {str(dtype).removeprefix("torch."): _digest_as(dtype, samples) for dtype in _FINGERPRINT_DTYPES}
+    samples = _Samples(tensors)
+    return {str(dtype).removeprefix("torch."): samples.digest_as(dtype) for dtype in _FINGERPRINT_DTYPES}
 
 
 def has_fingerprint(tensors: Mapping[str, Tensor], recorded: Mapping[str, str]) -> bool:
@@ -145,22 +145,37 @@ def has_fingerprint(tensors: Mapping[str, Tensor], recorded: Mapping[str, str]) 
     A digest counts only for a dtype that holds the values without rounding: float32 for a float32 model, float16 for
     one in float16 or restored from a file in float16.
     """
-    samples = {name: _sample(tensors[name]) for name in sorted(tensors)}
+    samples = _Samples(tensors)
     for dtype in _FINGERPRINT_DTYPES:
-        exact = all(torch.equal(value.to(dtype).to(value.dtype), value) for value in samples.values())
-        if exact and recorded.get(str(dtype).removeprefix("torch.")) == _digest_as(dtype, samples):
+        known = recorded.get(str(dtype).removeprefix("torch."))
+        if known is not None and samples.fit(dtype) and known == samples.digest_as(dtype):
             return True
     return False
 
 
-def _digest_as(dtype: torch.dtype, samples: Mapping[str, Tensor]) -> str:
-    return digest((name, value.to(dtype)) for name, value in samples.items())[:32]
+class _Samples:
+    """Evenly spaced values of each tensor, in the order of names, in one piece on the CPU."""
 
+    def __init__(self, tensors: Mapping[str, Tensor], count: int = 4096) -> None:
+        self._names = sorted(tensors)
+        flat = [tensors[name].detach().flatten() for name in self._names]
+        parts = [values[:: max(1, -(-len(values) // count))] for values in flat]
+        self._sizes = list(map(len, parts))
+        self._values = torch.cat([part.to(parts[0].device) for part in parts]).cpu() if parts else torch.empty(0)
 
-def _sample(value: Tensor, count: int = 4096) -> Tensor:
-    flat = value.detach().flatten()
-    step = max(1, -(-flat.numel() // count))
-    return flat[::step].cpu()
+    def fit(self, dtype: torch.dtype) -> bool:
+        """Whether the dtype holds them without rounding."""
+        return torch.equal(self._values.to(dtype).to(self._values.dtype), self._values)
+
+    def digest_as(self, dtype: torch.dtype) -> str:
+        """What `digest` gives for each tensor's values in this dtype, cut."""
+        sha256, start, raw = hashlib.sha256(), 0, self._values.to(dtype).view(torch.uint8).numpy().data
+        for name, size in zip(self._names, self._sizes, strict=True):
+            stop = start + size * dtype.itemsize
+            sha256.update(f"{name} {dtype} ({size},)\n".encode())
+            sha256.update(raw[start:stop])
+            start = stop
+        return sha256.hexdigest()[:32]
 
 
 def digest(named: Iterable[tuple[str, Tensor]]) -> str:

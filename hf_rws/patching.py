@@ -333,7 +333,9 @@ class Patcher:
     def _keep(self, attached: Mapping[str, _Attached], also: Iterable[str]) -> None:
         """Touch just the tensors of these signatures, and some others."""
         names = set(also).union(*(one.signature.specs for one in attached.values()))
-        layers = {name: layer for name, layer in layer_tensors(self._model).items() if name in names}
+        layers = self._touched.layers
+        if names != layers.keys():
+            layers = {name: layer for name, layer in layer_tensors(self._model).items() if name in names}
         self._touched.keep(layers, [one.signature for one in attached.values()])
 
     def __getstate__(self) -> dict[str, Any]:

@@ -111,7 +111,7 @@ class VarianceTile(Tile):
 class Block:
     """The touched tensors of one dtype on one device: clean values, and memory to compute others in.
 
-    Beside the clean values it keeps the decoded values of the signature that was on last, as far as all its memory
+    Beside the clean values it keeps those of a signature that is set twice in a row, decoded, as far as all its memory
     together stays below twice that of the tensors: another scale then costs little more than a copy.
 
     Attributes:
@@ -142,6 +142,7 @@ class Block:
         self._everything = list(self.targets.values()), list(self.views.values())
         self.tiles = [(VarianceTile if group is statistics else Tile)(self, group) for group in groups]
         self._holds: Source | None = None  # whose values `decoded` has
+        self._last: Source | None = None  # which was written last
         self._reach = _reach(self.clean[_size(statistics) :])
         self._variance_reach = _reach(self.clean[: _size(statistics)])
 
@@ -149,16 +150,15 @@ class Block:
         return max(_LARGE, min(count // _TILES, _TILE[self.device.type]))
 
     def _allocate(self, count: int, largest_tile: int, variances: int) -> None:
-        def zeros(size: int, dtype: torch.dtype) -> Tensor:  # what lies between the tensors must be numbers
-            return torch.zeros(size, dtype=dtype, device=self.device)
+        def empty(*size: int) -> Tensor:
+            return torch.empty(size, dtype=torch.float32, device=self.device)
 
-        self.clean = zeros(count, self.dtype)
-        self.sum, self.spare = zeros(largest_tile, torch.float32), zeros(largest_tile, torch.float32)
-        self._number = zeros(1, torch.float32)[0]
+        self.clean = torch.zeros(count, dtype=self.dtype, device=self.device)  # also between the tensors
+        self.sum, self.spare, self._number = empty(largest_tile), empty(largest_tile), empty()
         self.work = workspace(largest_tile, self.device)
         taken = sum(memory.nbytes for memory in (self.clean, self.sum, self.spare, self.work))
         room = sum(target.nbytes for target in self.targets.values()) * 2 - taken - variances * 3 * 8
-        self.decoded = zeros(min(count, max(0, room // 4)), torch.float32)
+        self.decoded = empty(min(count, max(0, room // 4)))
 
     def write(self, terms: Sequence["Term"]) -> None:
         """Write clean values plus the sum of `terms` into the model."""
@@ -193,10 +193,14 @@ class Block:
         return reach < largest and exponent < 80 and (self._variance_reach + 1) * math.exp(exponent) < largest
 
     def _hold(self, terms: Sequence["Term"]) -> None:
-        """Decode the first of the signatures for this and later calls, if none of them is decoded already."""
+        """Decode the first of the signatures for this and later calls, if it was the first of the last call too."""
         if not terms or any(source is self._holds for source, _ in terms):
             return
-        self._holds, source = None, terms[0][0]
+        source = terms[0][0]
+        if source is not self._last:
+            self._last = source
+            return
+        self._holds = None
         for index, tile in enumerate(self.tiles):
             if tile.decoded is not None:
                 source.decode(index, tile.decoded)

@@ -5,7 +5,7 @@ from torch import nn
 
 import hf_rws  # noqa: F401
 from hf_rws.errors import OptionError
-from hf_rws.layers import find_layers, fingerprint, first_layers, has_fingerprint, head_names, weights_digest
+from hf_rws.layers import digest, find_layers, fingerprint, first_layers, has_fingerprint, head_names, weights_digest
 from tests.models import create, moved, trio
 
 
@@ -70,6 +70,18 @@ def test_weights_digest_is_of_everything_but_the_head():
     other_head.reset_classifier(7)
     assert weights_digest(other_head) == digest
     assert weights_digest(moved(model, 3)) != digest
+
+
+def test_fingerprint_is_the_digest_of_evenly_spaced_values():
+    weights = {"b": torch.randn(3, 50, 100), "a": torch.randn(7), "c": torch.tensor(0.5), "d": torch.randn(4097)}
+    samples = {
+        "a": weights["a"],
+        "b": weights["b"].flatten()[::4],
+        "c": weights["c"].reshape(1),
+        "d": weights["d"][::2],
+    }
+    for key, found in fingerprint(weights).items():
+        assert found == digest((name, value.to(getattr(torch, key))) for name, value in samples.items())[:32]
 
 
 def test_fingerprint_survives_half_precision_and_notices_other_weights():
