@@ -1,5 +1,6 @@
 """A real Hub on loopback, and the fixture that points huggingface_hub at it."""
 
+import threading
 import time
 from types import SimpleNamespace
 
@@ -34,4 +35,7 @@ def hub_fixture(tmp_path, monkeypatch):
         disable_progress_bars()
         yield hub
         enable_progress_bars()
-        close_session()
+    for thread in threading.enumerate():  # one that outlived its call would close the next test's connections
+        if thread.name == "hf-rws-hub":
+            thread.join(1)
+    close_session()
