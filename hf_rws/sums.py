@@ -23,6 +23,7 @@ from hf_rws.signature import Signature
 # Most values in a tile. What lies on other devices is computed on the CPU: not all have float64 and exact division.
 _TILE = {"cpu": 2**17, "cuda": 2**22}
 _TILES = 32  # about, at least: the memory for one is shared by all
+_MEMORY = 1.95  # times that of the tensors; the rest, up to 2, is for the scales of signatures
 _ALIGNED = 4  # floats: `Coded` writes up to four as one number
 _LARGE = 2**13  # values from which on a tensor shares no tile
 
@@ -135,8 +136,7 @@ class Block:
         places = self.places
         statistics, rest = places[: len(variances)], places[len(variances) :]
         groups = [statistics] * bool(statistics) + list(_groups(rest, self._tile_size(places[-1].stop)))
-        with torch.inference_mode(False):
-            self._allocate(places[-1].stop, max(map(_size, groups)), _size(statistics))
+        self._allocate(places[-1].stop, max(map(_size, groups)), _size(statistics))
         self.views = {place.name: self.clean[place.start : place.stop].view(place.shape) for place in places}
         copy_all(list(self.views.values()), [clean[name].detach() for name in self.views])
         self._everything = list(self.targets.values()), list(self.views.values())
@@ -157,8 +157,8 @@ class Block:
         self.sum, self.spare, self._number = empty(largest_tile), empty(largest_tile), empty()
         self.work = workspace(largest_tile, self.device)
         taken = sum(memory.nbytes for memory in (self.clean, self.sum, self.spare, self.work))
-        room = sum(target.nbytes for target in self.targets.values()) * 2 - taken - variances * 3 * 8
-        self.decoded = empty(min(count, max(0, room // 4)))
+        room = sum(target.nbytes for target in self.targets.values()) * _MEMORY - taken - variances * 3 * 8
+        self.decoded = empty(min(count, max(0, int(room // 4))))
 
     def write(self, terms: Sequence["Term"]) -> None:
         """Write clean values plus the sum of `terms` into the model."""
@@ -279,8 +279,10 @@ class _Step:
     def run(self, out: Tensor) -> None:
         """Write the values into memory of the tile."""
         if id(out) not in self._prepared:
-            targets = [out[where] for where, _ in self.copied]
-            self._prepared[id(out)] = targets, [coded.decoder(out[where], self._work) for where, coded in self.coded]
+            with torch.inference_mode(False):  # for views that can be written to in every mode
+                targets = [out[where] for where, _ in self.copied]
+                decoders = [coded.decoder(out[where], self._work) for where, coded in self.coded]
+            self._prepared[id(out)] = targets, decoders
         targets, decoders = self._prepared[id(out)]
         if not self._complete:
             out.zero_()

@@ -114,7 +114,7 @@ class Touched:
         groups: dict[tuple[torch.device, torch.dtype], dict[str, Tensor]] = {}
         for name, value in clean.items():
             groups.setdefault((value.device, value.dtype), {})[name] = value
-        with torch.no_grad():
+        with torch.inference_mode(False), torch.no_grad():  # memory that can be written to in every mode
             blocks = [Block(layers, watch.tensors, group) for group in groups.values()]
         self.layers, self._watch, self._blocks = dict(layers), watch, blocks
         self._sources = {}
