@@ -23,6 +23,8 @@ import statistics
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -127,7 +129,7 @@ def compare(name: str, options: argparse.Namespace, images: np.ndarray) -> dict[
     shown = images[: max(2, min(counts))]
     changes = [float(abs(c.run(shown).astype(np.int16) - shown).mean()) for c in racing]
     return {
-        contestant.label: {"ms": ms, "change": change, "like_for_like": contestant.like_for_like}
+        contestant.label: {"ms": round(ms, 5), "change": round(change, 2), "like_for_like": contestant.like_for_like}
         for contestant, ms, change in zip(racing, times, changes, strict=True)
     }
 
@@ -213,6 +215,7 @@ def main() -> None:
         print_comparison(results)
         modules = {"numpy": np, "scipy": scipy, "scikit-image": skimage, "opencv": cv2}
         described |= {label: module.__version__ for label, module in modules.items()}
+        described |= {label: version(label) for label in LIBRARIES if find_spec(LIBRARIES[label][0])}
         described["unit"] = "CPU milliseconds per image, medians"
 
     name = f"corruptions_{options.size}{'_' + options.device.replace(':', '') if options.device else ''}.json"

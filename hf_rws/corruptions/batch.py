@@ -75,16 +75,21 @@ def corrupt(
     limit = CPU_CHUNK if batch.device.type == "cpu" else DEVICE_CHUNK
     size = max(1, limit // (channels * height * width))
     for start in range(0, len(batch), size):
-        chunk = batch[start : start + size].contiguous()
+        chunk = batch[start : start + size]
+        if not corruption.any_layout:
+            chunk = chunk.contiguous()
         draws = corruption.draw(source(range(index + start, index + start + len(chunk))), shape, constants)
         _store(corruption.apply(chunk, draws, constants), result[start : start + size])
     return back(result)
 
 
 def _store(values: Tensor, out: Tensor) -> None:
-    """Clip, truncate and write. Straight from float to uint8, or all channels at once, takes three times as long."""
+    """Clip, truncate and write. Straight from float to uint8, or from one layout to the other, takes thrice as long."""
     if values.is_floating_point():
         values = values.clamp_(0, 255).to(torch.int16).to(torch.uint8)
+    if values.stride() == out.stride():
+        out.copy_(values)
+        return
     for source, target in zip(values.unbind(1), out.unbind(1), strict=True):
         target.copy_(source)
 

@@ -33,6 +33,8 @@ class Corruption:
             (0..255), which the caller clips and truncates. Batched, on the images' device, without synchronising.
         draw: `(source, (C, H, W), constants) -> draws`, each draw with the batch first.
         needs_colour: Whether the definition has no meaning for one channel.
+        any_layout: Whether `apply` takes images as they lie in memory, such as interleaved channels; others get them
+            contiguous.
     """
 
     name: str
@@ -40,3 +42,4 @@ class Corruption:
     apply: Callable[[Tensor, Draws, Any], Tensor]
     draw: Callable[[Source, tuple[int, int, int], Any], Draws] = no_draws
     needs_colour: bool = False
+    any_layout: bool = False

@@ -145,4 +145,4 @@ elastic_transform = Corruption(
     _elastic,
     _draw_elastic,
 )
-pixelate = Corruption("pixelate", PIXELATE_FACTOR, _pixelate)
+pixelate = Corruption("pixelate", PIXELATE_FACTOR, _pixelate, any_layout=True)
