@@ -14,7 +14,7 @@ from hf_rws.format import Corruption, Method, SignatureConfig, TensorSpec
 from hf_rws.layers import first_layers, unwrap
 from hf_rws.mixtures import CorruptionLike, Mixture, Pairs, Shown
 from hf_rws.quantization import Bits, resolve_bits
-from hf_rws.signature import Signature
+from hf_rws.signature import Signature, with_bits
 from hf_rws.unlabelled import as_images
 
 MIN_IMAGES = 20
@@ -40,6 +40,7 @@ def distill(
     lr: float | None = None,
     flip: bool = True,
     hold_out: float = 0.1,
+    quantization_aware: bool = True,
     seed: int = 0,
     mixed_precision: str = "auto",
     progress: bool = True,
@@ -76,6 +77,8 @@ def distill(
         flip: Mirror half of the images.
         hold_out: Share of the images, at most 500, that progress is judged on. The best of several states on these is
             kept, and the run ends early when it gets worse.
+        quantization_aware: In the second half of the run take the gradients at the weights rounded to `bits`
+            (straight-through, Bengio et al., arXiv 1308.3432).
         seed: Of the order and of all draws; a callable draws on its own account.
         mixed_precision: "auto" (what the hardware computes fast), "no", "fp16" or "bf16".
         progress: Show a bar.
@@ -91,8 +94,9 @@ def distill(
         RWSError: Others of its subclasses, as `load_patched` raises them.
     """
     arguments = DistillationArguments(
-        steps, minutes, batch_size, clean_fraction, temperature, optimizer, lr, flip, hold_out, seed, mixed_precision
-    )
+        steps, minutes, batch_size, clean_fraction, temperature, optimizer, lr, flip, hold_out, quantization_aware,
+        seed, mixed_precision,
+    )  # fmt: skip
     model, origin = _open(base)
     layers = first_layers(model, num_layers)
     resolve_bits(bits, len(layers))  # before the training, not after
@@ -107,8 +111,12 @@ def distill(
         raise OptionError(f"{len(clean)} images are too few to learn from: give a few hundred, at least {MIN_IMAGES}")
     if isinstance(shown, Pairs) and len(shown) != len(clean):
         raise OptionError(f"there are {len(clean)} clean images but {len(shown)} corrupted ones: give pairs")
-    tensors = [tensor for layer in layers for tensor in layer]
-    distiller = Distiller(model, tensors, clean, shown, arguments, progress=progress)
+    tensors, state = [tensor for layer in layers for tensor in layer], model.state_dict()
+    specs = [
+        TensorSpec(tensor.name, tuple(state[tensor.name].shape), tensor.kind, tensor.layer, 32) for tensor in tensors
+    ]
+    coded = {spec.name: spec.bits for spec in with_bits(specs, bits) if spec.bits not in (16, 32)}
+    distiller = Distiller(model, tensors, coded, clean, shown, arguments, progress=progress)
     before, after = distiller.run()
     if not after.loss < before.loss:
         warnings.warn(
@@ -116,16 +124,13 @@ def distill(
             f"base's, {before.loss:.3g} before; more images, more steps or a lower lr may do",
             stacklevel=2,
         )
-    deltas, state = after.deltas, model.state_dict()
+    deltas = after.deltas
     training = distiller.record() | {"agreement": _agreement(before, after)}
     config = SignatureConfig(
         base_model=describe_base(model, {name: state[name] for name in deltas}, **origin),
         corruption=Corruption(shown.names, shown.severity, dataset),
         method=Method("distilled", len(layers), None, training=training),
-        tensors=tuple(
-            TensorSpec(tensor.name, tuple(deltas[tensor.name].shape), tensor.kind, tensor.layer, 32)
-            for tensor in tensors
-        ),
+        tensors=tuple(specs),
     )
     return Signature.from_deltas(deltas, config, bits, name=name)
 

@@ -3,7 +3,8 @@
 import copy
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -18,6 +19,7 @@ from hf_rws.evaluation import Normalize
 from hf_rws.extraction import difference
 from hf_rws.layers import LayerTensor
 from hf_rws.mixtures import Shown
+from hf_rws.quantization import Bits, round_trip
 from hf_rws.recipes import create_accelerator
 
 # What timm's optimizer factory is given.
@@ -29,6 +31,8 @@ MAX_HELD_OUT = 500
 LOOKS = 10  # at the held-out images during a run
 PATIENCE = 3  # looks without progress, in the second half of the run, after which it ends
 WARM_UP = 0.3  # share of the run in which the learning rate climbs, from 0.04 of its peak
+FLOAT16_MAX = torch.finfo(torch.float16).max  # beyond it no signature with codes can be stored
+ROUNDED = 0.5  # share of the run, at its end, in which quantization-aware steps see rounded weights
 BLOCK = 8  # batches that are corrupted at once: corruptions are slow on a few images, and a mixture divides them
 EVALUATION_BATCH = 500
 
@@ -46,6 +50,7 @@ class DistillationArguments:
     lr: float | None = None
     flip: bool = True
     hold_out: float = 0.1
+    quantization_aware: bool = True
     seed: int = 0
     mixed_precision: str = "auto"
 
@@ -67,13 +72,13 @@ class DistillationArguments:
 
 @dataclass(frozen=True)
 class Look:
-    """A state of the first layers, and what it is worth on the held-out images.
+    """A state of the first layers, and what it is worth on the held-out images, rounded as it will be stored.
 
     Attributes:
         loss: Divergence from the base's answers, clean and corrupted images weighed as in training.
         clean: Share of clean images with the base's answer.
         corrupted: Share of corrupted images with the base's answer on the clean one.
-        deltas: What the tensors have become minus what they were, as a signature holds them.
+        deltas: What the tensors have become minus what they were, before rounding.
     """
 
     loss: float
@@ -82,12 +87,50 @@ class Look:
     deltas: dict[str, Tensor]
 
 
+class Teacher:
+    """What a model answers to clean images, plain and mirrored; it is asked once for each, when the answer is wanted.
+
+    Args:
+        model: It is copied as it is now.
+        normalize: Its normalisation.
+        images: uint8 of shape (N, 3, H, W).
+    """
+
+    def __init__(self, model: nn.Module, normalize: Normalize, images: Tensor) -> None:
+        self._model, self._normalize, self._images = copy.deepcopy(model).eval(), normalize, images
+        self._known = torch.zeros(2, len(images), dtype=torch.bool)
+        self._answers = torch.empty(0)
+
+    def __call__(self, rows: Tensor, mirrored: Tensor) -> Tensor:
+        """Logits, float32 on the CPU, of the images of `rows`, those mirrored where `mirrored` says so."""
+        for side in (False, True):
+            wanted = rows[mirrored == side].unique()
+            wanted = wanted[~self._known[int(side)][wanted]]
+            if len(wanted):
+                images = self._images[wanted]
+                found = answer(self._model, self._normalize, images.flip(3) if side else images)
+                if not len(self._answers):
+                    self._answers = torch.empty(2, len(self._images), found.shape[1])
+                self._answers[int(side), wanted] = found
+                self._known[int(side), wanted] = True
+        return self._answers[mirrored.long(), rows]
+
+
+@torch.no_grad()
+def answer(model: nn.Module, normalize: Normalize, images: Tensor) -> Tensor:
+    """A model's logits to uint8 images, float32 on the CPU."""
+    device = normalize.scale.device
+    parts = (model(normalize(part.to(device))).float().cpu() for part in images.split(EVALUATION_BATCH))
+    return torch.cat(list(parts))
+
+
 class Distiller:
     """One distillation.
 
     Args:
         base: A timm model; it is copied.
         tensors: Those of its first layers, which learn.
+        bits: How each of them will be stored, if not as it is: bit widths of weights, by name.
         images: Clean images, uint8 of shape (N, 3, H, W).
         shown: How they are corrupted.
         arguments: The hyper-parameters.
@@ -98,6 +141,7 @@ class Distiller:
         self,
         base: nn.Module,
         tensors: Sequence[LayerTensor],
+        bits: Mapping[str, Bits],
         images: Tensor,
         shown: Shown,
         arguments: DistillationArguments,
@@ -111,7 +155,8 @@ class Distiller:
             raise OptionError(f"batch_size {arguments.batch_size} must be a multiple of the {processes} processes")
         self.share = arguments.batch_size // processes
         self.device = self.accelerator.device
-        self.arguments, self.tensors, self.images, self.shown = arguments, tensors, images, shown
+        self.arguments, self.tensors, self.bits = arguments, tensors, bits
+        self.images, self.shown = images, shown
         self.student = copy.deepcopy(base).float().eval().to(self.device).to(memory_format=torch.channels_last)
         self.normalize = Normalize.of(self.student).to(self.device)
         self.start = {name: value.cpu().clone() for name, value in self._state().items()}
@@ -123,7 +168,7 @@ class Distiller:
         order = torch.randperm(len(images), generator=Generator().manual_seed(arguments.seed))
         held_out = min(MAX_HELD_OUT, max(1, round(arguments.hold_out * len(images))))
         self.held_out, self.rows = order[:held_out].sort().values, order[held_out:]
-        self.answers = [self._answers(images, mirrored) for mirrored in ((False, True) if arguments.flip else (False,))]
+        self.teacher = Teacher(self.student, self.normalize, images)
         self.steps = arguments.steps or default_steps(len(self.rows), len(shown.names))
         kind = arguments.optimizer
         self.optimizer_name = kind if kind != "auto" else "sgd" if self.norms else "adamw"
@@ -151,9 +196,10 @@ class Distiller:
         check = self._held_out_images()
         before = self._look(check)
         best, since, looks, self.step = None, 0, 0, 0
+        rounded = 1 - ROUNDED if self.arguments.quantization_aware else 1.0
         for images, answers in self._batches():
             fraction = self._fraction()
-            self._learn(images, answers, self.peak * one_cycle(fraction))
+            self._learn(images, answers, self.peak * one_cycle(fraction), rounded=fraction >= rounded)
             self.step += 1
             self.bar.update()
             fraction = self._fraction()
@@ -168,7 +214,7 @@ class Distiller:
                     break
         self.bar.close()
         if best is None or not math.isfinite(best.loss):
-            raise OptionError(f"the distillation diverged (loss {look.loss}): give a lower lr than {self.peak:g}")
+            raise self._diverged()
         return before, best
 
     def record(self) -> dict[str, Any]:
@@ -182,16 +228,39 @@ class Distiller:
             "lr": self.peak,
         }
 
-    def _learn(self, images: Tensor, answers: Tensor, rate: float) -> None:
+    def _learn(self, images: Tensor, answers: Tensor, rate: float, *, rounded: bool = False) -> None:
+        """One step; with `rounded` the gradient is that at the rounded weights, the step is the unrounded ones'."""
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         for norm in self.norms:
             norm.train()
-        with self.accelerator.autocast():
-            logits = self.model(self.normalize(images))
-        self.accelerator.backward(self._divergence(logits, answers))
+        with self._as_stored() if rounded else nullcontext():
+            with self.accelerator.autocast():
+                logits = self.model(self.normalize(images))
+            self.accelerator.backward(self._divergence(logits, answers))
         self.optimizer.step()
         self.optimizer.zero_grad()
+
+    @contextmanager
+    def _as_stored(self) -> Iterator[None]:
+        """Within, the weights are what the signature will make of the base: their differences are rounded."""
+        state = self._state()
+        if any(not state[name].isfinite().all() or state[name].abs().max() > FLOAT16_MAX for name in self.bits):
+            raise self._diverged()
+        exact = {name: state[name].detach().clone() for name in self.bits}
+        try:
+            with torch.no_grad():
+                for name, bits in self.bits.items():
+                    start = self.start[name]
+                    state[name].copy_(start + round_trip(exact[name].cpu() - start, bits))
+            yield
+        finally:
+            with torch.no_grad():
+                for name, value in exact.items():
+                    state[name].copy_(value)
+
+    def _diverged(self) -> OptionError:
+        return OptionError(f"the distillation diverged: give a lower lr than {self.peak:g}")
 
     def _divergence(self, logits: Tensor, answers: Tensor) -> Tensor:
         temperature = self.arguments.temperature
@@ -224,29 +293,17 @@ class Distiller:
             rows = block.view(BLOCK, -1, self.share)[:, rank].flatten()
             images = self.images[rows].to(self.device)
             images[dirty.to(self.device)] = self.shown(images[dirty.to(self.device)], rows[dirty], draws)
-            answers = self.answers[0][rows]
-            if arguments.flip:
-                mirrored = torch.rand(len(rows), generator=order) < 0.5
-                answers = torch.where(mirrored[:, None], self.answers[1][rows], answers)
-                where = mirrored.to(self.device)[:, None, None, None]
-                images = torch.where(where, images.flip(3), images)
+            mirrored = torch.rand(len(rows), generator=order) < 0.5 if arguments.flip else torch.zeros(len(rows)) > 0
+            answers = self.teacher(rows, mirrored)
+            images = torch.where(mirrored.to(self.device)[:, None, None, None], images.flip(3), images)
             yield from zip(images.split(self.share), answers.to(self.device).split(self.share), strict=True)
 
     def _held_out_images(self) -> tuple[Tensor, Tensor, Tensor]:
         """Clean, corrupted, and the answers wanted."""
         clean = self.images[self.held_out].to(self.device)
         generator = Generator(device=self.device).manual_seed(self.arguments.seed)
-        return clean, self.shown(clean, self.held_out, generator), self.answers[0][self.held_out].to(self.device)
-
-    @torch.no_grad()
-    def _answers(self, images: Tensor, mirrored: bool = False) -> Tensor:
-        """The student's logits in eval mode, float32, on the CPU."""
-        self.student.eval()
-        found = []
-        for part in images.split(EVALUATION_BATCH):
-            part = part.to(self.device)
-            found.append(self.student(self.normalize(part.flip(3) if mirrored else part)).float().cpu())
-        return torch.cat(found)
+        answers = self.teacher(self.held_out, torch.zeros(len(self.held_out), dtype=torch.bool))
+        return clean, self.shown(clean, self.held_out, generator), answers
 
     def _look(self, check: tuple[Tensor, Tensor, Tensor]) -> Look:
         if self.accelerator.num_processes > 1:  # statistics of batch norms differ
@@ -255,12 +312,13 @@ class Distiller:
             for value in self._state().values():
                 value.copy_(broadcast(value))
         *both, answers = check
-        wanted = answers.argmax(1).cpu()
         losses, shares = [], []
-        for images in both:
-            logits = self._answers(images)
-            losses.append(float(self._divergence(logits, answers.cpu())))
-            shares.append(float((logits.argmax(1) == wanted).double().mean()))
+        self.student.eval()
+        with self._as_stored():
+            for images in both:
+                logits = answer(self.student, self.normalize, images)
+                losses.append(float(self._divergence(logits, answers)))
+                shares.append(float((logits.argmax(1) == answers.argmax(1)).double().mean()))
         clean_fraction = self.arguments.clean_fraction
         loss = clean_fraction * losses[0] + (1 - clean_fraction) * losses[1]
         state = self._state()

@@ -180,6 +180,11 @@ def decode(codes: Tensor, scales: Tensor, shape: Sequence[int], bits: Bits, *, c
     return values.view(tuple(shape))
 
 
+def round_trip(values: Tensor, bits: Bits, *, codec: str = "symmetric") -> Tensor:
+    """What `decode` makes of what `encode` makes of a tensor: its values rounded, float32 on the CPU."""
+    return decode(*encode(values, bits, codec=codec), values.shape, bits, codec=codec)
+
+
 def _check_range(rows: Tensor) -> None:
     low, high = (end.item() for end in rows.aminmax())
     if not (math.isfinite(low) and math.isfinite(high)):

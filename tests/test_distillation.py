@@ -60,7 +60,7 @@ def test_the_base_stays_and_the_patched_base_is_the_student(name, monkeypatch):
     layers = first_layers(model, 5)
     tensors = [tensor for layer in layers for tensor in layer]
     arguments = DistillationArguments(steps=3, batch_size=8, lr=1e-3, mixed_precision="no")
-    run = Distiller(model, tensors, IMAGES, Mixture(darker), arguments, progress=False)
+    run = Distiller(model, tensors, {}, IMAGES, Mixture(darker), arguments, progress=False)
     _, best = run.run()
     assert identical(model, before)
     signature = distill(model, IMAGES, corruption=darker, num_layers=5, bits=None, **QUICK)
@@ -131,7 +131,7 @@ def test_the_best_state_is_kept(monkeypatch):
     model = base()
     arguments = DistillationArguments(steps=10, batch_size=8, mixed_precision="no")
     tensors = [tensor for layer in first_layers(model, 2) for tensor in layer]
-    run = Distiller(model, tensors, IMAGES, Mixture(darker), arguments, progress=False)
+    run = Distiller(model, tensors, {}, IMAGES, Mixture(darker), arguments, progress=False)
     before, best = run.run()
     assert (before.loss, best.loss) == (0.9, 0.3)
     assert run.step == 6  # three looks without progress, the last one in the second half
@@ -147,6 +147,59 @@ def test_a_run_that_does_not_help_says_so():
 def test_divergence_is_an_error():
     with pytest.raises(OptionError, match=r"diverged.*lower lr"):
         distill(base("vgg16_gap"), IMAGES, corruption=darker, optimizer="sgd", **QUICK | {"lr": 1e30})
+
+
+# --- what is stored is what was judged ---
+
+
+@pytest.mark.parametrize("bits", [None, 4, 1, "tiny"])
+@pytest.mark.parametrize("quantization_aware", [False, True])
+def test_the_report_is_of_what_is_stored(bits, quantization_aware):
+    model = base()
+    options = QUICK | {"steps": 8, "lr": 0.02, "hold_out": 0.5, "quantization_aware": quantization_aware}
+    signature = distill(model, IMAGES, corruption=darker, bits=bits, **options)
+    assert signature.config.method.training["quantization_aware"] is quantization_aware
+    held_out = torch.randperm(40, generator=torch.Generator().manual_seed(0))[:20]
+    wanted = answers(model, IMAGES[held_out]).argmax(1)
+    hf_rws.patch(model, signature)
+    for kind, shown in (("clean", IMAGES), ("corrupted", darker(IMAGES))):
+        agreeing = (answers(model, shown[held_out]).argmax(1) == wanted).double().mean()
+        assert signature.config.method.training["agreement"][kind]["after"] == pytest.approx(float(agreeing))
+
+
+def test_rounded_steps_lower_the_loss_of_what_is_stored():
+    model = load_base(ROOT / "scripts" / "quickstart" / "start").model
+    images = hf_rws.data.load_split(str(ROOT / "scripts" / "quickstart" / "cifar10-sample"), "train").images[:200]
+    tensors = [tensor for layer in first_layers(model, 7) for tensor in layer]
+    bits = {tensor.name: 1 for tensor in tensors if tensor.kind == "weight"}
+    losses = []
+    for aware in (False, True):
+        arguments = DistillationArguments(steps=48, batch_size=32, quantization_aware=aware, mixed_precision="no")
+        run = Distiller(model, tensors, bits, images, Mixture("contrast"), arguments, progress=False)
+        losses.append(run.run()[1].loss)
+    assert losses[1] < 0.9 * losses[0]
+
+
+def test_rounding_for_a_while_leaves_no_trace():
+    model = base("vgg16_gap")
+    tensors = [tensor for layer in first_layers(model, 3) for tensor in layer]
+    bits = {tensor.name: 1 for tensor in tensors if tensor.kind == "weight"}
+    run = Distiller(model, tensors, bits, IMAGES, Mixture(darker), DistillationArguments(steps=3), progress=False)
+    images, wanted = next(run._batches())
+    run._learn(images, wanted, 1e-3)
+    before = state(run.student)
+
+    def look_within():
+        with run._as_stored():
+            for name in bits:
+                magnitudes = (run._state()[name].detach() - run.start[name]).abs().flatten(1)
+                assert torch.allclose(magnitudes, magnitudes[:, :1], rtol=1e-2)  # 1 bit: one magnitude for a channel
+                assert not torch.equal(run._state()[name], before[name])
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        look_within()
+    assert identical(run.student, before)
 
 
 # --- draws and shares ---
@@ -192,7 +245,7 @@ def test_batches_are_clean_at_the_front_mirrored_with_their_answers_and_see_ever
     marked = IMAGES.clone()
     marked[:, :, 0, 0] = torch.arange(40, dtype=torch.uint8)[:, None]  # corners tell the image and the side
     marked[:, :, 0, 31] = 200
-    run = Distiller(model, tensors, marked, Mixture(lambda x: x | 1), arguments, progress=False)
+    run = Distiller(model, tensors, {}, marked, Mixture(lambda x: x | 1), arguments, progress=False)
     seen, mirrored = [], 0
     batches = run._batches()
     for _ in range(distiller.BLOCK):
@@ -206,7 +259,7 @@ def test_batches_are_clean_at_the_front_mirrored_with_their_answers_and_see_ever
             assert len(candidates) >= 1
             clean = [n for n in candidates if torch.equal(marked[n], original)]
             assert bool(clean) or position >= 2
-            expected = torch.stack([run.answers[flipped][n] for n in candidates])
+            expected = run.teacher(torch.tensor(candidates), torch.full((len(candidates),), flipped))
             assert (expected == answer).all(1).any()
             seen += candidates
     assert set(run.rows.tolist()) <= set(seen)

@@ -54,6 +54,12 @@ from hf_rws.unlabelled import as_images
     help="auto: sgd with batch norm, else adamw.",
 )
 @click.option("--lr", type=float, help="Peak of the learning rate.  [default: the optimizer's]")
+@click.option(
+    "--quantization-aware/--no-quantization-aware",
+    default=True,
+    show_default=True,
+    help="Take the rounding to --bits into account while training.",
+)
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the order and of all draws.")
 @click.option("--name", help="Name of the signature.  [default: the corruption]")
 @output_options
