@@ -1,4 +1,4 @@
-"""The README's sections on the Hub and on corruptions are run as they stand, the first against the tests' Hub."""
+"""The README's sections on the Hub and on corruptions are run as they stand, and its speeds are the measured ones."""
 
 import json
 import re
@@ -17,7 +17,8 @@ from tests.hub import hub_fixture  # noqa: F401
 from tests.hub.storage import WRITE
 from tests.models import identical, signature, state, trio
 
-README = (Path(__file__).resolve().parent.parent / "README.md").read_text(encoding="utf-8")
+ROOT = Path(__file__).resolve().parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
 SECTION, CORRUPTIONS = (
     re.search(rf"^## {title}\n(.*?)^## ", README, re.DOTALL | re.MULTILINE)[1]
     for title in ("On the Hub", "Corruptions")
@@ -94,3 +95,16 @@ def test_the_section_on_corruptions(tmp_path, monkeypatch):
     assert names["augmentation"](names["images"]).dtype == np.uint8
     exec(benchmark, names)
     assert names["foggy"].labels.tolist() == [0, 1, 0, 1]
+
+
+@pytest.mark.parametrize("side", [32, 64, 224])
+def test_the_speeds_of_the_corruptions(side):
+    rows = json.loads((ROOT / f"scripts/results/corruptions_{side}.json").read_text())["rows"]
+    totals = {label: sum(row[label]["ms"] for row in rows.values()) for label in next(iter(rows.values()))}
+    ours, per_image, library = totals.pop("hf_rws"), totals.pop("per image"), min(totals.values())
+    worst, name = min(
+        (min(cell["ms"] for label, cell in row.items() if label != "hf_rws") / row["hf_rws"]["ms"], name)
+        for name, row in rows.items()
+    )
+    shown = f"| {ours:.3g} | {per_image / ours:.1f} | {library / ours:.1f} | {worst:.2f} ({name}) |"
+    assert f"| {side} px {shown}" in README
