@@ -106,5 +106,7 @@ def test_the_speeds_of_the_corruptions(side):
         (min(cell["ms"] for label, cell in row.items() if label != "hf_rws") / row["hf_rws"]["ms"], name)
         for name, row in rows.items()
     )
-    shown = f"| {ours:.3g} | {per_image / ours:.1f} | {library / ours:.1f} | {worst:.2f} ({name}) |"
+    shown = (
+        f"| {ours:.{2 if ours < 10 else 1}f} | {per_image / ours:.1f} | {library / ours:.1f} | {worst:.2f} ({name}) |"
+    )
     assert f"| {side} px {shown}" in README
