@@ -8,7 +8,7 @@ import math
 import sys
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal
 
 import torch
@@ -167,9 +167,9 @@ def parse_config(text: str | bytes, where: str) -> tuple[SignatureConfig, str]:
             f"{where}: format_version {version} is not one that this hf-rws reads ({FORMAT_VERSION}); if it is newer, "
             "upgrade: pip install -U hf-rws"
         )
-    unknown = sorted(read.data.keys() - _TOP_LEVEL)
+    unknown = _unknown_keys(read.data)
     if unknown:
-        warnings.warn(f"{where}: ignoring unknown keys {', '.join(unknown)}", stacklevel=4)
+        warnings.warn(f"{where}: ignoring unknown keys {', '.join(unknown)[:300]}", stacklevel=4)
     base, corruption, method = (
         _Reader(read(key, dict), f"{where}: {key}") for key in ("base_model", "corruption", "method")
     )
@@ -297,6 +297,26 @@ def _load_json(text: str | bytes, where: str) -> dict[str, Any]:
     if "architecture" in data:
         raise FormatError(f"{where}: this is a timm model's config, not a signature's")
     return data
+
+
+def _unknown_keys(data: Mapping[str, Any]) -> list[str]:
+    """Keys that this version does not read, those of inner objects as "method.shiny"; metrics hold what they like."""
+    known = {
+        "base_model": _names(BaseModel),
+        "corruption": _names(Corruption) | {"name"},
+        "method": _names(Method),
+        "tensors": _names(TensorSpec),
+    }
+    found = set(data.keys() - _TOP_LEVEL)
+    for key, names in known.items():
+        value = data.get(key)
+        for entry in value if isinstance(value, list) else [value]:
+            found |= {f"{key}.{name}" for name in entry.keys() - names} if isinstance(entry, dict) else set()
+    return sorted(found)
+
+
+def _names(described: type) -> set[str]:
+    return {entry.name for entry in fields(described)}
 
 
 def _parse_tensor(entry: Any, where: str) -> TensorSpec:

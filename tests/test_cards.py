@@ -221,10 +221,13 @@ def check_no_holes(card):
 
 
 BROKEN_METRICS = [
-    *[{key: value} for key in SIGNATURE["metrics"] for value in ("?", [1], {"a": {}}, -1, True, float("nan"))],
+    *[{key: value} for key in SIGNATURE["metrics"] for value in ("?", [1], {"a": {}}, -1, True, float("nan"), 10**400)],
     {"standard": {"ta": "high", "ra": [0.3]}, "patched": 0.5},
     {"standard": {"ta": 69.2, "ra": 29.3}, "patched": {"ta": 53.4, "ra": 61.8}, "robust": {}},
     {"scale_curve": [{"scale": 0.5, "ta": 0.6}]},
+    {"scale_curve": [{"scale": scale, "ta": 0.6, "ra": 0.3} for scale in (-1e308, 10**400, 1e308)]},
+    {"scale_curve": [{"scale": scale, "ta": 0.6, "ra": 0.3} for scale in (-1e308, 1e308)]},
+    {"dataset": "a/b\n\n# mine", "split": "| x |"},
     {"scale_curve": [{"scale": "1", "ta": 0.6, "ra": 0.3}, 7]},
     {"n": 0, "base_nbytes": 0, "signature_nbytes": None},
 ]

@@ -221,6 +221,21 @@ def test_unknown_keys_and_newer_minor_versions_are_read_with_a_warning(saved):
         assert equal(Signature.from_pretrained(saved), signature("vgg16_bn_gap"))
 
 
+def test_unknown_inner_keys_are_named_in_one_warning(saved, recwarn):
+    def change(config):
+        for key in ("base_model", "corruption", "method", "metrics"):
+            config[key] = {**config.get(key, {}), "shiny": {"deep": 1}}
+        for entry in config["tensors"]:
+            entry["shiny"] = 1
+
+    Signature.from_pretrained(saved)
+    assert not recwarn
+    _edit(saved, change)
+    assert equal(Signature.from_pretrained(saved), signature("vgg16_bn_gap"))
+    (warning,) = recwarn
+    assert str(warning.message).endswith("unknown keys base_model.shiny, corruption.shiny, method.shiny, tensors.shiny")
+
+
 def test_what_cannot_be_written_as_json_is_refused_before_anything_is_written(tmp_path):
     for wrong in ({"metrics": {"n": torch.ones(1)}}, {"recommended_scale": "1"}, {"recommended_scale": float("nan")}):
         with pytest.raises(OptionError, match="cannot be saved"):

@@ -1,6 +1,5 @@
 """The machine-readable head of a card: results, datasets, tags; made of what is well-formed and nothing else."""
 
-import math
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -9,6 +8,8 @@ from huggingface_hub import EvalResult
 
 TASK = "image-classification"
 MODELS = (("standard", "standard"), ("patched", "patched"), ("robust", "robust model"))  # rows of the results
+
+LARGEST_SCALE = 1e6  # of a scale curve: what can be drawn
 
 _HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?", re.ASCII)
 _COUNTS = ("n", "seed", "severity", "base_nbytes", "signature_nbytes", "download_nbytes")
@@ -34,7 +35,9 @@ def checked_metrics(metrics: Any) -> dict[str, Any]:
     """The metrics that a card can show; in a config from elsewhere anything may stand there, and is left out."""
     given = mapping(metrics)
     found: dict[str, Any] = {key: given[key] for key in ("dataset", "split") if isinstance(given.get(key), str)}
-    found |= {key: given[key] for key in _COUNTS if type(given.get(key)) is int and given[key] >= (key != "seed")}
+    found |= {
+        key: given[key] for key in _COUNTS if type(given.get(key)) is int and (key != "seed") <= given[key] < 2**63
+    }
     for key, _ in MODELS:
         accuracies = {what: mapping(given.get(key)).get(what) for what in ("ta", "ra")}
         if row := {what: value for what, value in accuracies.items() if _is_accuracy(value)}:
@@ -46,7 +49,7 @@ def checked_metrics(metrics: Any) -> dict[str, Any]:
     curve = given.get("scale_curve")
     points = [mapping(point) for point in curve] if isinstance(curve, list) else []
     if points and all(
-        _is_number(p.get("scale")) and _is_accuracy(p.get("ta")) and _is_accuracy(p.get("ra")) for p in points
+        _is_number(p.get("scale"), most=LARGEST_SCALE) and _is_accuracy(p.get("ta")) and _is_accuracy(p.get("ra")) for p in points
     ):
         found["scale_curve"] = sorted(points, key=lambda point: point["scale"])
     return found
@@ -92,9 +95,9 @@ def _result(metrics: Mapping[str, Any], value: float, name: str, config: str | N
     )
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+def _is_number(value: Any, *, most: float) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= most
 
 
 def _is_accuracy(*values: Any) -> bool:
-    return all(_is_number(value) and 0 <= value <= 1 for value in values)
+    return all(_is_number(value, most=1) and value >= 0 for value in values)
