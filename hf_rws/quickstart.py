@@ -1,11 +1,14 @@
 """The main job in one command: a small study of real images on a CPU, with a table and a picture."""
 
+import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
+from tqdm.auto import tqdm
 
 from hf_rws import plots
 from hf_rws.corruptions import corrupt
@@ -24,18 +27,19 @@ PICTURE = "overview.png"
 # A checkout has a sample of CIFAR-10 and a small network trained on CIFAR-100; an installed wheel has neither.
 EMBEDDED = Path(__file__).resolve().parent.parent / "scripts" / "quickstart"
 HUB_DATASET, HUB_START = "uoft-cs/cifar10", "resnet18.a1_in1k"
+DISTILLED_IMAGES = 500
 TRAIN_LIMIT, TEST_LIMIT = 3600, 1000  # of other datasets, drawn at random: a few minutes, not a result
 
 
 def quickstart(output_dir: str | Path, *, corruptions: Sequence[str] | None = None, dataset: str | None = None) -> str:
-    """Train a base and robust models, extract their signatures, patch, measure, and draw a picture.
+    """Make a base robust from a few hundred images, then in the paper's way; measure both, and draw a picture.
 
     Without a `dataset` it uses the sample of CIFAR-10 and the start that a checkout holds, and needs no network; where
     they are not beside the source, CIFAR-10 and timm's ImageNet ResNet-18 from the Hub.
 
     Args:
-        output_dir: Folder for `base/`, `rws-fog/`, ..., `study.json` and the picture. A second start goes on where the
-            first one stopped.
+        output_dir: Folder for `base/`, `rws-fog-distilled/`, `rws-fog/`, ..., `study.json` and the picture. A second
+            start goes on where the first one stopped.
         corruptions: Names; fog, gaussian_noise and contrast by default.
         dataset: Hub id or folder of another dataset, of which a random part is used.
 
@@ -46,7 +50,12 @@ def quickstart(output_dir: str | Path, *, corruptions: Sequence[str] | None = No
     embedded = EMBEDDED.is_dir()
     data = _data(dataset, embedded)
     start = _start(data, embedded)
-    study = run_study(start, data, output_dir, RECIPE, corruptions=corruptions, notes={"dataset": data.train.name})
+    settings: dict[str, Any] = {
+        "corruptions": corruptions, "distilled": DISTILLED_IMAGES, "notes": {"dataset": data.train.name}
+    }  # fmt: skip
+    first = run_study(start, data, output_dir, RECIPE, robust=False, **settings)
+    tqdm.write(f"\ndistilled from {DISTILLED_IMAGES} images without labels:\n{first.to_markdown()}\n", file=sys.stderr)
+    study = run_study(_start(data, embedded), data, output_dir, RECIPE, **settings)
     lines = [study.to_markdown(), ""]
     try:
         lines.append(f"picture: {_draw(study, data.test)}")
@@ -54,7 +63,7 @@ def quickstart(output_dir: str | Path, *, corruptions: Sequence[str] | None = No
         lines.append(f"no picture: {error}")
     lines.append(
         f"try it: cd {output_dir} && python -c 'import hf_rws; "
-        f'print(hf_rws.load_patched("base", ["rws-{corruptions[0]}"]).rws)\''
+        f'print(hf_rws.load_patched("base", ["rws-{corruptions[0]}-distilled"]).rws)\''
     )
     return "\n".join(lines)
 
@@ -74,9 +83,10 @@ def _start(data: Splits, embedded: bool) -> nn.Module:
 
 
 def _draw(study: Study, test: ImageSet) -> Path:
-    """The first test images and what the model makes of them, before and after each patch."""
+    """The first test images and what the model makes of them, before and after each distilled patch."""
     shown = test.subset(slice(SHOWN_IMAGES))
-    model = load_patched(study.folder / BASE, [study.folder / f"rws-{row.corruption}" for row in study.rows])
+    signatures = {row.corruption: f"rws-{row.corruption}-distilled" for row in study.rows}
+    model = load_patched(study.folder / BASE, [study.folder / name for name in signatures.values()])
 
     def names(images: ImageSet) -> list[str]:
         return [test.classes[label] for label in predict(model, images.images).tolist()]
@@ -85,9 +95,9 @@ def _draw(study: Study, test: ImageSet) -> Path:
     for row in study.rows:
         images = replace(shown, images=corrupt(shown.images, row.corruption, row.severity))
         model.rws.clear()
-        before = names(images)
-        model.rws.set({f"rws-{row.corruption}": 1.0})
-        curve = (model.rws.signatures[f"rws-{row.corruption}"].config.metrics or {}).get("scale_curve", ())
+        before, name = names(images), signatures[row.corruption]
+        model.rws.set({name: 1.0})
+        curve = (model.rws.signatures[name].config.metrics or {}).get("scale_curve", ())
         comparisons.append(plots.Comparison(row.corruption, images.images, before, names(images), curve))
     model.rws.clear()
     labels = [test.classes[label] for label in shown.labels.tolist()]

@@ -8,16 +8,17 @@ from typing import Any, Literal
 
 import timm
 import torch
-from torch import nn
+from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from hf_rws import cards
 from hf_rws.corruptions import corrupt
 from hf_rws.data import ImageSet, Splits
+from hf_rws.distillation import distill
 from hf_rws.errors import OptionError
 from hf_rws.evaluation import accuracy
 from hf_rws.extraction import extract
-from hf_rws.format import PROJECTIONS
+from hf_rws.format import CONFIG_NAME, PROJECTIONS
 from hf_rws.layers import first_layers, weights_digest
 from hf_rws.loading import load_base, named_model
 from hf_rws.models import is_ours, save_timm_repo
@@ -26,29 +27,43 @@ from hf_rws.quantization import Bits, resolve_bits
 from hf_rws.signature import Signature
 from hf_rws.training import TrainingArguments, TrainingResult, train
 
-_WHO = ("standard", "patched", "robust")
 START, BASE = "pretrained", "base"
 CURVE_SCALES = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5)
+# What is measured: the base, with a distilled and with an extracted signature on, and the robust model.
+MODELS = ("standard", "distilled", "extracted", "robust")
 
 
 @dataclass(frozen=True)
 class StudyRow:
-    """One corruption of a study; accuracies in [0, 1] on the test split, sizes in bytes.
+    """One corruption of a study. What was not made is not in the dictionaries.
 
-    TA is the accuracy on clean images, RA under the corruption.
+    Attributes:
+        corruption: Its name.
+        severity: 1 to 5.
+        n: Number of test images.
+        ta: Accuracy on clean test images in [0, 1], by `MODELS`.
+        ra: Accuracy under the corruption, by `MODELS`.
+        nbytes: Size of signature.safetensors, by "distilled" and "extracted".
+        download_nbytes: The same with config.json: all that loading a signature fetches.
+        base_nbytes: Size of the base's model.safetensors.
     """
 
     corruption: str
     severity: int
     n: int
-    standard_ta: float
-    standard_ra: float
-    patched_ta: float
-    patched_ra: float
-    robust_ta: float
-    robust_ra: float
-    signature_nbytes: int
+    ta: dict[str, float]
+    ra: dict[str, float]
+    nbytes: dict[str, int]
+    download_nbytes: dict[str, int]
     base_nbytes: int
+
+    def flat(self) -> dict[str, Any]:
+        """The same without dictionaries: `standard_ta`, `extracted_nbytes`, ..."""
+        nested = {key: getattr(self, key) for key in ("ta", "ra", "nbytes", "download_nbytes")}
+        return {
+            **{key: value for key, value in asdict(self).items() if key not in nested},
+            **{f"{who}_{key}": value for key, values in nested.items() for who, value in values.items()},
+        }
 
 
 @dataclass(frozen=True)
@@ -59,26 +74,27 @@ class Study:
     rows: tuple[StudyRow, ...]
     recipe: str = ""
 
-    def recovery(self) -> float:
-        """(mean RA patched - mean RA standard) / (mean RA robust - mean RA standard)."""
-        standard, patched, robust = ([getattr(row, f"{who}_ra") for row in self.rows] for who in _WHO)
+    def recovery(self, who: str = "extracted") -> float:
+        """(mean RA of `who` - mean RA standard) / (mean RA robust - mean RA standard)."""
+        standard, patched, robust = ([row.ra[name] for row in self.rows] for name in ("standard", who, "robust"))
         return recovery(standard, patched, robust)
 
     def to_markdown(self) -> str:
-        """A table in percent, kB and times smaller than the base's weight file."""
-        lines = [
-            "| corruption | TA standard | TA patched | TA robust | RA standard | RA patched | RA robust | kB | ratio |",
-            "|---|---|---|---|---|---|---|---|---|",
-        ]
+        """A table in percent, kB (weight file; whole download) and times smaller than the base's weight file."""
+        models = [name for name in MODELS if name in self.rows[0].ra]
+        kinds = [name for name in models if name in self.rows[0].nbytes]
+        heads = ["corruption", *(f"{what} {name}" for what in ("TA", "RA") for name in models)]
+        lines = [f"| {' | '.join([*heads, 'kB', 'download', 'ratio'])} |", "|---" * (len(heads) + 3) + "|"]
         for row in self.rows:
-            accuracies = (getattr(row, f"{who}_{what}") for what in ("ta", "ra") for who in _WHO)
-            lines.append(
-                f"| {row.corruption}-{row.severity} | "
-                + " | ".join(f"{100 * value:.1f}" for value in accuracies)
-                + f" | {row.signature_nbytes / 1000:.1f} | {row.base_nbytes / row.signature_nbytes:.0f}x |"
-            )
-        lines.append(f"\nrecovery {self.recovery():.2f}, n = {self.rows[0].n} test images. Recipe: {self.recipe}")
-        return "\n".join(lines)
+            cells = [f"{100 * values[name]:.1f}" for values in (row.ta, row.ra) for name in models]
+            largest = max(kinds, key=row.nbytes.__getitem__)
+            kB = [f"{size[largest] / 1000:.1f}" for size in (row.nbytes, row.download_nbytes)]
+            ratio = f"{row.base_nbytes / row.nbytes[largest]:.0f}x"
+            lines.append(f"| {' | '.join([f'{row.corruption}-{row.severity}', *cells, *kB, ratio])} |")
+        gains = [f"{name} {self.recovery(name):.2f}" for name in kinds if "robust" in models]
+        facts = [f"recovery: {', '.join(gains)}"] if gains else []
+        facts += [f"n = {self.rows[0].n} test images", f"recipe: {self.recipe}"]
+        return "\n".join([*lines, "", "; ".join(facts)])
 
 
 def recovery(standard: Sequence[float], patched: Sequence[float], robust: Sequence[float]) -> float:
@@ -134,16 +150,19 @@ def run_study(
     arguments: TrainingArguments,
     *,
     corruptions: Sequence[str],
+    distilled: int | None = None,
+    robust: bool = True,
     num_layers: int | Literal["all"] | None = None,
     projection: Literal["weights", "all"] | None = "weights",
     bits: Bits | str | Sequence[Bits | None] | None = "default",
     scale_curve: bool = True,
     notes: Mapping[str, Any] | None = None,
 ) -> Study:
-    """Train a standard and robust models from one start; extract, measure and describe their signatures.
+    """Make a standard model, signatures and robust models from one start, and measure and describe them.
 
-    Leaves in `output_dir`: `pretrained/` (the start), `base/` (the standard model), `robust-fog/`, `rws-fog/`, ...
-    each a Hub-layout repo with a card, and `study.json`. What is finished is skipped, what was interrupted is resumed.
+    Leaves in `output_dir`: `pretrained/` (the start), `base/` (the standard model), `rws-fog-distilled/`, ...,
+    `robust-fog/`, ..., `rws-fog/` (extracted), ..., each a Hub-layout repo with a card, and `study.json`. What is
+    finished is skipped, what was interrupted is resumed.
 
     With several processes the main one measures; the others return a study without rows.
 
@@ -152,7 +171,9 @@ def run_study(
         data: Training, validation and test images.
         output_dir: Folder of the study.
         arguments: The recipe, without corruptions.
-        corruptions: One robust model and one signature for each.
+        corruptions: One signature of each kind for each.
+        distilled: Also distil signatures, from the first so many training images, without their labels.
+        robust: Train robust models and extract their signatures.
         num_layers: As in `extract`.
         projection: As in `extract`.
         bits: As in `extract`.
@@ -161,44 +182,81 @@ def run_study(
     """
     if not corruptions or len(set(corruptions)) != len(corruptions):
         raise OptionError(f"a study needs at least one corruption, each once, got {corruptions!r}")
-    runs = [(BASE, arguments)] + [(f"robust-{name}", replace(arguments, corruption=(name,))) for name in corruptions]
+    if not robust and distilled is None:
+        raise OptionError("a study needs signatures: give distilled, or leave robust on")
     resolve_bits(bits, len(first_layers(start, num_layers)))  # before hours of training, not after
     if projection not in PROJECTIONS:
         raise OptionError(f"projection must be one of {PROJECTIONS}, got {projection!r}")
+    runs = {f"robust-{name}": replace(arguments, corruption=(name,)) for name in corruptions if robust}
     folder = Path(output_dir)
     _keep_start(start, folder)
     weights = {name: value.clone() for name, value in start.state_dict().items()}
     results: dict[str, TrainingResult] = {}
-    for name, wanted in tqdm(runs, desc="study", unit="model"):
+    for name, wanted in tqdm({BASE: arguments, **runs}.items(), desc="study", unit="model"):
         start.load_state_dict(weights)
         resume = (folder / name / "training_args.json").is_file()
         results[name] = train(start, data, folder / name, wanted, resume=resume, notes=dict(notes or {}))
+        if name == BASE and distilled is not None:
+            _distill(folder, data, arguments, corruptions, data.train.images[:distilled], num_layers, bits)
     if not is_main_process():
         return Study(folder, (), arguments.summary())
     for result in results.values():
         write_base_card(result.folder, result)
-    rows = []
     recipe = {key: getattr(arguments, key) for key in ("epochs", "lr", "schedule", "batch_size", "seed")}
+    scales = CURVE_SCALES if scale_curve else (0.0, 1.0)
+    rows = []
     for name in tqdm(corruptions, desc="signatures", unit="signature"):
-        signature = extract(
-            folder / f"robust-{name}",
+        made = {}
+        if distilled is not None:
+            made["distilled"] = Signature.from_pretrained(folder / f"rws-{name}-distilled")
+        if robust:
+            made["extracted"] = extract(
+                folder / f"robust-{name}",
+                folder / BASE,
+                folder / START,
+                corruption=name,
+                severity=arguments.severity,
+                dataset=data.test.name or None,
+                num_layers=num_layers,
+                projection=projection,
+                bits=bits,
+                training=recipe,
+            )
+        rows.append(_measure(folder, name, made, results, data.test, scales))
+    study = Study(folder, tuple(rows), arguments.summary())
+    (folder / "study.json").write_text(json.dumps([row.flat() for row in rows], indent=2) + "\n")
+    return study
+
+
+def _distill(
+    folder: Path,
+    data: Splits,
+    arguments: TrainingArguments,
+    corruptions: Sequence[str],
+    images: Tensor,
+    num_layers: int | Literal["all"] | None,
+    bits: Bits | str | Sequence[Bits | None] | None,
+) -> None:
+    """Leave a distilled signature for each corruption; those that are there already are kept."""
+    from accelerate.state import PartialState
+
+    missing = [name for name in corruptions if not (folder / f"rws-{name}-distilled" / CONFIG_NAME).is_file()]
+    PartialState().wait_for_everyone()  # until every process has seen what the folder held
+    for name in missing:
+        signature = distill(
             folder / BASE,
-            folder / START,
+            images,
             corruption=name,
             severity=arguments.severity,
-            dataset=data.test.name or None,
+            dataset=data.train.name or None,
             num_layers=num_layers,
-            projection=projection,
             bits=bits,
-            training=recipe,
+            seed=arguments.seed,
+            mixed_precision=arguments.mixed_precision,
         )
-        scales = CURVE_SCALES if scale_curve else (0.0, 1.0)
-        row, metrics = _measure(signature, results[BASE], results[f"robust-{name}"], data.test, scales)
-        signature.with_results(metrics=metrics).save_pretrained(folder / f"rws-{name}")
-        rows.append(row)
-    study = Study(folder, tuple(rows), arguments.summary())
-    (folder / "study.json").write_text(json.dumps([asdict(row) for row in rows], indent=2) + "\n")
-    return study
+        if is_main_process():
+            signature.save_pretrained(folder / f"rws-{name}-distilled")
+    PartialState().wait_for_everyone()
 
 
 def _keep_start(start: nn.Module, folder: Path) -> None:
@@ -236,39 +294,45 @@ def write_base_card(folder: Path, result: TrainingResult) -> None:
 
 
 def _measure(
-    signature: Signature, standard: TrainingResult, robust: TrainingResult, test: ImageSet, scales: Sequence[float]
-) -> tuple[StudyRow, dict[str, Any]]:
-    """A study's row, and the `metrics` of the signature's config."""
-    corruption, severity = signature.config.corruption.label, signature.config.corruption.severity or 0
+    folder: Path,
+    corruption: str,
+    made: Mapping[str, Signature],
+    results: Mapping[str, TrainingResult],
+    test: ImageSet,
+    scales: Sequence[float],
+) -> StudyRow:
+    """A study's row; each signature gets what was measured into its config, and is saved."""
+    severity = next(iter(made.values())).config.corruption.severity or 0
     shown = replace(test, images=corrupt(test.images, corruption, severity))
-    curve = measure_scales(load_base(standard.folder).model, signature, test, shown, scales)
-    off, on = (next(point for point in curve if point["scale"] == scale) for scale in (0.0, 1.0))
-    row = StudyRow(
-        corruption=corruption,
-        severity=severity,
-        n=len(test),
-        standard_ta=off["ta"],
-        standard_ra=off["ra"],
-        patched_ta=on["ta"],
-        patched_ra=on["ra"],
-        robust_ta=robust.test_accuracy["clean"],
-        robust_ra=robust.test_accuracy[f"{corruption}-{severity}"],
-        signature_nbytes=signature.nbytes,
-        base_nbytes=(standard.folder / "model.safetensors").stat().st_size,
-    )
-    metrics: dict[str, Any] = {
-        "dataset": test.name,
-        "split": "test",
-        "n": row.n,
-        "seed": 0,
-        "severity": severity,
-        **{who: {what: getattr(row, f"{who}_{what}") for what in ("ta", "ra")} for who in _WHO},
-        "base_nbytes": row.base_nbytes,
-        "signature_nbytes": row.signature_nbytes,
-    }
-    if len(curve) > 2:
-        metrics["scale_curve"] = curve
-    return row, metrics
+    base_nbytes = (folder / BASE / "model.safetensors").stat().st_size
+    ta, ra, nbytes, download = {}, {}, {}, {}
+    robust = results.get(f"robust-{corruption}")
+    if robust is not None:
+        ta["robust"], ra["robust"] = robust.test_accuracy["clean"], robust.test_accuracy[f"{corruption}-{severity}"]
+    for kind, signature in made.items():
+        curve = measure_scales(load_base(folder / BASE).model, signature, test, shown, scales)
+        off, on = (next(point for point in curve if point["scale"] == scale) for scale in (0.0, 1.0))
+        ta |= {"standard": off["ta"], kind: on["ta"]}
+        ra |= {"standard": off["ra"], kind: on["ra"]}
+        metrics: dict[str, Any] = {
+            "dataset": test.name,
+            "split": "test",
+            "n": len(test),
+            "seed": 0,
+            "severity": severity,
+            "standard": {"ta": off["ta"], "ra": off["ra"]},
+            "patched": {"ta": on["ta"], "ra": on["ra"]},
+            **({"robust": {"ta": ta["robust"], "ra": ra["robust"]}} if robust is not None else {}),
+            "base_nbytes": base_nbytes,
+            "signature_nbytes": signature.nbytes,
+        }
+        if len(curve) > 2:
+            metrics["scale_curve"] = curve
+        where = folder / f"rws-{corruption}{'-distilled' if kind == 'distilled' else ''}"
+        signature.with_results(metrics=metrics).save_pretrained(where)
+        nbytes[kind] = signature.nbytes
+        download[kind] = signature.nbytes + (where / CONFIG_NAME).stat().st_size
+    return StudyRow(corruption, severity, len(test), ta, ra, nbytes, download, base_nbytes)
 
 
 def measure_scales(

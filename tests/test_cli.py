@@ -250,7 +250,7 @@ def test_a_study_and_what_is_done_with_its_folders(tmp_path, call, monkeypatch):
         "--json",
     )  # fmt: skip
     assert code == 0
-    assert json.loads(out) == {"folder": "again", "nbytes": rows["contrast"]["signature_nbytes"]}
+    assert json.loads(out) == {"folder": "again", "nbytes": rows["contrast"]["extracted_nbytes"]}
     weights = "signature.safetensors"
     assert (tmp_path / "again" / weights).read_bytes() == (folder / "rws-contrast" / weights).read_bytes()
 
@@ -258,7 +258,7 @@ def test_a_study_and_what_is_done_with_its_folders(tmp_path, call, monkeypatch):
     code, out, _ = call(cli.cli, *evaluated, "--json")
     assert code == 0
     found = {row["corruption"]: float(row["accuracy"]) for row in json.loads(out)}
-    assert found == {"clean": rows["contrast"]["patched_ta"], "contrast": rows["contrast"]["patched_ra"]}
+    assert found == {"clean": rows["contrast"]["extracted_ta"], "contrast": rows["contrast"]["extracted_ra"]}
     code, out, _ = call(cli.cli, *evaluated, "--scale", "0", "--limit", "20")
     assert f"| clean |  | {100 * rows['contrast']['standard_ta']:.1f} | 20 |" in out.splitlines()
     code, out, err = call(cli.cli, *evaluated, "--scale", "1", "--scale", "2")

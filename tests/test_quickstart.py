@@ -21,6 +21,7 @@ def quick(monkeypatch):
     part = replace(part, validation=whole.validation.subset(slice(20)))
     monkeypatch.setattr(module, "_data", lambda dataset, embedded: part)
     monkeypatch.setattr(module, "RECIPE", replace(module.RECIPE, epochs=1, batch_size=20))
+    monkeypatch.setattr("hf_rws.distiller.default_steps", lambda *arguments, **options: 2)
     return part
 
 
@@ -43,14 +44,19 @@ def test_the_start_is_a_timm_model_that_says_how_it_was_trained():
     assert weights_digest(create_start(module.EMBEDDED / "start", data)) == weights_digest(base.model)
 
 
-def test_quickstart_from_any_folder_leaves_what_the_design_says(quick, tmp_path, monkeypatch):
+def test_quickstart_from_any_folder_leaves_what_the_design_says(quick, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     text = module.quickstart("out", corruptions=["fog"])
+    first = capsys.readouterr().err
+    assert (
+        "distilled from 500 images without labels:\n| corruption | TA standard | TA distilled | RA standard |" in first
+    )
     assert "| fog-5 |" in text
+    assert "TA distilled | TA extracted | TA robust" in text
     assert (tmp_path / "out" / "overview.png").stat().st_size > 10_000
     monkeypatch.chdir(tmp_path / "out")
-    model = hf_rws.load_patched("base", ["rws-fog"])
-    assert model.rws.scales == {"rws-fog": 1.0}
+    model = hf_rws.load_patched("base", ["rws-fog-distilled", "rws-fog"], scales=[1.0, 0.0], strict=True)
+    assert model.rws.scales == {"rws-fog-distilled": 1.0, "rws-fog": 0.0}
     model.rws.clear()
     assert module.quickstart(tmp_path / "out", corruptions=["fog"]).splitlines()[:5] == text.splitlines()[:5]
 

@@ -34,6 +34,17 @@ def data():
 
 
 QUICK = TrainingArguments.from_recipe("short", epochs=1, batch_size=20, mixed_precision="no")
+SETTINGS = {"corruptions": ("fog", "contrast"), "distilled": 25, "notes": {"dataset": "noise"}}
+KINDS = {"distilled": "-distilled", "extracted": ""}  # and the ends of their folders' names
+
+pytestmark = pytest.mark.filterwarnings("ignore:the distillation did not help")  # on noise
+
+
+@pytest.fixture(autouse=True, scope="module")
+def few_steps():
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("hf_rws.distiller.default_steps", lambda *arguments, **options: 2)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -41,14 +52,15 @@ def finished(data, tmp_path_factory):
     """A tiny study, whole."""
     folder = tmp_path_factory.mktemp("study")
     start = create_start("vgg16_bn_gap", data, width=0.05)
-    return run_study(start, data, folder, QUICK, corruptions=("fog", "contrast"), notes={"dataset": "noise"})
+    return run_study(start, data, folder, QUICK, **SETTINGS)
 
 
 def test_a_study_leaves_repos_that_load(finished, data):
     folder = finished.folder
     names = {path.name for path in folder.iterdir()}
-    assert names == {"pretrained", "base", "robust-fog", "robust-contrast", "rws-fog", "rws-contrast", "study.json"}
-    for name in ("base", "robust-fog", "rws-fog"):
+    signatures = {f"rws-{name}{end}" for name in ("fog", "contrast") for end in KINDS.values()}
+    assert names == {"pretrained", "base", "robust-fog", "robust-contrast", "study.json"} | signatures
+    for name in ("base", "robust-fog", "rws-fog", "rws-fog-distilled"):
         assert (folder / name / "README.md").read_text().startswith("---\n")
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # the base is recognised: no transfer
@@ -76,31 +88,63 @@ def test_all_models_of_a_study_start_from_the_same_weights(finished):
 def test_the_rows_are_what_the_models_do(finished, data):
     folder = finished.folder
     for row in finished.rows:
-        standard, robust = (load_base(folder / name).model for name in ("base", f"robust-{row.corruption}"))
         shown = ImageSet(corrupt(data.test.images, row.corruption, 5), data.test.labels, data.test.classes)
-        assert (row.standard_ta, row.standard_ra) == (accuracy(standard, data.test), accuracy(standard, shown))
-        assert (row.robust_ta, row.robust_ra) == (accuracy(robust, data.test), accuracy(robust, shown))
-        patched = hf_rws.load_patched(folder / "base", folder / f"rws-{row.corruption}")
-        assert (row.patched_ta, row.patched_ra) == (accuracy(patched, data.test), accuracy(patched, shown))
-        assert row.signature_nbytes == (folder / f"rws-{row.corruption}" / "signature.safetensors").stat().st_size
-        metrics = json.loads((folder / f"rws-{row.corruption}" / "config.json").read_text())["metrics"]
-        assert metrics["patched"] == {"ta": row.patched_ta, "ra": row.patched_ra}
-        assert [point["scale"] for point in metrics["scale_curve"]] == [0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5]
-        assert row.n == metrics["n"] == 30
+        models = {
+            "standard": load_base(folder / "base").model,
+            "robust": load_base(folder / f"robust-{row.corruption}").model,
+        }
+        for kind, end in KINDS.items():
+            signature = folder / f"rws-{row.corruption}{end}"
+            models[kind] = hf_rws.load_patched(folder / "base", signature, strict=True)
+            config = json.loads((signature / "config.json").read_text())
+            assert config["method"]["kind"] == kind
+            metrics = config["metrics"]
+            assert metrics["patched"] == {"ta": row.ta[kind], "ra": row.ra[kind]}
+            assert metrics["robust"] == {"ta": row.ta["robust"], "ra": row.ra["robust"]}
+            assert [point["scale"] for point in metrics["scale_curve"]] == [0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5]
+            assert row.n == metrics["n"] == 30
+            sizes = [(signature / name).stat().st_size for name in ("signature.safetensors", "config.json")]
+            assert (row.nbytes[kind], row.download_nbytes[kind]) == (sizes[0], sum(sizes))
+        assert row.ta == {kind: accuracy(model, data.test) for kind, model in models.items()}
+        assert row.ra == {kind: accuracy(model, shown) for kind, model in models.items()}
+
+
+def test_distilled_signatures_are_made_from_the_images_that_the_study_says(finished, data):
+    config = json.loads((finished.folder / "rws-fog-distilled" / "config.json").read_text())
+    report = config["method"]["training"]
+    assert report["images"] + report["held_out"] == 25
+    made = hf_rws.distill(
+        finished.folder / "base", data.train.images[:25], corruption="fog", mixed_precision="no", progress=False
+    )
+    assert identical_arrays(made, hf_rws.Signature.from_pretrained(finished.folder / "rws-fog-distilled"))
+
+
+def identical_arrays(a, b):
+    return a.arrays.keys() == b.arrays.keys() and all(torch.equal(a.arrays[key], b.arrays[key]) for key in a.arrays)
+
+
+def test_a_study_without_robust_models_goes_on_to_one_with_them(finished, data, tmp_path):
+    start = create_start("vgg16_bn_gap", data, width=0.05)
+    weights = state(start)
+    first = run_study(start, data, tmp_path / "s", QUICK, robust=False, **SETTINGS)
+    assert not list((tmp_path / "s").glob("robust-*"))
+    assert first.to_markdown().startswith(
+        "| corruption | TA standard | TA distilled | RA standard | RA distilled | kB |"
+    )
+    assert "recovery" not in first.to_markdown()
+    for row, whole in zip(first.rows, finished.rows, strict=True):
+        assert row.ra == {kind: whole.ra[kind] for kind in ("standard", "distilled")}
+    start.load_state_dict(weights)
+    assert run_study(start, data, tmp_path / "s", QUICK, **SETTINGS).to_markdown() == finished.to_markdown()
+    with pytest.raises(OptionError, match="needs signatures"):
+        run_study(start, data, tmp_path / "s", QUICK, corruptions=("fog",), robust=False)
 
 
 def test_a_second_start_trains_nothing_and_says_the_same(finished, data, monkeypatch):
     monkeypatch.setattr("hf_rws.training._Run", None)  # training anything would call it
+    monkeypatch.setattr("hf_rws.study.distill", None)
     start = create_start("vgg16_bn_gap", data, width=0.05)
-    again = run_study(
-        start,
-        data,
-        finished.folder,
-        QUICK,
-        corruptions=("fog", "contrast"),
-        notes={"dataset": "noise"},
-        scale_curve=False,
-    )
+    again = run_study(start, data, finished.folder, QUICK, **SETTINGS)
     assert again.to_markdown() == finished.to_markdown()
 
 
@@ -143,10 +187,17 @@ def test_recovery_is_a_ratio_of_means():
     assert recovery([0.2, 0.4], [0.6, 0.5], [0.7, 0.8]) == pytest.approx((0.55 - 0.3) / (0.75 - 0.3))
     assert recovery([0.2], [0.2], [0.7]) == 0
     assert recovery([0.2], [0.7], [0.7]) == 1
-    row = StudyRow("fog", 5, 100, 0.8, 0.2, 0.7, 0.6, 0.5, 0.7, 5_000, 400_000)
+    ta, ra = {"standard": 0.8, "extracted": 0.7, "robust": 0.5}, {"standard": 0.2, "extracted": 0.6, "robust": 0.7}
+    row = StudyRow("fog", 5, 100, ta, ra, {"extracted": 5_000}, {"extracted": 7_000}, 400_000)
     table = Study(None, (row,)).to_markdown()
-    assert "| fog-5 | 80.0 | 70.0 | 50.0 | 20.0 | 60.0 | 70.0 | 5.0 | 80x |" in table
-    assert "recovery 0.80" in table
+    assert "| fog-5 | 80.0 | 70.0 | 50.0 | 20.0 | 60.0 | 70.0 | 5.0 | 7.0 | 80x |" in table
+    assert "recovery: extracted 0.80" in table
+    assert row.flat() == {
+        "corruption": "fog", "severity": 5, "n": 100, "base_nbytes": 400_000,
+        "standard_ta": 0.8, "extracted_ta": 0.7, "robust_ta": 0.5,
+        "standard_ra": 0.2, "extracted_ra": 0.6, "robust_ra": 0.7,
+        "extracted_nbytes": 5_000, "extracted_download_nbytes": 7_000,
+    }  # fmt: skip
 
 
 def test_every_table_states_the_recipe(finished):

@@ -1,7 +1,6 @@
 """`hf-rws train` and `extract`, and the study of scripts/train_study.py."""
 # ruff: noqa: D301 (a raw docstring would take the meaning from click's \b, "leave these lines as they are")
 
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +61,8 @@ def train(output_dir: Path, resume: bool, corruption: tuple[str, ...], output: O
 @recipe_options
 @extraction_options
 @output_dir_option
+@click.option("--distilled", type=click.IntRange(1), help="Also distil signatures, from so many training images.")
+@click.option("--no-robust", is_flag=True, help="Leave out the robust models and what is extracted from them.")
 @click.option("--no-scale-curve", is_flag=True, help="Do not measure TA and RA at other scales than 0 and 1.")
 @output_options
 def study(
@@ -70,6 +71,8 @@ def study(
     num_layers: str | None,
     projection: str,
     bits: str,
+    distilled: int | None,
+    no_robust: bool,
     no_scale_curve: bool,
     output: Output,
     **options: Any,
@@ -88,6 +91,8 @@ def study(
         output_dir,
         arguments,
         corruptions=corruption,
+        distilled=distilled,
+        robust=not no_robust,
         num_layers=number_or_word(num_layers),
         projection=None if projection == "none" else projection,  # type: ignore[arg-type]
         bits=parse_bits(bits),
@@ -95,7 +100,7 @@ def study(
         notes=notes,
     )
     if is_main_process():
-        output.table([asdict(row) for row in result.rows], id_key="corruption", human=result.to_markdown())
+        output.table([row.flat() for row in result.rows], id_key="corruption", human=result.to_markdown())
 
 
 @click.command()
