@@ -3,9 +3,10 @@
 import copy
 import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -91,13 +92,12 @@ class Teacher:
     """What a model answers to clean images, plain and mirrored; it is asked once for each, when the answer is wanted.
 
     Args:
-        model: It is copied as it is now.
-        normalize: Its normalisation.
-        images: uint8 of shape (N, 3, H, W).
+        ask: The model: uint8 images of shape (N, 3, H, W) to logits on the CPU.
+        images: Those that it is asked about.
     """
 
-    def __init__(self, model: nn.Module, normalize: Normalize, images: Tensor) -> None:
-        self._model, self._normalize, self._images = copy.deepcopy(model).eval(), normalize, images
+    def __init__(self, ask: Callable[[Tensor], Tensor], images: Tensor) -> None:
+        self._ask, self._images = ask, images
         self._known = torch.zeros(2, len(images), dtype=torch.bool)
         self._answers = torch.empty(0)
 
@@ -108,20 +108,12 @@ class Teacher:
             wanted = wanted[~self._known[int(side)][wanted]]
             if len(wanted):
                 images = self._images[wanted]
-                found = answer(self._model, self._normalize, images.flip(3) if side else images)
+                found = self._ask(images.flip(3) if side else images)
                 if not len(self._answers):
                     self._answers = torch.empty(2, len(self._images), found.shape[1])
                 self._answers[int(side), wanted] = found
                 self._known[int(side), wanted] = True
         return self._answers[mirrored.long(), rows]
-
-
-@torch.no_grad()
-def answer(model: nn.Module, normalize: Normalize, images: Tensor) -> Tensor:
-    """A model's logits to uint8 images, float32 on the CPU."""
-    device = normalize.scale.device
-    parts = (model(normalize(part.to(device))).float().cpu() for part in images.split(EVALUATION_BATCH))
-    return torch.cat(list(parts))
 
 
 class Distiller:
@@ -168,7 +160,7 @@ class Distiller:
         order = torch.randperm(len(images), generator=Generator().manual_seed(arguments.seed))
         held_out = min(MAX_HELD_OUT, max(1, round(arguments.hold_out * len(images))))
         self.held_out, self.rows = order[:held_out].sort().values, order[held_out:]
-        self.teacher = Teacher(self.student, self.normalize, images)
+        self.teacher = Teacher(partial(self._answers, copy.deepcopy(self.student)), images)
         self.steps = arguments.steps or default_steps(len(self.rows), len(shown.names))
         kind = arguments.optimizer
         self.optimizer_name = kind if kind != "auto" else "sgd" if self.norms else "adamw"
@@ -305,6 +297,16 @@ class Distiller:
         answers = self.teacher(self.held_out, torch.zeros(len(self.held_out), dtype=torch.bool))
         return clean, self.shown(clean, self.held_out, generator), answers
 
+    @torch.no_grad()
+    def _answers(self, model: nn.Module, images: Tensor) -> Tensor:
+        """A model's logits in eval mode to uint8 images, float32 on the CPU."""
+        model.eval()
+        found = []
+        with self.accelerator.autocast():
+            for part in images.split(EVALUATION_BATCH):
+                found.append(model(self.normalize(part.to(self.device))).float().cpu())
+        return torch.cat(found)
+
     def _look(self, check: tuple[Tensor, Tensor, Tensor]) -> Look:
         if self.accelerator.num_processes > 1:  # statistics of batch norms differ
             from accelerate.utils import broadcast
@@ -313,10 +315,9 @@ class Distiller:
                 value.copy_(broadcast(value))
         *both, answers = check
         losses, shares = [], []
-        self.student.eval()
         with self._as_stored():
             for images in both:
-                logits = answer(self.student, self.normalize, images)
+                logits = self._answers(self.student, images)
                 losses.append(float(self._divergence(logits, answers)))
                 shares.append(float((logits.argmax(1) == answers.argmax(1)).double().mean()))
         clean_fraction = self.arguments.clean_fraction
