@@ -21,7 +21,7 @@ from hf_rws.mixtures import Mixture
 from hf_rws.unlabelled import as_images
 from tests import helpers
 from tests.helpers import datasets_cache, on_cpu, pil, pixels, toy_dataset  # noqa: F401
-from tests.models import create, identical, state
+from tests.models import MATRIX, create, identical, state
 
 pytestmark = [
     pytest.mark.usefixtures("on_cpu", "datasets_cache"),
@@ -77,15 +77,24 @@ def test_the_base_stays_and_the_patched_base_is_the_student(name, monkeypatch):
     assert identical(model, before)
 
 
-@pytest.mark.parametrize("name", ["mobilenetv3_small_050", "convnext_atto", "vit_tiny_patch16_224"])
-def test_architectures(name):
-    model = create(name)
-    model.pretrained_cfg = dict(model.pretrained_cfg, input_size=(3, 224, 224))
-    images = pixels(24, size=224)
+@pytest.mark.parametrize("name", MATRIX)
+def test_every_architecture_of_the_engines_matrix(name):
+    model = create(name, options=MATRIX[name])
+    for parameter in model.get_classifier().parameters() if name[:5] == "mixer" else ():
+        parameter.data.normal_()  # which timm sets to zero: its answers would not depend on the images
+    size = MATRIX[name].get("img_size", 32)
+    model.pretrained_cfg = dict(model.pretrained_cfg, input_size=(3, size, size))
+    images, before = pixels(24, size=size), state(model)
     signature = distill(model, images, corruption=darker, num_layers=2, **QUICK | {"steps": 2})
-    assert signature.config.method.training["optimizer"] == ("adamw" if name[:3] in ("con", "vit") else "sgd")
+    assert identical(model, before)
+    has_norms = any(tensor.kind == "running_var" for layer in first_layers(model, 2) for tensor in layer)
+    assert signature.config.method.training["optimizer"] == ("sgd" if has_norms else "adamw")
+    assert all(delta.isfinite().all() for delta in signature.deltas().values())
+    assert any(delta.any() for delta in signature.deltas().values())
     hf_rws.patch(model, signature, strict=True)
     assert answers(model, images[:2]).isfinite().all()
+    model.rws.clear()
+    assert identical(model, before)
 
 
 def test_half_precision_and_dropout():
