@@ -27,6 +27,7 @@ from hf_rws.format import (
     unpack,
 )
 from hf_rws.quantization import Bits, resolve_bits
+from hf_rws.saving import killed_save, write_together
 
 if TYPE_CHECKING:
     from huggingface_hub import CommitInfo
@@ -200,7 +201,8 @@ class Signature:
     def save_pretrained(self, folder: str | Path, *, repo_id: str | None = None, license: str | None = None) -> Path:
         """Write config.json, signature.safetensors and the card, with a picture where there are results; no network.
 
-        Each file is complete before it replaces an older one. An existing README.md keeps the text that its author
+        All files are complete before the first replaces an older one, and a save that is killed leaves the old or the
+        new signature to load. An existing README.md keeps the text that its author
         wrote; its metadata and results are brought up to date. The picture needs matplotlib, and is left out without.
 
         Args:
@@ -230,13 +232,7 @@ class Signature:
             if readme.is_file():
                 existing = readme.read_text(encoding="utf-8", errors="replace")
                 files["README.md"] = cards.merge_card(existing, files["README.md"].decode()).encode()
-            contents = {WEIGHTS_NAME: weights, CONFIG_NAME: config.encode(), **files}
-            folder.mkdir(parents=True, exist_ok=True)
-            with TemporaryDirectory(dir=folder, prefix=".saving-") as temporary:
-                for name, content in contents.items():
-                    Path(temporary, name).write_bytes(content)
-                for name in contents:
-                    Path(temporary, name).replace(folder / name)
+            write_together(folder, {WEIGHTS_NAME: weights, CONFIG_NAME: config.encode(), **files})
         except OSError as error:
             raise AccessError(f"cannot save the signature in {folder}: {error}") from error
         return folder
@@ -329,8 +325,10 @@ class Signature:
             text, weights = ((folder / file).read_bytes() for file in (CONFIG_NAME, WEIGHTS_NAME))
         except OSError as error:
             raise AccessError(f"{where}: cannot be read: {error}") from error
-        config, sha256 = parse_config(text, f"{where} {CONFIG_NAME}")
         found = hashlib.sha256(weights).hexdigest()
+        config, sha256 = parse_config(text, f"{where} {CONFIG_NAME}")
+        if found != sha256:
+            config, sha256 = killed_save(folder, found, where) or (config, sha256)
         if found != sha256:
             raise IntegrityError(
                 f"{where} {WEIGHTS_NAME}: sha256 is {found}, config.json says {sha256}; the file is damaged or of "

@@ -9,6 +9,7 @@ import sys
 import tempfile
 import threading
 import time
+import warnings
 from dataclasses import replace
 from importlib.util import find_spec
 from itertools import pairwise
@@ -657,16 +658,23 @@ def test_killed_while_downloading(hub, tmp_path):
 
 
 @forks
-@pytest.mark.parametrize("call", ["write_bytes", "replace"])
-def test_killed_while_saving(tmp_path, monkeypatch, call):
-    """In the middle of writing, and with everything written but nothing in its place yet: the old signature stays."""
+@pytest.mark.parametrize(
+    ("call", "number", "survivor"),
+    [("write_bytes", 0, "old"), ("write_bytes", 2, "old"), ("replace", 0, "old"), ("replace", 1, "new"),
+     ("replace", 2, "new")],
+)  # fmt: skip
+def test_killed_while_saving(tmp_path, monkeypatch, call, number, survivor):
+    """In the middle of writing, and before each file takes its place: the old signature stays, or the new one is it."""
     folder, new = tmp_path / "rws-fog", signature(ARCHITECTURE, "snow")
-    old = signature(ARCHITECTURE).save_pretrained(folder)
-    before = {file.name: file.read_bytes() for file in old.iterdir()}
+    old = signature(ARCHITECTURE)
+    before = {file.name: file.read_bytes() for file in old.save_pretrained(folder).iterdir()}
     new.save_pretrained(tmp_path / "other")  # what is computed is kept: OpenMP does not survive a fork
     ready, told = os.pipe()
+    original, calls_before = getattr(Path, call), iter(range(number))
 
     def stop(path, argument):
+        if next(calls_before, None) is not None:
+            return original(path, argument)
         if call == "write_bytes":
             with path.open("wb") as file:
                 file.write(argument[: len(argument) // 2])
@@ -679,8 +687,28 @@ def test_killed_while_saving(tmp_path, monkeypatch, call):
     os.read(ready, 1)
     os.kill(process, signal.SIGKILL)
     assert not succeeded(process)
-    assert {file.name: file.read_bytes() for file in folder.iterdir() if file.is_file()} == before
+    if survivor == "old":
+        assert {file.name: file.read_bytes() for file in folder.iterdir() if file.is_file()} == before
+    with warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always")
+        loaded = hf_rws.Signature.from_pretrained(folder)
+    expected = new if survivor == "new" else old
+    assert (loaded.sha256, loaded.config) == (expected.sha256, expected.config)
+    assert ["a save was killed" in str(warning.message) for warning in warned] == [True] * (
+        (call, number) == ("replace", 1)
+    )
     assert hf_rws.Signature.from_pretrained(new.save_pretrained(folder)).sha256 == new.sha256
+
+
+def test_what_a_killed_save_has_left_does_not_vouch_for_other_weights(tmp_path):
+    folder = signature(ARCHITECTURE).save_pretrained(tmp_path / "rws-fog")
+    for number, content in enumerate((b"{", (folder / "config.json").read_bytes())):
+        (folder / f".saving-{number}").mkdir()
+        (folder / f".saving-{number}" / "config.json").write_bytes(content)
+    raw = (folder / "signature.safetensors").read_bytes()
+    (folder / "signature.safetensors").write_bytes(raw[:-1] + bytes([raw[-1] ^ 1]))
+    with pytest.raises(IntegrityError, match="sha256"):
+        hf_rws.Signature.from_pretrained(folder)
 
 
 @forks

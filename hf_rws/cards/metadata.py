@@ -49,7 +49,8 @@ def checked_metrics(metrics: Any) -> dict[str, Any]:
     curve = given.get("scale_curve")
     points = [mapping(point) for point in curve] if isinstance(curve, list) else []
     if points and all(
-        _is_number(p.get("scale"), most=LARGEST_SCALE) and _is_accuracy(p.get("ta")) and _is_accuracy(p.get("ra")) for p in points
+        _is_number(p.get("scale"), most=LARGEST_SCALE) and _is_accuracy(p.get("ta")) and _is_accuracy(p.get("ra"))
+        for p in points
     ):
         found["scale_curve"] = sorted(points, key=lambda point: point["scale"])
     return found
