@@ -195,6 +195,45 @@ def test_several_corruptions_and_distillation():
     assert "distillation, without labels" in card
 
 
+DISTILLED = changed(SIGNATURE, "method.kind", "distilled")
+DISTILLED["method"]["training"] = {
+    "images": 4500,
+    "held_out": 500,
+    "steps": 2100,
+    "lr": 0.01,
+    "optimizer": "sgd",
+    "agreement": {"clean": {"before": 1.0, "after": 0.982}, "corrupted": {"before": 0.371, "after": 0.805}},
+}
+
+
+def test_how_a_distilled_signature_was_made():
+    card = cards.signature_card(DISTILLED, repo_id="user/rws-fog")
+    check_no_holes(card)
+    section = card.partition("### How it was distilled")[2].partition(cards.RESULTS_BEGIN)[0]
+    assert [line for line in section.splitlines() if line] == [
+        "From 4,500 unlabelled images of uoft-cs/cifar10, in 2,100 steps.",
+        "How often the patched model gives, in %, the answer that the base gives on the clean image; 500 images that "
+        "it was not trained on.",
+        "| images | base | patched |",
+        "|---|---:|---:|",
+        "| clean | 100.0 | 98.2 |",
+        "| under fog | 37.1 | 80.5 |",
+        "| setting | value |",
+        "|---|---|",
+        "| lr | 0.01 |",
+        "| optimizer | sgd |",
+    ]
+    many = changed(DISTILLED, "corruption", {"names": ["fog", "snow", "frost", "rain"]})
+    assert "| corrupted | 37.1 | 80.5 |" in cards.signature_card(many)
+
+
+@pytest.mark.parametrize("path", [f"method.training.{p}" for p in paths(DISTILLED["method"]["training"])])
+def test_a_distilled_card_leaves_out_what_is_not_known(path):
+    check_no_holes(cards.signature_card(changed(DISTILLED, path, None), repo_id="user/rws-fog"))
+    for broken in ("?", [1], {"a": {}}, -1, True, 10**400):
+        check_no_holes(cards.signature_card(changed(DISTILLED, path, broken), repo_id="user/rws-fog"))
+
+
 @pytest.mark.parametrize("path", list(paths(SIGNATURE)))
 def test_a_signature_card_leaves_out_what_is_not_known(path):
     card = cards.signature_card(changed(SIGNATURE, path, None), repo_id="user/rws-fog")

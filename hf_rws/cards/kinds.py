@@ -15,6 +15,7 @@ from hf_rws.cards.metadata import (
     base_results,
     checked_metrics,
     corruption_tag,
+    distillation_report,
     hub_ids,
     mapping,
     model_index,
@@ -77,6 +78,8 @@ def signature_card(
     base, corruption, method = (mapping(config.get(key)) for key in ("base_model", "corruption", "method"))
     metrics = checked_metrics(config.get("metrics"))
     names = corruption.get("names") or [name for name in [corruption.get("name")] if name]
+    training = mapping(method.get("training"))
+    report = distillation_report(training, names) if method.get("kind") == "distilled" else {}
     where = clean(repo_id or "-".join(["rws", *names]))
     name = where.rpartition("/")[2]
     data = ModelCardData(
@@ -104,7 +107,8 @@ def signature_card(
         names=names,
         corruption=corruption,
         method=method,
-        training=rows(mapping(method.get("training"))),
+        training=rows({key: value for key, value in training.items() if key not in report}),
+        report=report,
         layers=_layers(config.get("tensors") or []),
         tensors=config.get("tensors") or [],
         nbytes=nbytes or metrics.get("signature_nbytes"),

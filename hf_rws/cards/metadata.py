@@ -12,6 +12,7 @@ MODELS = (("standard", "standard"), ("patched", "patched"), ("robust", "robust m
 LARGEST_SCALE = 1e6  # of a scale curve: what can be drawn
 
 _HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?", re.ASCII)
+_REPORTED = ("images", "held_out", "steps")  # of a distillation
 _COUNTS = ("n", "seed", "severity", "base_nbytes", "signature_nbytes", "download_nbytes")
 
 
@@ -56,6 +57,16 @@ def checked_metrics(metrics: Any) -> dict[str, Any]:
     return found
 
 
+def distillation_report(training: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
+    """What a card can show of a distillation's record: the numbers of images and steps, and rows of the agreement."""
+    found: dict[str, Any] = {key: training[key] for key in _REPORTED if _is_count(training.get(key))}
+    agreement = mapping(training.get("agreement"))
+    shares = {kind: mapping(agreement.get(kind)) for kind in ("clean", "corrupted")}
+    labels = {"clean": "clean", "corrupted": f"under {' + '.join(names)}" if 0 < len(names) < 4 else "corrupted"}
+    rows = [(labels[k], row) for k, row in shares.items() if _is_accuracy(row.get("before"), row.get("after"))]
+    return found | ({"agreement": rows} if rows else {})
+
+
 def signature_results(metrics: Mapping[str, Any], names: Sequence[str]) -> list[EvalResult]:
     """TA and RA, standard against patched, of checked metrics."""
     label = "+".join(names)
@@ -94,6 +105,10 @@ def _result(metrics: Mapping[str, Any], value: float, name: str, config: str | N
         metric_name=name,
         metric_value=round(value, 4),
     )
+
+
+def _is_count(value: Any, *, at_least: int = 1) -> bool:
+    return type(value) is int and at_least <= value < 2**63
 
 
 def _is_number(value: Any, *, most: float) -> bool:
