@@ -16,7 +16,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from huggingface_hub import constants, utils
+from huggingface_hub import HfApi, constants, utils
 from huggingface_hub.utils import _http
 from huggingface_hub.utils import logging as hub_logging
 
@@ -54,7 +54,10 @@ COVERED = {
         "reset": ("test_one_fault_is_survived", "test_a_connection_that_always_breaks"),
         "stalled": ("test_a_stalled_server_costs_a_bounded_time", "test_faults_while_pushing"),
         "429 and 503, with and without Retry-After": ("test_an_overloaded_hub", "test_a_hub_that_stays_overloaded"),
-        "the answer to a commit lost": ("test_a_commit_whose_answer_was_lost",),
+        "the answer to a commit lost": (
+            "test_a_commit_whose_answer_was_lost",
+            "test_a_pull_request_is_not_opened_twice",
+        ),
         "a server without Xet": ("test_a_server_without_xet",),
     },
     "push": {
@@ -416,12 +419,32 @@ def test_a_commit_whose_answer_was_lost(hub, folder, again, monkeypatch):
     assert len(hub.repos[REPO].messages) == 2
 
 
-def test_a_pull_request_is_not_opened_twice(hub, folder):
+@pytest.mark.parametrize("lfs", [False, True])
+def test_a_pull_request_is_not_opened_twice(hub, folder, lfs):
+    hub.lfs = lfs
     hub.commit(REPO, FILES)
+    api = HfApi(token=WRITE)
+    api.create_discussion(REPO, title="a question")
+    HfApi(token=OTHER).create_pull_request(REPO, title="somebody else's")
+    api.create_pull_request(REPO, title="another of ours")
     hub.faults = [Fault("POST .*/commit/", lose=True)]
     with pytest.raises(NetworkError, match="user/rws-fog"):
         push(folder, create_pr=True)
-    assert len(hub.repos[REPO].discussions) == 1
+    assert len(hub.repos[REPO].discussions) == 4
+    again = push(folder, create_pr=True)
+    assert len(hub.repos[REPO].discussions) == 4
+    assert (again.pr_num, again.pr_revision) == (4, "refs/pr/4")
+    assert again.oid == hub.repos[REPO].refs["refs/pr/4"]
+    assert hub.files(REPO, again.oid) == PUSHED
+
+    (folder / "config.json").write_bytes(b"changed")
+    assert push(folder, create_pr=True).pr_num == 5
+    api.change_discussion_status(REPO, 5, "closed")
+    assert push(folder, create_pr=True).pr_num == 6  # who closed it may have changed their mind
+    push(folder)
+    assert push(folder, create_pr=True).pr_num == 6
+    api.change_discussion_status(REPO, 6, "closed")
+    assert push(folder, create_pr=True).pr_url is None  # it is on main
 
 
 def test_a_commit_lost_and_somebody_elses_on_top(hub, folder):

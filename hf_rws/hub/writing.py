@@ -1,5 +1,6 @@
 """Pushing exactly the files that the library wrote, as one commit."""
 
+import hashlib
 import json
 import os
 import tempfile
@@ -38,8 +39,8 @@ def push_folder_files(
 ) -> CommitInfo:
     """Push exactly these files of a folder as one commit; the repo is made if needed.
 
-    No commit is made if nothing has changed, so a push whose answer was lost can simply be run again. If somebody else
-    commits in the meantime, the push fails and changes nothing. A README.md that the repo has keeps its text; its
+    No commit is made if nothing has changed, and no pull request is opened if one of this user is open that has these
+    very files: a push whose answer was lost can simply be run again. If somebody else commits in the meantime, the push fails and changes nothing. A README.md that the repo has keeps its text; its
     metadata and results are brought up to date (`cards.merge_card`).
 
     Args:
@@ -54,7 +55,7 @@ def push_folder_files(
         tag: Tag to put on the commit.
 
     Returns:
-        The commit; the present head if nothing has changed.
+        The commit; the present head, of the branch or of the open pull request, if nothing has changed.
 
     Raises:
         OptionError: A bad id, file name, revision or tag, a tag that names another commit, or a repo of the other
@@ -75,6 +76,8 @@ def push_folder_files(
     contents: dict[str, str | bytes] = {name: os.fspath(file) for name, file in files.items()}
     if _README in files and any(sibling.rfilename == _README for sibling in head.siblings or ()):
         contents[_README] = _merged_readme(where, head.sha, files[_README], token)
+    if create_pr and (proposed := _proposed(api, where, contents, token)):
+        return proposed
     # Made again after its answer was lost, the commit finds its files there, or somebody else's and is refused.
     commit = calls.ask(
         lambda: api.create_commit(
@@ -208,6 +211,37 @@ def _merged_readme(where: Location, commit: str, fresh: Path, token: bool | str 
         except UnicodeDecodeError as error:
             raise FormatError(f"the {_README} of {where} is not UTF-8 text: mend it on the Hub") from error
     return cards.merge_card(existing, fresh.read_text(encoding="utf-8")).encode()
+
+
+def _proposed(
+    api: HfApi, where: Location, contents: Mapping[str, str | bytes], token: bool | str | None
+) -> CommitInfo | None:
+    """The head of an open pull request of this user that has these very files; None if there is none."""
+    ask = partial(calls.ask, where=where, token=token)
+    user = ask(api.whoami)["name"]
+    kind: dict[str, Any] = {"author": user, "discussion_type": "pull_request", "discussion_status": "open"}
+    for opened in ask(lambda: list(api.get_repo_discussions(where.id, **kind))):
+        look = partial(api.model_info, where.id, revision=opened.git_reference, files_metadata=True)
+        found = ask(partial(look, timeout=calls.TIME_LIMIT))
+        there = {file.rfilename: file for file in found.siblings or ()}
+        if all(name in there and _is_content(there[name], content) for name, content in contents.items()):
+            url = f"{api.endpoint}/{where.id}"
+            return CommitInfo(
+                commit_url=f"{url}/commit/{found.sha}",
+                commit_message=opened.title,
+                commit_description="",
+                oid=found.sha,
+                pr_url=f"{url}/discussions/{opened.num}",
+            )
+    return None
+
+
+def _is_content(file: Any, content: str | bytes) -> bool:
+    """Whether a file on the Hub, as its ModelInfo lists it, has this content, or that of the file of this name."""
+    content = content if isinstance(content, bytes) else Path(content).read_bytes()
+    if file.lfs is not None:
+        return bool(file.lfs.sha256 == hashlib.sha256(content).hexdigest())
+    return bool(file.blob_id == hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest())
 
 
 def _put_tag(api: HfApi, where: Location, tag: str, commit: CommitInfo, token: bool | str | None) -> None:

@@ -359,7 +359,14 @@ def propose(request: Request, repo: Repo, title: str, start: str, *, pull_reques
 
 
 def discussions(request: Request, repo: str) -> Reply:
-    found = [about_repo(repo, one) for one in request.repo(repo).discussions]
+    wanted = {key: request.query.get(key, [""])[0] for key in ("author", "type", "status")}
+    found = [
+        about_repo(repo, one)
+        for one in request.repo(repo).discussions
+        if wanted["author"] in ("", one["author"]["name"])
+        and (wanted["type"] in ("", "all") or one["isPullRequest"] == (wanted["type"] == "pull_request"))
+        and (wanted["status"] in ("", "all") or (one["status"] == "open") == (wanted["status"] == "open"))
+    ]
     return as_json({"discussions": found, "count": len(found), "start": 0})
 
 
