@@ -6,13 +6,15 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import timm
 import torch
 from safetensors.torch import load_file, save
 
 import hf_rws
 from hf_rws import Signature
 from hf_rws.errors import AccessError, FormatError, IntegrityError, MismatchError, NotFoundError, OptionError
-from hf_rws.signature import similarity
+from hf_rws.format import ARRAYS
+from hf_rws.signature import similarity, with_bits
 from tests.models import moved, signature, trio
 
 BITS = [None, 8, 4, 3, 1, "ternary", "small", [8, 8, 4, 4, 3, "ternary", "ternary"]]
@@ -95,11 +97,33 @@ def test_no_tensor_is_a_top_level_architecture_and_the_only_metadata_is_the_form
 
 
 def test_timm_refuses_a_signature_repo_at_once(tmp_path):
-    import timm
-
     folder = signature("vgg16_gap").save_pretrained(tmp_path / "s")
     with pytest.raises(KeyError, match="architecture"):
         timm.create_model(f"local-dir:{folder}", pretrained=True)
+
+
+@pytest.mark.parametrize(
+    ("name", "bits", "least"),
+    [
+        ("vgg16_gap", "default", 65),
+        ("vgg16_gap", "small", 115),
+        ("vgg16_gap", "tiny", 200),
+        ("resnet50", "default", 110),
+    ],
+)
+def test_a_full_copy_is_so_many_times_larger(name, bits, least):
+    model = timm.create_model(name, num_classes=10)
+    config = hf_rws.extract(model, model, None, corruption="fog", projection=None, bits=None).config
+    tensors = with_bits(config.tensors, bits)
+    sizes = [spec.sizes("symmetric") for spec in tensors]
+    arrays = {key: torch.zeros(sum(size.get(key, 0) for size in sizes), dtype=dtype) for key, dtype in ARRAYS.items()}
+    made = Signature(
+        replace(config, tensors=tensors), {key: array for key, array in arrays.items() if len(array)}, "fog"
+    )
+    full_copy = sum(value.nbytes for value in model.state_dict().values())
+    assert config.method.num_layers == 7
+    assert any(spec.kind == "running_var" for spec in tensors) == (name == "resnet50")
+    assert full_copy / made.nbytes >= least
 
 
 # --- files that are not what they should be ---
