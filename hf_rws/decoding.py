@@ -29,24 +29,80 @@ def row_ranges(shape: Sequence[int], size: int = 2**16) -> Iterator[slice]:
 
 
 def workspace(count: int, device: torch.device) -> Tensor:
-    """Memory for `Coded.decoder`, enough for `count` values."""
+    """Memory for `decoder`, enough for `count` values."""
     return torch.empty(count // 4 + 4, dtype=torch.int64, device=device)
 
 
-class Coded:
-    """A quantized tensor, or some of its rows, ready to be decoded.
+class Codes:
+    """Packed codes, whose levels can be written to memory.
 
     Args:
-        codes: Packed uint8.
+        packed: uint8, one-dimensional.
+        count: How many codes.
+        bits: 1 to 8 or "ternary".
+    """
+
+    def __init__(self, packed: Tensor, count: int, bits: Bits) -> None:
+        self.packed, self._count, self._bits = packed, count, bits
+
+    def __getitem__(self, values: slice) -> "Codes":
+        """Some of them, from the beginning of a byte on."""
+        first, last = (num_bytes(index, self._bits) for index in (values.start, values.stop))
+        return Codes(self.packed[first:last], values.stop - values.start, self._bits)
+
+    def joined(self, other: "Codes") -> "Codes | None":
+        """These and others as one, if they lie one after another in memory without padding between them."""
+        mine, theirs = self.packed, other.packed
+        full = num_bytes(8 * self._count, self._bits) == 8 * len(mine)  # the last byte, too
+        adjacent = mine.data_ptr() + len(mine) == theirs.data_ptr()
+        same_memory = mine.untyped_storage().data_ptr() == theirs.untyped_storage().data_ptr()
+        if self._bits != other._bits or not (full and adjacent and same_memory):
+            return None
+        return Codes(mine.as_strided((len(mine) + len(theirs),), (1,)), self._count + other._count, self._bits)
+
+    def as_numbers(self, work: Tensor) -> Tensor:
+        """The codes as int32, with memory from `workspace`."""
+        return unpack(self.packed, self._bits, work)[: self._count].int()
+
+    def writer(self, out: Tensor, work: Tensor) -> Callable[[], object]:
+        """A function that writes the levels to `out`, float32, flat, with memory from `workspace`."""
+        return (self._by_table if self._bits in _CODES_PER_BYTE else self._by_arithmetic)(out, work)
+
+    def _by_arithmetic(self, out: Tensor, work: Tensor, start: int = 0) -> Callable[[], object]:
+        packed, bits, half = self.packed[start:], self._bits, _half(top_code(self._bits), out.device)
+        if bits == 8:
+            return lambda: out.copy_(packed).sub_(half).div_(half)
+        return lambda: out.copy_(unpack(packed, bits, work)[: len(out)]).sub_(half).div_(half)
+
+    def _by_table(self, out: Tensor, work: Tensor) -> Callable[[], object]:
+        per_byte, table = _CODES_PER_BYTE[self._bits], _level_table(self._bits, out.device)
+        whole = len(out) // per_byte
+        packed, index = self.packed[:whole], work.view(torch.int32)[:whole]
+        found = out[: whole * per_byte].view(table.dtype).view(whole, *table.shape[1:])
+        last = self._by_arithmetic(out[whole * per_byte :], work, whole) if len(out) % per_byte else None
+
+        def write() -> None:
+            torch.index_select(table, 0, index.copy_(packed), out=found)
+            if last is not None:
+                last()
+
+        return write
+
+
+class Coded:
+    """A quantized tensor, or some of its rows.
+
+    Args:
+        codes: One per value.
         scales: float32; for "symmetric" of shape (rows, 1), for the other codecs the values of all codes.
         width: Values per row.
-        bits: 1 to 8 or "ternary".
         codec: "symmetric", "linear" or "log".
     """
 
-    def __init__(self, codes: Tensor, scales: Tensor, width: int, bits: Bits, codec: str) -> None:
-        self.width = width
-        self._codes, self._scales, self._bits, self._codec = codes, scales, bits, codec
+    def __init__(self, codes: Codes, scales: Tensor, width: int, codec: str) -> None:
+        self.codes, self.scales, self.width = codes, scales, width
+        self.is_scaled = codec == "symmetric"  # the values are levels times scales
+        self._codec = codec
 
     @classmethod
     def of(cls, codes: Tensor, scales: Tensor, shape: Sequence[int], bits: Bits, codec: str) -> "Coded":
@@ -56,55 +112,51 @@ class Coded:
             wide = wide[:, None]
         else:
             wide = linear_table(wide, top) if codec == "linear" else log_table(wide, top // 2)
-        return cls(codes, wide, math.prod(shape[1:]), bits, codec)
+        return cls(Codes(codes, math.prod(shape), bits), wide, math.prod(shape[1:]), codec)
 
     def __getitem__(self, rows: slice) -> "Coded":
         """Some rows: a range of `row_ranges`."""
-        first, last = (num_bytes(row * self.width, self._bits) for row in (rows.start, rows.stop))
-        scales = self._scales[rows] if self._codec == "symmetric" else self._scales
-        return Coded(self._codes[first:last], scales, self.width, self._bits, self._codec)
+        codes = self.codes[rows.start * self.width : rows.stop * self.width]
+        return Coded(codes, self.scales[rows] if self.is_scaled else self.scales, self.width, self._codec)
 
     @property
     def reach(self) -> float:
         """No value is larger in magnitude."""
-        return float(self._scales.abs().max()) if self._scales.numel() else 0.0
+        return float(self.scales.abs().max()) if self.scales.numel() else 0.0
 
-    def decoder(self, out: Tensor, work: Tensor) -> Callable[[], object]:
-        """A function that decodes into `out`, float32 of shape (rows * width), with memory from `workspace`."""
-        if self._codec != "symmetric":
-            return lambda: self._look_up(out, work)
-        levels_into = self._by_table if self._bits in _CODES_PER_BYTE else self._by_arithmetic
-        write_levels, rows, scales = levels_into(out, work), out.view(-1, max(1, self.width)), self._scales
 
-        def decode() -> None:
-            write_levels()
-            rows.mul_(scales)
+def decoder(parts: Sequence[tuple[slice, Coded]], out: Tensor, work: Tensor) -> Callable[[], object]:
+    """A function that decodes tensors into float32 memory; codes that lie in one piece are read at once.
 
-        return decode if len(out) else lambda: None
+    Args:
+        parts: Where in `out` each goes, and what, in the order of their places.
+        out: Flat.
+        work: Memory from `workspace`, enough for all of them.
+    """
+    filled = [(where, coded) for where, coded in parts if where.stop > where.start]
+    scaled = [(where, coded) for where, coded in filled if coded.is_scaled]
+    looked_up = [(out[where], coded) for where, coded in filled if not coded.is_scaled]
+    runs: list[tuple[slice, Codes]] = []
+    for where, coded in scaled:
+        before, codes = runs[-1] if runs else (slice(-1), coded.codes)
+        joined = codes.joined(coded.codes) if before.stop == where.start else None
+        if joined is None:
+            runs.append((where, coded.codes))
+        else:
+            runs[-1] = slice(before.start, where.stop), joined
+    writers = [codes.writer(out[where], work) for where, codes in runs]
+    rows = [out[where].view(-1, coded.width) for where, coded in scaled]
+    scales = [coded.scales for _, coded in scaled]
 
-    def _look_up(self, out: Tensor, work: Tensor) -> None:
-        codes = unpack(self._codes, self._bits, work)[: len(out)]
-        torch.index_select(self._scales, 0, codes.int(), out=out)
+    def decode() -> None:
+        for write in writers:
+            write()
+        if rows:
+            torch._foreach_mul_(rows, scales)
+        for values, coded in looked_up:
+            torch.index_select(coded.scales, 0, coded.codes.as_numbers(work), out=values)
 
-    def _by_arithmetic(self, out: Tensor, work: Tensor, start: int = 0) -> Callable[[], object]:
-        packed, bits, half = self._codes[start:], self._bits, _half(top_code(self._bits), out.device)
-        if bits == 8:
-            return lambda: out.copy_(packed).sub_(half).div_(half)
-        return lambda: out.copy_(unpack(packed, bits, work)[: len(out)]).sub_(half).div_(half)
-
-    def _by_table(self, out: Tensor, work: Tensor) -> Callable[[], object]:
-        per_byte, table = _CODES_PER_BYTE[self._bits], _level_table(self._bits, out.device)
-        whole = len(out) // per_byte
-        packed, index = self._codes[:whole], work.view(torch.int32)[:whole]
-        found = out[: whole * per_byte].view(table.dtype).view(whole, *table.shape[1:])
-        last = self._by_arithmetic(out[whole * per_byte :], work, whole) if len(out) % per_byte else None
-
-        def write_levels() -> None:
-            torch.index_select(table, 0, index.copy_(packed), out=found)
-            if last is not None:
-                last()
-
-        return write_levels
+    return decode
 
 
 def levels(codes: Tensor, top: int) -> Tensor:

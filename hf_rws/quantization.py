@@ -27,7 +27,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hf_rws.decoding import Coded, levels, row_ranges, workspace
+from hf_rws.decoding import Coded, decoder, levels, row_ranges, workspace
 from hf_rws.errors import FormatError, OptionError
 from hf_rws.packing import TERNARY_BYTES, Bits, num_bytes, pack, top_code
 
@@ -176,7 +176,7 @@ def decode(codes: Tensor, scales: Tensor, shape: Sequence[int], bits: Bits, *, c
     parts = [(rows, values[rows.start * width : rows.stop * width]) for rows in row_ranges(shape)]
     work = workspace(max((len(part) for _, part in parts), default=0), values.device)
     for rows, part in parts:
-        coded[rows].decoder(part, work)()
+        decoder([(slice(0, len(part)), coded[rows])], part, work)()
     return values.view(tuple(shape))
 
 

@@ -16,16 +16,17 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
-from hf_rws.decoding import Coded, row_ranges, workspace
+from hf_rws.decoding import Coded, decoder, row_ranges, workspace
+from hf_rws.format import TensorSpec, slices
 from hf_rws.layers import LayerTensor
 from hf_rws.signature import Signature
 
 # Most values in a tile. What lies on other devices is computed on the CPU: not all have float64 and exact division.
-_TILE = {"cpu": 2**17, "cuda": 2**22}
-_TILES = 32  # about, at least: the memory for one is shared by all
+_TILE = {"cpu": 2**18, "cuda": 2**22}
+_TILES = 8  # about, at least: the memory for one is shared by all
 _MEMORY = 1.95  # times that of the tensors; the rest, up to 2, is for the scales of signatures
-_ALIGNED = 4  # floats: `Coded` writes up to four as one number
-_LARGE = 2**13  # values from which on a tensor shares no tile
+_ALIGNED = 4  # floats: `decoder` writes up to four as one number
+_LARGE = 2**16  # values from which on a tensor shares no tile
 
 
 def copy_all(targets: list[Tensor], values: list[Tensor]) -> None:
@@ -126,7 +127,9 @@ class Block:
         self, layers: Mapping[str, LayerTensor], targets: Mapping[str, Tensor], clean: Mapping[str, Tensor]
     ) -> None:
         variances = [name for name in clean if layers[name].kind == "running_var"]
-        others = sorted(clean.keys() - set(variances), key=lambda name: (clean[name].numel() >= _LARGE, name))
+        others = [name for name in layers if name in clean and name not in variances]
+        # Stable: the weights stay in the order in which signatures store them, in one piece.
+        others.sort(key=lambda name: (clean[name].numel() >= _LARGE, layers[name].kind == "weight"))
         self.layers = {name: layers[name] for name in (*variances, *others)}
         self.targets = {name: targets[name].detach() for name in self.layers}
         example = next(iter(clean.values()))
@@ -239,7 +242,7 @@ class Source:
 
     def __init__(self, signature: Signature, block: Block) -> None:
         self.names = block.views.keys() & signature.stored.keys()
-        whole = {name: _whole(signature, name, block.device) for name in self.names}
+        whole = _whole(signature, self.names, block.device)
         self._steps = [_Step(tile, whole, block.work) for tile in block.tiles]
         floats = [_reach(array) for array in signature.arrays.values() if array.dtype in (torch.float16, torch.float32)]
         self.reach = max([*floats, *(value.reach for value in whole.values() if isinstance(value, Coded))])
@@ -267,7 +270,7 @@ class _Step:
         self.coded: list[tuple[slice, Coded]] = []
         self._complete = all(place.name in whole for place in tile.places)
         self._work = work
-        self._prepared: dict[int, tuple[list[Tensor], list[Callable[[], object]]]] = {}
+        self._prepared: dict[int, tuple[list[Tensor], Callable[[], object]]] = {}
         for place in tile.places:
             value, where = whole.get(place.name), slice(place.start - tile.start, place.stop - tile.start)
             if isinstance(value, Coded):
@@ -281,23 +284,28 @@ class _Step:
         if id(out) not in self._prepared:
             with torch.inference_mode(False):  # for views that can be written to in every mode
                 targets = [out[where] for where, _ in self.copied]
-                decoders = [coded.decoder(out[where], self._work) for where, coded in self.coded]
-            self._prepared[id(out)] = targets, decoders
-        targets, decoders = self._prepared[id(out)]
+                self._prepared[id(out)] = targets, decoder(self.coded, out, self._work)
+        targets, decode = self._prepared[id(out)]
         if not self._complete:
             out.zero_()
         copy_all(targets, self._values)
-        for decode in decoders:
-            decode()
+        decode()
 
 
-def _whole(signature: Signature, name: str, device: torch.device) -> Tensor | Coded:
-    """One tensor of a signature as it is stored."""
-    spec, parts = signature.stored[name]
-    parts = {key: part.to(device) for key, part in parts.items()}
-    if isinstance(spec.bits, int) and spec.bits > 8:
+def _whole(signature: Signature, names: Collection[str], device: torch.device) -> dict[str, Tensor | Coded]:
+    """Tensors of a signature as they are stored, by name."""
+    codec, stored = signature.config.method.codec, signature.stored
+    if device.type != "cpu":
+        arrays = {key: array.to(device) for key, array in signature.arrays.items()}
+        parts = slices(arrays, signature.config.tensors, codec)
+        stored = {spec.name: (spec, part) for spec, part in zip(signature.config.tensors, parts, strict=True)}
+    return {name: _as_stored(*stored[name], codec) for name in names}
+
+
+def _as_stored(spec: TensorSpec, parts: Mapping[str, Tensor], codec: str) -> Tensor | Coded:
+    if spec.bits in (16, 32):
         return parts["vectors" if spec.bits == 16 else "values"].view(spec.shape)
-    return Coded.of(parts["codes"], parts["scales"], spec.shape, spec.bits, signature.config.method.codec)
+    return Coded.of(parts["codes"], parts["scales"], spec.shape, spec.bits, codec)
 
 
 def _places(shapes: Mapping[str, tuple[int, ...]]) -> Iterator[Place]:
