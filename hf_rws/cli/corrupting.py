@@ -15,7 +15,7 @@ from hf_rws.corruptions import CORRUPTIONS
 from hf_rws.corruptions.definition import PARAMETER_SETS
 
 
-@click.command()
+@click.command(short_help="Write a corrupted copy of a dataset.")
 @click.option("--dataset", required=True, help="Hub id or folder of a dataset with images.")
 @click.option("--dataset-config", "config", help="Configuration, of a dataset that has several.")
 @click.option("--dataset-revision", "revision", help="Revision of a Hub dataset.")

@@ -19,7 +19,7 @@ from hf_rws.study import is_main_process
 from hf_rws.unlabelled import as_images
 
 
-@click.command()
+@click.command(short_help="Make a signature from unlabelled images.")
 @click.option("--base", required=True, help="Folder, Hub id or timm name of the model to make robust.")
 @click.option("--images", required=True, help="Folder or Hub id of clean images; labels are not needed.")
 @click.option(

@@ -25,7 +25,7 @@ fetch_options = together(
 )
 
 
-@click.command()
+@click.command(short_help="Look at a signature without its weights.")
 @click.argument("signature")
 @click.option("--base", help="Folder or Hub id of a model: say whether the signature fits it, too.")
 @click.option("--revision", help="Branch, tag or commit of the signature.")
@@ -43,7 +43,7 @@ def info(signature: str, output: Output, **options: Any) -> None:
     output.record(json.loads(found.to_json()), id_key="id", human=repr(found))
 
 
-@click.command()
+@click.command(short_help="Write a patched model as a plain timm repo.")
 @click.argument("base", required=False)
 @click.argument("signatures", nargs=-1)
 @click.option("--scale", "scales", type=float, multiple=True, help="One per signature.  [default: 1/n each]")
@@ -83,7 +83,7 @@ def apply(
     )
 
 
-@click.command()
+@click.command(short_help="Push a signature, a model or a study.")
 @click.argument("folder", type=click.Path(path_type=Path))
 @click.argument("repo_id", required=False)
 @click.option("--base", help="Hub id of the model that a signature was made from, if its config does not say.")

@@ -26,7 +26,7 @@ from hf_rws.study import create_start, is_main_process, run_study, write_base_ca
 from hf_rws.training import train as train_model
 
 
-@click.command()
+@click.command(short_help="Train a standard or a robust model.")
 @model_options
 @data_options
 @corruption_option
@@ -103,7 +103,7 @@ def study(
         output.table([row.flat() for row in result.rows], id_key="corruption", human=result.to_markdown())
 
 
-@click.command()
+@click.command(short_help="Make a signature from trained models.")
 @click.argument("robust")
 @click.argument("standard")
 @click.argument("pretrained", required=False)

@@ -16,7 +16,7 @@ from hf_rws.evaluation import evaluate as evaluate_model
 from hf_rws.loading import load_patched
 
 
-@click.command()
+@click.command(short_help="Measure accuracy, clean and corrupted.")
 @click.argument("base")
 @click.argument("signatures", nargs=-1)
 @click.option("--dataset", required=True, help="Hub id or folder (its test split is used), or a CIFAR-10-C.")
@@ -67,7 +67,7 @@ def evaluate(
     output.table([asdict(row) for row in result.rows], id_key="accuracy", human=result.to_markdown())
 
 
-@click.command()
+@click.command(short_help="The whole idea in a few minutes.")
 @click.option(
     "--output-dir", type=click.Path(path_type=Path), default=Path("hf-rws-quickstart"), show_default=True,
     help="Folder for the results.",

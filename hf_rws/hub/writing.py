@@ -40,8 +40,9 @@ def push_folder_files(
     """Push exactly these files of a folder as one commit; the repo is made if needed.
 
     No commit is made if nothing has changed, and no pull request is opened if one of this user is open that has these
-    very files: a push whose answer was lost can simply be run again. If somebody else commits in the meantime, the push fails and changes nothing. A README.md that the repo has keeps its text; its
-    metadata and results are brought up to date (`cards.merge_card`).
+    very files: a push whose answer was lost can simply be run again. If somebody else commits in the meantime, the push
+    fails and changes nothing. A README.md that the repo has keeps its text; its metadata and results are brought up to
+    date (`cards.merge_card`).
 
     Args:
         repo_id: "user/name".
