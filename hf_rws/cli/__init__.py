@@ -1,4 +1,5 @@
 """The command `hf-rws`: data on stdout, messages on stderr; exit codes 0, 1 (RWSError), 2 (usage), 130 (Ctrl-C)."""
+# ruff: noqa: D301 (a raw docstring would take the meaning from click's \b, "leave these lines as they are")
 
 import sys
 from collections.abc import Sequence
@@ -40,7 +41,14 @@ def main() -> None:
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(__version__, prog_name="hf-rws")
 def cli() -> None:
-    """Robust weight signatures for timm models: robustness as easy as patching weights."""
+    """Robust weight signatures for timm models: robustness as easy as patching weights.
+
+    \b
+    Example:
+      hf-rws distill --base user/model --images photos/ --corruption fog --output-dir rws-fog
+      hf-rws evaluate user/model rws-fog --dataset user/photos --corruption fog
+      hf-rws push rws-fog user/rws-fog
+    """
 
 
 for _command in (quickstart, train, extract, distill, corrupt, info, apply, evaluate, push, ls):

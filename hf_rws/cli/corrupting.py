@@ -8,10 +8,9 @@ from typing import Any
 
 import click
 
-from hf_rws.cli.options import output_dir_option
+from hf_rws.cli.options import corruption_option, output_dir_option
 from hf_rws.cli.output import Output, output_options
 from hf_rws.copies import RECORD, write_corrupted_copy
-from hf_rws.corruptions import CORRUPTIONS
 from hf_rws.corruptions.definition import PARAMETER_SETS
 
 
@@ -21,7 +20,7 @@ from hf_rws.corruptions.definition import PARAMETER_SETS
 @click.option("--dataset-revision", "revision", help="Revision of a Hub dataset.")
 @click.option("--split", "splits", multiple=True, help="Repeatable.  [default: all]")
 @click.option("--image-column", help="Where there are several.")
-@click.option("--corruption", type=click.Choice(CORRUPTIONS), required=True, help="What to do to the images.")
+@corruption_option("What to do to the images.", required=True)
 @click.option("--severity", type=click.IntRange(1, 5), default=5, show_default=True, help="How much of it.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the draws.")
 @click.option(

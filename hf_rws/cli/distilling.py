@@ -8,9 +8,8 @@ from typing import Any
 import click
 import torch
 
-from hf_rws.cli.options import number_or_word, parse_bits
+from hf_rws.cli.options import corruption_option, number_or_word, parse_bits
 from hf_rws.cli.output import Output, output_options
-from hf_rws.corruptions import CORRUPTIONS
 from hf_rws.distillation import distill as distill_signature
 from hf_rws.distillation import input_side
 from hf_rws.distiller import OPTIMIZERS
@@ -22,12 +21,8 @@ from hf_rws.unlabelled import as_images
 @click.command(short_help="Make a signature from unlabelled images.")
 @click.option("--base", required=True, help="Folder, Hub id or timm name of the model to make robust.")
 @click.option("--images", required=True, help="Folder or Hub id of clean images; labels are not needed.")
-@click.option(
-    "--corruption",
-    multiple=True,
-    required=True,
-    type=click.Choice(["all", *CORRUPTIONS]),
-    help="Repeatable: one signature against all that are named.",
+@corruption_option(
+    "Repeatable: one signature against all that are named.", all_of_them=True, multiple=True, required=True
 )
 @click.option("--severity", type=click.IntRange(1, 5), default=5, show_default=True, help="Severity of the corruption.")
 @click.option("--output-dir", type=click.Path(path_type=Path), help="Folder for the signature.")

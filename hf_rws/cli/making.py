@@ -29,7 +29,7 @@ from hf_rws.training import train as train_model
 @click.command(short_help="Train a standard or a robust model.")
 @model_options
 @data_options
-@corruption_option
+@corruption_option("What to train against; repeatable.", multiple=True)
 @recipe_options
 @output_dir_option
 @click.option("--resume", is_flag=True, help="Go on from an interrupted run in --output-dir.")
@@ -57,7 +57,7 @@ def train(output_dir: Path, resume: bool, corruption: tuple[str, ...], output: O
 @click.command()
 @model_options
 @data_options
-@corruption_option
+@corruption_option("What to train against; repeatable.", multiple=True)
 @recipe_options
 @extraction_options
 @output_dir_option

@@ -9,8 +9,8 @@ from pathlib import Path
 import click
 
 from hf_rws.benchmarks import Benchmark, is_benchmark, open_benchmark
+from hf_rws.cli.options import corruption_option
 from hf_rws.cli.output import Output, output_options
-from hf_rws.corruptions import CORRUPTIONS
 from hf_rws.data import ImageSet, load_split
 from hf_rws.evaluation import evaluate as evaluate_model
 from hf_rws.loading import load_patched
@@ -25,7 +25,7 @@ from hf_rws.loading import load_patched
 @click.option("--classes", help="Classes to keep, as in the training, e.g. 0-49,60; a benchmark's also by name.")
 @click.option("--image-size", type=click.IntRange(1), help="Resize and crop images to this, as in the training.")
 @click.option("--scale", "scales", type=float, multiple=True, help="One per signature.")
-@click.option("--corruption", multiple=True, type=click.Choice(CORRUPTIONS), help="Repeatable.  [default: all]")
+@corruption_option("Repeatable; all if none is named.", multiple=True)
 @click.option(
     "--severity", "severities", type=click.IntRange(1, 5), multiple=True, default=[5], show_default=True,
     help="Repeatable.",
@@ -72,12 +72,7 @@ def evaluate(
     "--output-dir", type=click.Path(path_type=Path), default=Path("hf-rws-quickstart"), show_default=True,
     help="Folder for the results.",
 )  # fmt: skip
-@click.option(
-    "--corruption",
-    multiple=True,
-    type=click.Choice(CORRUPTIONS),
-    help="Repeatable.  [default: fog, gaussian_noise, contrast]",
-)
+@corruption_option("Repeatable; fog, gaussian_noise and contrast if none is named.", multiple=True)
 @click.option("--dataset", help="Hub id or folder.  [default: the sample beside the source, else uoft-cs/cifar10]")
 @output_options
 def quickstart(output_dir: Path, corruption: tuple[str, ...], dataset: str | None, output: Output) -> None:

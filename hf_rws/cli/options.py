@@ -94,9 +94,12 @@ extraction_options = together(
     ),
 )  # fmt: skip
 
-corruption_option = click.option(
-    "--corruption", multiple=True, type=click.Choice(CORRUPTIONS), help="Corruption; repeatable."
-)
+
+def corruption_option(help: str, *, all_of_them: bool = False, **settings: Any) -> Callable[[Command], Command]:
+    """--corruption, whose names are listed in the help text rather than in its one long first line."""
+    names = ["all"] * all_of_them + list(CORRUPTIONS)
+    help = f"{help} One of {', '.join(names)}."
+    return click.option("--corruption", metavar="NAME", type=click.Choice(names), help=help, **settings)
 
 
 def parse_bits(text: str) -> Any:
