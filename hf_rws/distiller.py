@@ -331,7 +331,7 @@ class Distiller:
 
 
 def default_steps(images: int, corruptions: int = 1, *, batch_size: int = 128) -> int:
-    """The number of optimizer steps where none is given; more cost more than they bring."""
+    """The number of optimizer steps where none is given (scripts/distillation_search.py)."""
     seen = (12_000 + 4 * min(images, 10_000)) * (1 + math.log(corruptions))
     return math.ceil(seen / batch_size)
 
