@@ -8,11 +8,12 @@ from hf_rws.models import save_timm_repo
 from tests.models import create, identical, moved, signature, state, trio
 
 
-def test_the_projection_of_robust_minus_standard_is_the_same():
+def test_the_projection_is_linear_orthogonal_and_that_of_robust_minus_standard():
     generator = torch.Generator().manual_seed(0)
-    dr, ds = (torch.randn(8, 9, generator=generator) for _ in range(2))
+    dr, other, ds = (torch.randn(8, 9, generator=generator) for _ in range(3))
     torch.testing.assert_close(project_out(dr, ds), project_out(dr - ds, ds))
-    torch.testing.assert_close(project_out(2 * dr + ds, ds), 2 * project_out(dr, ds))
+    torch.testing.assert_close(project_out(2 * dr + other, ds), 2 * project_out(dr, ds) + project_out(other, ds))
+    assert abs(float((project_out(dr, ds) * ds).sum())) < 1e-12
     assert torch.equal(project_out(dr, torch.zeros_like(ds)), dr.double())
 
 
