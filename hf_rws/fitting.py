@@ -6,18 +6,28 @@ import torch
 from torch import Tensor, nn
 
 from hf_rws.errors import MismatchError, OptionError
-from hf_rws.layers import architecture, has_fingerprint, layer_tensors
+from hf_rws.layers import LayerTensor, has_fingerprint
 from hf_rws.signature import Signature
 
 
-def check_fit(signature: Signature, name: str, model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
-    """MismatchError unless every tensor of the signature is in the model, of its shape and kind.
+def check_fit(
+    signature: Signature, name: str, found: str, tensors: Mapping[str, Tensor], kinds: Mapping[str, LayerTensor]
+) -> None:
+    """Check that every tensor of a signature is in a model.
 
-    OptionError if the tensors are there but cannot be written to: meta, quantized, sharded, tied.
+    Args:
+        signature: The signature.
+        name: What to call it in errors.
+        found: The model's architecture.
+        tensors: Its state dict, with its own tensors.
+        kinds: Its `layer_tensors`.
+
+    Raises:
+        MismatchError: A tensor is missing, or of another shape or kind.
+        OptionError: They are there but cannot be written to: meta, quantized, sharded, tied.
     """
     _check_writable(signature, tensors)
-    wanted, found = signature.config.base_model.architecture, architecture(model)
-    kinds = layer_tensors(model)
+    wanted = signature.config.base_model.architecture
     problems = [f"the signature is for {wanted}, the model is {found}"] if found != wanted else []
     for spec in signature.config.tensors:
         tensor = tensors.get(spec.name)

@@ -191,13 +191,17 @@ def digest(named: Iterable[tuple[str, Tensor]]) -> str:
 def layer_tensors(model: nn.Module) -> dict[str, LayerTensor]:
     """Every tensor that could belong to a layer, by state-dict name, without its place."""
     found: dict[str, LayerTensor] = {}
-    for name, parameter in model.named_parameters():
-        found[name] = LayerTensor(name, "weight" if parameter.ndim >= 2 else "vector")
+    seen: set[int] = set()
     for prefix, module in model.named_modules():
-        if getattr(module, "running_var", None) is not None and getattr(module, "running_mean", None) is not None:
-            dot = f"{prefix}." if prefix else ""
+        dot = f"{prefix}." if prefix else ""
+        for key, parameter in module._parameters.items():
+            if parameter is not None and id(parameter) not in seen:  # of tied ones the first
+                seen.add(id(parameter))
+                found[dot + key] = LayerTensor(dot + key, "weight" if parameter.ndim >= 2 else "vector")
+        if all(module._buffers.get(key) is not None for key in ("running_mean", "running_var")):
+            eps: Any = module.eps
             found[f"{dot}running_mean"] = LayerTensor(f"{dot}running_mean", "running_mean")
-            found[f"{dot}running_var"] = LayerTensor(f"{dot}running_var", "running_var", eps=float(module.eps))
+            found[f"{dot}running_var"] = LayerTensor(f"{dot}running_var", "running_var", eps=float(eps))
     return found
 
 

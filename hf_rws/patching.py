@@ -287,13 +287,14 @@ class Patcher:
             self._sync()
             tensors = self._living().state_dict(keep_vars=True)
             clean = tensors | self._touched.clean
+            found, kinds = architecture(self._model), layer_tensors(self._model)
             wanted = dict(self._attached)
             for (name, signature), scale in zip(named, checked, strict=True):
                 if name in wanted:
                     raise OptionError(
                         f"a signature called {name!r} is attached already; give it another name: (name, id)"
                     )
-                check_fit(signature, name, self._model, tensors)
+                check_fit(signature, name, found, tensors, kinds)
                 reasons = transfer_reasons(signature, self._model, {key: clean[key] for key in signature.specs})
                 if reasons and self._strict:
                     raise MismatchError(f"{name}: {'; '.join(reasons)} (strict=True)")
