@@ -226,12 +226,12 @@ def _proposed(
         found = ask(partial(look, timeout=calls.TIME_LIMIT))
         there = {file.rfilename: file for file in found.siblings or ()}
         if all(name in there and _is_content(there[name], content) for name, content in contents.items()):
-            url = f"{api.endpoint}/{where.id}"
+            url, sha = f"{api.endpoint}/{where.id}", str(found.sha)
             return CommitInfo(
-                commit_url=f"{url}/commit/{found.sha}",
+                commit_url=f"{url}/commit/{sha}",
                 commit_message=opened.title,
                 commit_description="",
-                oid=found.sha,
+                oid=sha,
                 pr_url=f"{url}/discussions/{opened.num}",
             )
     return None
