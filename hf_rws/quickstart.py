@@ -53,7 +53,7 @@ def quickstart(output_dir: str | Path, *, corruptions: Sequence[str] | None = No
     settings: dict[str, Any] = {
         "corruptions": corruptions, "distilled": DISTILLED_IMAGES, "notes": {"dataset": data.train.name}
     }  # fmt: skip
-    first = run_study(start, data, output_dir, RECIPE, robust=False, **settings)
+    first = run_study(start, data, output_dir, RECIPE, robust=False, scale_curve=False, **settings)
     tqdm.write(f"\ndistilled from {DISTILLED_IMAGES} images without labels:\n{first.to_markdown()}\n", file=sys.stderr)
     study = run_study(_start(data, embedded), data, output_dir, RECIPE, **settings)
     lines = [study.to_markdown(), ""]

@@ -81,7 +81,7 @@ def quickstart(output_dir: Path, corruption: tuple[str, ...], dataset: str | Non
     \b
     Example:
       hf-rws quickstart && cd hf-rws-quickstart
-      python -c 'import hf_rws; print(hf_rws.load_patched("base", ["rws-fog"]).rws)'
+      python -c 'import hf_rws; print(hf_rws.load_patched("base", ["rws-fog-distilled"]).rws)'
     """
     from hf_rws.quickstart import quickstart as run_quickstart
 
