@@ -58,9 +58,12 @@ SETTINGS = (
     Setting("10,000 images, default", of="10,000 images", bits="default"),
     Setting("10,000 images, small", of="10,000 images", bits="small"),
     Setting("10,000 images, tiny", of="10,000 images", bits="tiny"),
-    Setting("10,000 images, tiny, aware", options={"bits": "tiny"}),
-    Setting("10,000 images, small, aware", options={"bits": "small"}),
-    Setting("10,000 images, 1 bit, aware", options={"bits": 1}),
+    Setting("500 images, small", of="500 images", bits="small"),
+    Setting("500 images, tiny", of="500 images", bits="tiny"),
+    Setting("500 images, 1 bit", of="500 images", bits=1),
+    Setting("500 images, small, aware", 500, options={"bits": "small"}),
+    Setting("500 images, tiny, aware", 500, options={"bits": "tiny"}),
+    Setting("500 images, 1 bit, aware", 500, options={"bits": 1}),
 )
 
 
