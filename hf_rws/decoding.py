@@ -12,7 +12,7 @@ from hf_rws.packing import TERNARY_BYTES, Bits, num_bytes, top_code, unpack
 
 _BYTE_BOUNDARY = 40  # values of any width that fill whole bytes
 
-# For these widths a table gives the levels of all codes in a byte at once, where it can as one number.
+# For these widths a table gives the integers of all codes in a byte at once, where it can as one number.
 _CODES_PER_BYTE: dict[Bits, int] = {1: 8, 2: 4, 4: 2, "ternary": 5}
 _ELEMENTS = {2: torch.float64, 4: torch.complex128}
 
@@ -34,7 +34,7 @@ def workspace(count: int, device: torch.device) -> Tensor:
 
 
 class Codes:
-    """Packed codes, whose levels can be written to memory.
+    """Packed codes, whose integers (see `centred`) can be written to memory.
 
     Args:
         packed: uint8, one-dimensional.
@@ -65,17 +65,17 @@ class Codes:
         return unpack(self.packed, self._bits, work)[: self._count].int()
 
     def writer(self, out: Tensor, work: Tensor) -> Callable[[], object]:
-        """A function that writes the levels to `out`, float32, flat, with memory from `workspace`."""
+        """A function that writes the integers to `out`, float32, flat, with memory from `workspace`."""
         return (self._by_table if self._bits in _CODES_PER_BYTE else self._by_arithmetic)(out, work)
 
     def _by_arithmetic(self, out: Tensor, work: Tensor, start: int = 0) -> Callable[[], object]:
-        packed, bits, half = self.packed[start:], self._bits, _half(top_code(self._bits), out.device)
+        packed, bits, top = self.packed[start:], self._bits, top_code(self._bits)
         if bits == 8:
-            return lambda: out.copy_(packed).sub_(half).div_(half)
-        return lambda: out.copy_(unpack(packed, bits, work)[: len(out)]).sub_(half).div_(half)
+            return lambda: centred(out.copy_(packed), top)
+        return lambda: centred(out.copy_(unpack(packed, bits, work)[: len(out)]), top)
 
     def _by_table(self, out: Tensor, work: Tensor) -> Callable[[], object]:
-        per_byte, table = _CODES_PER_BYTE[self._bits], _level_table(self._bits, out.device)
+        per_byte, table = _CODES_PER_BYTE[self._bits], _table(self._bits, out.device)
         whole = len(out) // per_byte
         packed, index = self.packed[:whole], work.view(torch.int32)[:whole]
         found = out[: whole * per_byte].view(table.dtype).view(whole, *table.shape[1:])
@@ -94,14 +94,14 @@ class Coded:
 
     Args:
         codes: One per value.
-        scales: float32; for "symmetric" of shape (rows, 1), for the other codecs the values of all codes.
+        scales: float32; for "symmetric" the steps, of shape (rows, 1), for the other codecs the values of all codes.
         width: Values per row.
         codec: "symmetric", "linear" or "log".
     """
 
     def __init__(self, codes: Codes, scales: Tensor, width: int, codec: str) -> None:
         self.codes, self.scales, self.width = codes, scales, width
-        self.is_scaled = codec == "symmetric"  # the values are levels times scales
+        self.is_scaled = codec == "symmetric"  # the values are integers times steps
         self._codec = codec
 
     @classmethod
@@ -109,7 +109,7 @@ class Coded:
         """A whole tensor from what `encode` returns."""
         wide, top = scales.float(), top_code(bits)
         if codec == "symmetric":
-            wide = wide[:, None]
+            wide = steps(wide, top)[:, None]
         else:
             wide = linear_table(wide, top) if codec == "linear" else log_table(wide, top // 2)
         return cls(Codes(codes, math.prod(shape), bits), wide, math.prod(shape[1:]), codec)
@@ -118,11 +118,6 @@ class Coded:
         """Some rows: a range of `row_ranges`."""
         codes = self.codes[rows.start * self.width : rows.stop * self.width]
         return Coded(codes, self.scales[rows] if self.is_scaled else self.scales, self.width, self._codec)
-
-    @property
-    def reach(self) -> float:
-        """No value is larger in magnitude."""
-        return float(self.scales.abs().max()) if self.scales.numel() else 0.0
 
 
 def decoder(parts: Sequence[tuple[slice, Coded]], out: Tensor, work: Tensor) -> Callable[[], object]:
@@ -159,25 +154,26 @@ def decoder(parts: Sequence[tuple[slice, Coded]], out: Tensor, work: Tensor) -> 
     return decode
 
 
-def levels(codes: Tensor, top: int) -> Tensor:
-    """Overwrites float `codes` with their levels, in [-1, 1].
-
-    (code - top / 2) / (top / 2) is the quotient of the format, (2 * code - top) / top: both differences are exact.
-    """
-    half = _half(top, codes.device)
-    return codes.sub_(half).div_(half)
+def steps(scales: Tensor, top: int) -> Tensor:
+    """What the integers of each channel count, from float32 scales."""
+    return scales / _number(top, scales.device)
 
 
-@cache
-def _half(top: int, device: torch.device) -> Tensor:
-    return torch.tensor(top / 2, device=device)  # a tensor: CUDA turns division by a number into a product
+def centred(codes: Tensor, top: int) -> Tensor:
+    """Overwrites float codes with the integers of the format, 2 * code - top: as many below as above zero."""
+    return torch.add(_number(-top, codes.device), codes, alpha=2, out=codes)
 
 
 @cache
-def _level_table(bits: Bits, device: torch.device) -> Tensor:
-    """The levels of the codes in every byte: float32 of shape (bytes, codes), or one number per byte."""
+def _number(value: int, device: torch.device) -> Tensor:
+    return torch.tensor(float(value), device=device)  # a tensor: CUDA turns division by a number into a product
+
+
+@cache
+def _table(bits: Bits, device: torch.device) -> Tensor:
+    """The integers of the codes in every byte: float32 of shape (bytes, codes), or one number per byte."""
     every_byte = torch.arange(TERNARY_BYTES if bits == "ternary" else 256, device=device).to(torch.uint8)
-    table = levels(unpack(every_byte, bits).float(), top_code(bits)).view(-1, _CODES_PER_BYTE[bits])
+    table = centred(unpack(every_byte, bits).float(), top_code(bits)).view(-1, _CODES_PER_BYTE[bits])
     element = _ELEMENTS.get(_CODES_PER_BYTE[bits])
     return table if element is None else table.view(element).view(-1)
 

@@ -2,14 +2,16 @@
 
 One formula serves every bit width of the default codec, "symmetric":
 
-    value = scale[channel] * level[code]            channel: index along dimension 0
+    value = step[channel] * (2 * code - top)        channel: index along dimension 0
+    step[channel] = scale[channel] / top            top: the largest code
 
-The levels lie in [-1, 1], so a scale is its channel's range (the value of the top level), not the step between levels.
+All of it is float32: the integer is exact, quotient and product are rounded once each. The integers run from -top to
+top, so a scale is its channel's range (the value of the top code, to rounding), not the step between values.
 
-| bits      | level[code], in float32              | codes in the packed bytes                                |
-|-----------|--------------------------------------|----------------------------------------------------------|
-| b: 1 to 8 | (2 * code - (2**b - 1)) / (2**b - 1) | one bit stream, b bits per code, least significant first |
-| "ternary" | code - 1                             | five per byte: c0 + 3 c1 + 9 c2 + 27 c3 + 81 c4          |
+| bits      | top      | codes in the packed bytes                                |
+|-----------|----------|----------------------------------------------------------|
+| b: 1 to 8 | 2**b - 1 | one bit stream, b bits per code, least significant first |
+| "ternary" | 2        | five per byte: c0 + 3 c1 + 9 c2 + 27 c3 + 81 c4          |
 
 Codes run in row-major order through the whole tensor; only the last byte is padded, with zeros. Scales are float16.
 
@@ -27,7 +29,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hf_rws.decoding import Coded, decoder, levels, row_ranges, workspace
+from hf_rws.decoding import Coded, centred, decoder, row_ranges, steps, workspace
 from hf_rws.errors import FormatError, OptionError
 from hf_rws.packing import TERNARY_BYTES, Bits, num_bytes, pack, top_code
 
@@ -157,7 +159,7 @@ def encode(values: Tensor, bits: Bits, *, codec: str = "symmetric") -> tuple[Ten
 def decode(codes: Tensor, scales: Tensor, shape: Sequence[int], bits: Bits, *, codec: str = "symmetric") -> Tensor:
     """The float32 tensor (on the CPU) that `encode` packed into `codes` and `scales`.
 
-    "symmetric" is exact to the bit on every machine: one float32 division for the level, one float32 product.
+    "symmetric" is exact to the bit on every machine: one float32 division per channel, one float32 product per value.
 
     Raises:
         FormatError: the arrays have other dtypes or lengths than `packed_sizes(shape, bits)`, or hold what no encoder
@@ -223,10 +225,10 @@ def _encode_symmetric(rows: Tensor, top: int) -> tuple[Tensor, Tensor]:
 def _best_scales(magnitudes: Tensor, top: int) -> Tensor:
     """The float16 scale of each row that (nearly) minimises its squared error.
 
-    The least-squares scale is never below the mean magnitude: the levels are at most 1 and grow with the magnitudes. So
-    the candidates run from the largest to the mean one, in geometric steps that are finer near the largest.
+    The least-squares scale is never below the mean magnitude: what it is multiplied with is at most 1 and grows with
+    the magnitudes. So the candidates run from the largest to the mean one, in geometric steps that are finer near the largest.
 
-    `limit` keeps the largest magnitude at the top level. So the scale can be read off the decoded values as their
+    `limit` keeps the largest magnitude at the top code. So the scale can be read off the decoded values as their
     largest magnitude: encoding them once more finds it again, at no error.
     """
     largest, mean = magnitudes.amax(1), magnitudes.mean(1)
@@ -245,20 +247,20 @@ def _best_scales(magnitudes: Tensor, top: int) -> Tensor:
 
 def _least_squares(magnitudes: Tensor, scales: Tensor, top: int) -> tuple[Tensor, Tensor]:
     """The best scales for the codes that `scales` give, and by how much they lower the squared error from that of 0."""
-    nearest = levels(_nearest_codes(magnitudes, scales, top), top)
+    nearest = centred(_nearest_codes(magnitudes, scales, top), top)
     product = (magnitudes * nearest).sum(1)
     refined = product / nearest.square_().sum(1).clamp_min_(_FLOAT32_TINY)
-    return refined, refined * product
+    return refined * top, refined * product
 
 
 def _squared_error(magnitudes: Tensor, scales: Tensor, top: int) -> Tensor:
     wide = scales.float()
-    decoded = levels(_nearest_codes(magnitudes, wide, top), top).mul_(wide[:, None])
+    decoded = centred(_nearest_codes(magnitudes, wide, top), top).mul_(steps(wide, top)[:, None])
     return decoded.sub_(magnitudes).square_().sum(1)
 
 
 def _nearest_codes(rows: Tensor, scales: Tensor, top: int) -> Tensor:
-    """The codes of the nearest levels, as floats. A scale below float16's smallest number counts as 0."""
+    """The codes of the nearest values, as floats. A scale below float16's smallest number counts as 0."""
     codes_per_value = torch.where(scales < _FLOAT16_SMALLEST, 0.0, top / (2 * scales))
     return rows.mul(codes_per_value[:, None]).add_((top + 1) / 2).floor_().clamp_(0, top)
 

@@ -245,7 +245,7 @@ class Source:
         whole = _whole(signature, self.names, block.device)
         self._steps = [_Step(tile, whole, block.work) for tile in block.tiles]
         floats = [_reach(array) for array in signature.arrays.values() if array.dtype in (torch.float16, torch.float32)]
-        self.reach = max([*floats, *(value.reach for value in whole.values() if isinstance(value, Coded))])
+        self.reach = max([*floats, *(_reach(value.scales) for value in whole.values() if isinstance(value, Coded))])
         variances = [value for name, value in whole.items() if block.layers[name].kind == "running_var"]
         self.variance_reach = max((_reach(value) for value in variances if isinstance(value, Tensor)), default=0.0)
 

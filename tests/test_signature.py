@@ -68,14 +68,14 @@ def read_with_numpy(folder):
             continue
         if bits == "ternary":
             codes = (take("codes", -(-count // 5))[:, None] // 3 ** np.arange(5) % 3).reshape(-1)[:count]
-            levels = np.float32([-1, 0, 1])
+            top = 2
         else:
             stream = np.unpackbits(take("codes", -(-count * bits // 8)), bitorder="little")[: count * bits]
             codes = stream.reshape(count, bits) @ (1 << np.arange(bits))
             top = 2**bits - 1
-            levels = np.float32(2 * np.arange(top + 1) - top) / np.float32(top)
-        scales = take("scales", shape[0]).astype(np.float32)
-        tensors[entry["name"]] = (scales[:, None] * levels[codes].reshape(shape[0], -1)).reshape(shape)
+        steps = take("scales", shape[0]).astype(np.float32) / np.float32(top)
+        integers = np.float32(2 * codes.astype(int) - top).reshape(shape[0], -1)
+        tensors[entry["name"]] = (steps[:, None] * integers).reshape(shape)
     assert all(position[key] == len(array) for key, array in arrays.items())
     return tensors
 
