@@ -1,10 +1,11 @@
-"""Files that belong together: a save that is killed at any moment leaves the old ones or the new ones to load."""
+"""Files that belong together: a save that is cut off at any moment leaves the old ones or the new ones to load."""
 
+import shutil
 import warnings
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import mkdtemp
 
 from hf_rws.errors import FormatError
 from hf_rws.format import CONFIG_NAME, SignatureConfig, parse_config
@@ -16,21 +17,31 @@ def write_together(folder: Path, contents: Mapping[str, bytes]) -> None:
     """Write files into a folder, which is made if needed.
 
     All are complete, in a hidden folder beside them, before the first takes its place; then they do so in the order
-    given. What a kill keeps from its place stays in the hidden folder, where `killed_save` finds it.
+    given. What is kept from its place, by a kill or an error, stays in the hidden folder, where `killed_save` finds it;
+    the next save that is finished clears it away.
 
     Raises:
-        OSError: The folder cannot be written to, or the disk is full; then nothing has changed.
+        OSError: The folder cannot be written to, or the disk is full.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(dir=folder, prefix=_UNFINISHED) as temporary:
+    temporary = Path(mkdtemp(dir=folder, prefix=_UNFINISHED))
+    complete = False
+    try:
         for name, content in contents.items():
-            Path(temporary, name).write_bytes(content)
+            (temporary / name).write_bytes(content)
+        complete = True
         for name in contents:
-            Path(temporary, name).replace(folder / name)
+            (temporary / name).replace(folder / name)
+    except BaseException:
+        if not complete or all((temporary / name).exists() for name in contents):  # nothing has changed
+            shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    for left in folder.glob(f"{_UNFINISHED}*"):
+        shutil.rmtree(left, ignore_errors=True)
 
 
 def killed_save(folder: Path, sha256: str, where: str) -> tuple[SignatureConfig, str] | None:
-    """The config of weights that a save had put in their place when it was killed, as `parse_config` gives it.
+    """The config of weights that a save had put in their place when it was cut off, as `parse_config` gives it.
 
     Args:
         folder: Holds the weights.
