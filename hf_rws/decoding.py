@@ -14,7 +14,7 @@ _BYTE_BOUNDARY = 40  # values of any width that fill whole bytes
 
 # For these widths a table gives the integers of all codes in a byte at once, where it can as one number.
 _CODES_PER_BYTE: dict[Bits, int] = {1: 8, 2: 4, 4: 2, "ternary": 5}
-_ELEMENTS = {2: torch.float64, 4: torch.complex128}
+_ELEMENTS: dict[Bits, torch.dtype] = {1: torch.int64, 2: torch.complex128, 4: torch.float64}
 
 
 def row_ranges(shape: Sequence[int], size: int = 2**16) -> Iterator[slice]:
@@ -66,13 +66,26 @@ class Codes:
 
     def writer(self, out: Tensor, work: Tensor) -> Callable[[], object]:
         """A function that writes the integers to `out`, float32, flat, with memory from `workspace`."""
+        if self._bits == 1:
+            return self._by_words(out, work)
         return (self._by_table if self._bits in _CODES_PER_BYTE else self._by_arithmetic)(out, work)
 
     def _by_arithmetic(self, out: Tensor, work: Tensor, start: int = 0) -> Callable[[], object]:
         packed, bits, top = self.packed[start:], self._bits, top_code(self._bits)
         if bits == 8:
             return lambda: centred(out.copy_(packed), top)
-        return lambda: centred(out.copy_(unpack(packed, bits, work)[: len(out)]), top)
+        return lambda: out.copy_(centred(unpack(packed, bits, work)[: len(out)].view(torch.int8), top))
+
+    def _by_words(self, out: Tensor, work: Tensor) -> Callable[[], object]:
+        packed, table, count = self.packed, _table(1, out.device), len(self.packed)
+        words, index = work[:count], work.view(torch.int32)[2 * count : 3 * count]
+        integers = words.view(torch.int8)[: len(out)]
+
+        def write() -> None:
+            torch.index_select(table, 0, index.copy_(packed), out=words)
+            out.copy_(integers)
+
+        return write
 
     def _by_table(self, out: Tensor, work: Tensor) -> Callable[[], object]:
         per_byte, table = _CODES_PER_BYTE[self._bits], _table(self._bits, out.device)
@@ -156,26 +169,33 @@ def decoder(parts: Sequence[tuple[slice, Coded]], out: Tensor, work: Tensor) -> 
 
 def steps(scales: Tensor, top: int) -> Tensor:
     """What the integers of each channel count, from float32 scales."""
-    return scales / _number(top, scales.device)
+    return scales / _number(top, scales.dtype, scales.device)
 
 
 def centred(codes: Tensor, top: int) -> Tensor:
-    """Overwrites float codes with the integers of the format, 2 * code - top: as many below as above zero."""
-    return torch.add(_number(-top, codes.device), codes, alpha=2, out=codes)
+    """Overwrites codes with the integers of the format, 2 * code - top: as many below as above zero.
+
+    In int8, too, up to 7 bits: 2 * code may overflow, the difference does not.
+    """
+    return torch.add(_number(-top, codes.dtype, codes.device), codes, alpha=2, out=codes)
 
 
 @cache
-def _number(value: int, device: torch.device) -> Tensor:
-    return torch.tensor(float(value), device=device)  # a tensor: CUDA turns division by a number into a product
+def _number(value: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    return torch.tensor(value, dtype=dtype, device=device)  # a tensor: CUDA turns division by a number into a product
 
 
 @cache
 def _table(bits: Bits, device: torch.device) -> Tensor:
-    """The integers of the codes in every byte: float32 of shape (bytes, codes), or one number per byte."""
+    """The integers of the codes in every byte: of shape (bytes, codes), or one number per byte that holds them.
+
+    They are float32, for 1 bit int8.
+    """
     every_byte = torch.arange(TERNARY_BYTES if bits == "ternary" else 256, device=device).to(torch.uint8)
-    table = centred(unpack(every_byte, bits).float(), top_code(bits)).view(-1, _CODES_PER_BYTE[bits])
-    element = _ELEMENTS.get(_CODES_PER_BYTE[bits])
-    return table if element is None else table.view(element).view(-1)
+    integers = centred(unpack(every_byte, bits).float(), top_code(bits))
+    if bits == 1:
+        integers = integers.to(torch.int8)
+    return integers.view(_ELEMENTS[bits]) if bits in _ELEMENTS else integers.view(-1, _CODES_PER_BYTE[bits])
 
 
 def linear_table(ends: Tensor, top: int) -> Tensor:

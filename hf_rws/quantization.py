@@ -226,7 +226,8 @@ def _best_scales(magnitudes: Tensor, top: int) -> Tensor:
     """The float16 scale of each row that (nearly) minimises its squared error.
 
     The least-squares scale is never below the mean magnitude: what it is multiplied with is at most 1 and grows with
-    the magnitudes. So the candidates run from the largest to the mean one, in geometric steps that are finer near the largest.
+    the magnitudes. So the candidates run from the largest to the mean one, in geometric steps that are finer near the
+    largest.
 
     `limit` keeps the largest magnitude at the top code. So the scale can be read off the decoded values as their
     largest magnitude: encoding them once more finds it again, at no error.

@@ -165,16 +165,16 @@ class Block:
 
     def write(self, terms: Sequence["Term"]) -> None:
         """Write clean values plus the sum of `terms` into the model."""
+        if not terms:
+            copy_all(*self._everything)
+            return
         self._hold(terms)
         for index, tile in enumerate(self.tiles):
             total = self._total(index, terms)
             if total is not None:
                 tile.store(total)
         idle = self._idle(terms)
-        if len(idle) == len(self.views):
-            copy_all(*self._everything)
-        else:
-            copy_all([self.targets[name] for name in idle], [self.views[name] for name in idle])
+        copy_all([self.targets[name] for name in idle], [self.views[name] for name in idle])
 
     def values(self, terms: Sequence["Term"]) -> Iterator[tuple[Place, Tensor]]:
         """What `write` writes, in the dtype of this block, place by place; each is valid until the next."""
@@ -197,7 +197,7 @@ class Block:
 
     def _hold(self, terms: Sequence["Term"]) -> None:
         """Decode the first of the signatures for this and later calls, if it was the first of the last call too."""
-        if not terms or any(source is self._holds for source, _ in terms):
+        if any(source is self._holds for source, _ in terms):
             return
         source = terms[0][0]
         if source is not self._last:

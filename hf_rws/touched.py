@@ -57,7 +57,6 @@ class Touched:
             clean = self.clean
             self._set_up(layers, watch, {name: clean.get(name, now) for name, now in watch.tensors.items()})
 
-    @torch.no_grad()
     def follow(self, terms: Scaled, measured: Mapping[str, Tensor], *, check: bool = True) -> None:
         """Let the clean values follow the tensors to another device, dtype or memory, if they went there.
 
@@ -72,11 +71,12 @@ class Touched:
         self._wake()
         if self._watch.sees_no_change():
             return
-        if check:
-            self.check(terms, measured)
-        if self._watch.sees_replaced():
-            watch, clean = self._look_again(), self.clean
-            self._set_up(self.layers, watch, {name: clean[name].to(now) for name, now in watch.tensors.items()})
+        with torch.no_grad():
+            if check:
+                self.check(terms, measured)
+            if self._watch.sees_replaced():
+                watch, clean = self._look_again(), self.clean
+                self._set_up(self.layers, watch, {name: clean[name].to(now) for name, now in watch.tensors.items()})
 
     @torch.no_grad()
     def check(self, terms: Scaled, measured: Mapping[str, Tensor]) -> None:

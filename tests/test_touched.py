@@ -6,6 +6,7 @@ import os
 import pickle
 import warnings
 from copy import deepcopy
+from functools import cache
 
 import pytest
 import torch
@@ -14,7 +15,7 @@ from torch._dynamo.testing import CompileCounter
 
 import hf_rws
 from hf_rws.errors import IntegrityError, OptionError
-from tests.models import DEVICES, identical, moved, signature, state, trio
+from tests.models import DEVICES, create, identical, make_trio, moved, signature, state, trio
 
 
 def patched(name="vgg16_bn_gap", *, scale=0.5, **options):
@@ -38,11 +39,26 @@ def storages():
 # --- memory ---
 
 
+@cache
+def halved():
+    """A ResNet-18 of half the width: large tensors, which have tiles of their own, and many small ones."""
+    return make_trio(create("resnet18", options={"channels": (32, 64, 128, 256)}))
+
+
+def signatures_of_halved(bits):
+    models = halved()
+    robust = {label: moved(models.start, sum(label.encode())) for label in ("fog", "snow")}
+    return [
+        hf_rws.extract(model, models.standard, models.start, corruption=label, bits=bits)
+        for label, model in robust.items()
+    ]
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("bits", [8, "ternary"])
 def test_a_patched_model_takes_at_most_the_touched_tensors_twice(dtype, bits):
-    model = trio("resnet18").base().to(dtype)
-    made = [signature("resnet18", label, bits) for label in ("fog", "snow")]
+    model = halved().base().to(dtype)
+    made = signatures_of_halved(bits)
     touched = sum(model.state_dict()[key].nbytes for key in made[0].specs)
     before = storages()
     patcher = hf_rws.patch(model, made)
@@ -57,7 +73,7 @@ def test_a_patched_model_takes_at_most_the_touched_tensors_twice(dtype, bits):
 
 @pytest.mark.parametrize("bits", [8, 4, 3, "ternary"])
 def test_a_switch_allocates_next_to_nothing_meanwhile(bits):
-    patcher = hf_rws.patch(trio("resnet18").base(), [signature("resnet18", label, bits) for label in ("fog", "snow")])
+    patcher = hf_rws.patch(halved().base(), signatures_of_halved(bits))
     switches = [{"fog": 1.0}, {"snow": 0.5}, {"snow": 0.7}, {"fog": 0.3, "snow": 0.3}, {}]
     for scales in switches:
         patcher.set(scales)
