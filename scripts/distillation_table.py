@@ -54,6 +54,7 @@ SETTINGS = (
     Setting("10,000 images"),
     Setting("500 images", 500),
     Setting("joint, all 19", 20_000, CORRUPTIONS),
+    Setting("joint, all 19, all layers", 20_000, CORRUPTIONS, {"num_layers": "all"}),
     Setting("joint, the benchmark's 15", 20_000, BENCHMARK),
     Setting("10,000 images, default", of="10,000 images", bits="default"),
     Setting("10,000 images, small", of="10,000 images", bits="small"),
