@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import timm
 import torch
-from torch import Tensor, nn
+from torch import nn
 from tqdm.auto import tqdm
 
 from hf_rws import cards
@@ -19,12 +19,12 @@ from hf_rws.errors import OptionError
 from hf_rws.evaluation import accuracy
 from hf_rws.extraction import extract
 from hf_rws.format import CONFIG_NAME, PROJECTIONS
-from hf_rws.layers import first_layers, weights_digest
+from hf_rws.layers import fingerprint, first_layers, weights_digest
 from hf_rws.loading import load_base, named_model
 from hf_rws.models import is_ours, save_timm_repo
 from hf_rws.patching import patch
 from hf_rws.quantization import Bits, resolve_bits
-from hf_rws.signature import Signature
+from hf_rws.signature import Signature, with_bits
 from hf_rws.training import TrainingArguments, TrainingResult, train
 
 START, BASE = "pretrained", "base"
@@ -172,7 +172,7 @@ def run_study(
         output_dir: Folder of the study.
         arguments: The recipe, without corruptions.
         corruptions: One signature of each kind for each.
-        distilled: Also distil signatures, from the first so many training images, without their labels.
+        distilled: Also distil signatures, from the so many training images drawn at random, without labels.
         robust: Train robust models and extract their signatures.
         num_layers: As in `extract`.
         projection: As in `extract`.
@@ -197,7 +197,7 @@ def run_study(
         resume = (folder / name / "training_args.json").is_file()
         results[name] = train(start, data, folder / name, wanted, resume=resume, notes=dict(notes or {}))
         if name == BASE and distilled is not None:
-            _distill(folder, data, arguments, corruptions, data.train.images[:distilled], num_layers, bits)
+            _distill(folder, data, arguments, corruptions, distilled, num_layers, bits)
     if not is_main_process():
         return Study(folder, (), arguments.summary())
     for result in results.values():
@@ -233,14 +233,23 @@ def _distill(
     data: Splits,
     arguments: TrainingArguments,
     corruptions: Sequence[str],
-    images: Tensor,
+    count: int,
     num_layers: int | Literal["all"] | None,
     bits: Bits | str | Sequence[Bits | None] | None,
 ) -> None:
-    """Leave a distilled signature for each corruption; those that are there already are kept."""
+    """Leave a distilled signature for each corruption; those that are there already, made just so, are kept."""
     from accelerate.state import PartialState
 
-    missing = [name for name in corruptions if not (folder / f"rws-{name}-distilled" / CONFIG_NAME).is_file()]
+    order = torch.randperm(len(data.train), generator=torch.Generator().manual_seed(arguments.seed))
+    rows = order[:count].sort().values  # datasets may be sorted by class
+    missing = []
+    for name in corruptions:
+        where = folder / f"rws-{name}-distilled"
+        if (where / CONFIG_NAME).is_file():
+            _check_distilled(where, folder / BASE, arguments, len(rows), num_layers, bits)
+        else:
+            missing.append(name)
+    images = data.train.images[rows] if missing else None
     PartialState().wait_for_everyone()  # until every process has seen what the folder held
     for name in missing:
         signature = distill(
@@ -257,6 +266,39 @@ def _distill(
         if is_main_process():
             signature.save_pretrained(folder / f"rws-{name}-distilled")
     PartialState().wait_for_everyone()
+
+
+def _check_distilled(
+    where: Path,
+    base: Path,
+    arguments: TrainingArguments,
+    count: int,
+    num_layers: int | Literal["all"] | None,
+    bits: Bits | str | Sequence[Bits | None] | None,
+) -> None:
+    """OptionError unless a signature was distilled with these settings, from this base."""
+    config, model = Signature.from_pretrained(where).config, load_base(base).model
+    state, training = model.state_dict(), config.method.training
+    touched = {spec.name: state[spec.name] for spec in config.tensors if spec.name in state}
+    layers = len(first_layers(model, num_layers))
+    held_out, learned = (training.get(key) for key in ("held_out", "images"))
+    pairs: dict[str, tuple[Any, Any]] = {
+        "severity": (config.corruption.severity, arguments.severity),
+        "num_layers": (config.method.num_layers, layers),
+        "images": (learned + held_out if isinstance(learned, int) and isinstance(held_out, int) else None, count),
+        "seed": (training.get("seed"), arguments.seed),
+    }
+    if config.method.num_layers == layers:  # else a list of bits is of another length
+        wanted = with_bits(config.tensors, bits)
+        pairs["bits"] = tuple([spec.bits for spec in specs] for specs in (config.tensors, wanted))
+    if dict(config.base_model.fingerprint) != fingerprint(touched):
+        pairs["base"] = ("other weights", "these")
+    differing = [f"{key}: {then} then, {now} now" for key, (then, now) in sorted(pairs.items()) if then != now]
+    if differing:
+        raise OptionError(
+            f"{where} holds a signature that was distilled with other settings ({'; '.join(differing)}); remove it, or "
+            "choose another output folder"
+        )
 
 
 def _keep_start(start: nn.Module, folder: Path) -> None:

@@ -1,6 +1,8 @@
 import json
 import re
+import shutil
 import warnings
+from dataclasses import replace
 
 import pytest
 import timm
@@ -113,8 +115,9 @@ def test_distilled_signatures_are_made_from_the_images_that_the_study_says(finis
     config = json.loads((finished.folder / "rws-fog-distilled" / "config.json").read_text())
     report = config["method"]["training"]
     assert report["images"] + report["held_out"] == 25
+    rows = torch.randperm(40, generator=torch.Generator().manual_seed(QUICK.seed))[:25].sort().values
     made = hf_rws.distill(
-        finished.folder / "base", data.train.images[:25], corruption="fog", mixed_precision="no", progress=False
+        finished.folder / "base", data.train.images[rows], corruption="fog", mixed_precision="no", progress=False
     )
     assert identical_arrays(made, hf_rws.Signature.from_pretrained(finished.folder / "rws-fog-distilled"))
 
@@ -146,6 +149,30 @@ def test_a_second_start_trains_nothing_and_says_the_same(finished, data, monkeyp
     start = create_start("vgg16_bn_gap", data, width=0.05)
     again = run_study(start, data, finished.folder, QUICK, **SETTINGS)
     assert again.to_markdown() == finished.to_markdown()
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"distilled": 30}, "images: 25 then, 30 now"),
+        ({"bits": 3}, r"bits: \[.*\] then, \[3, .*\] now"),
+        ({"num_layers": 2}, "num_layers: 7 then, 2 now"),
+        ({"severity": 3}, "severity: 5 then, 3 now"),
+        ({"seed": 1}, "seed: 0 then, 1 now"),
+        ({"base": None}, "base: other weights then"),
+    ],
+)
+def test_distilled_signatures_of_other_settings_are_not_kept_silently(finished, data, tmp_path, changed, message):
+    start = create_start("vgg16_bn_gap", data, width=0.05)
+    shutil.copytree(finished.folder / "rws-fog-distilled", tmp_path / "rws-fog-distilled")
+    options = {"corruptions": ("fog",), "robust": False, "notes": SETTINGS["notes"], "distilled": 25, **changed}
+    own = {key: options.pop(key) for key in ("severity", "seed", "base") if key in options}
+    if not own:
+        for name in ("pretrained", "base"):
+            shutil.copytree(finished.folder / name, tmp_path / name)
+    arguments = replace(QUICK, **({"lr": 0.01} if own.pop("base", 0) is None else own))  # a base that is retrained
+    with pytest.raises(OptionError, match=f"rws-fog-distilled holds .*{message}"):
+        run_study(start, data, tmp_path, arguments, **options)
 
 
 def test_no_path_of_this_machine_is_written(finished):
