@@ -24,7 +24,7 @@ def distill(
     base: nn.Module | str | Path,
     images: Any,
     *,
-    corruption: CorruptionLike | Sequence[CorruptionLike] = "fog",
+    corruption: CorruptionLike | Sequence[CorruptionLike] | None = None,
     severity: int = 5,
     corrupted: Any = None,
     num_layers: int | Literal["all"] | None = None,
@@ -60,33 +60,34 @@ def distill(
             uint8 or [0, 1] tensors (N, 3, H, W), an `ImageSet`, batches of these; or a folder, a Hub id or a `datasets`
             dataset, whose images are resized.
         corruption: A name of `CORRUPTIONS`, any callable that takes and gives back a uint8 batch (N, 3, H, W), or a
-            list of these for one signature against all of them ("all": every one that there is).
+            list of these for one signature against all of them ("all": every one that there is); None is "fog".
         severity: Of the named corruptions, 1 to 5.
-        corrupted: Corrupted images in the order of `images`, for those who have both; `corruption` is then a label.
+        corrupted: Corrupted images in the order of `images`, for those who have both; `corruption` is then any label.
         num_layers: How many layers from the shallow end; None is 7 or what there is, "all" is all but the head.
         bits: Bits per weight, as in `extract`.
         name: Name of the signature; the corruption's label if None.
         dataset: Name of the images, for the card.
         steps: Optimizer steps; by default chosen by the number of images, see `hf_rws.distiller`.
-        minutes: Take as many steps as fit into this time instead; the result then depends on the machine.
+        minutes: Take as many steps as fit into this time instead, from when the images are read; the result then
+            depends on the machine.
         batch_size: Images per step, over all processes.
-        clean_fraction: Share of clean images in every batch, from 0 to below 1.
+        clean_fraction: Share of clean images in every batch, from 0 to below 1; at least one image is corrupted.
         temperature: Of the softmax of both answers.
         optimizer: "sgd", "adamw", or "auto": SGD where the layers hold a batch norm, AdamW elsewhere.
         lr: Peak of the learning rate, which runs through one cycle; None is the optimizer's usual one.
         flip: Mirror half of the images.
-        hold_out: Share of the images, at most 500, that progress is judged on. The best of several states on these is
-            kept, and the run ends early when it gets worse.
-        quantization_aware: In the second half of the run take the gradients at the weights rounded to `bits`
-            (straight-through, Bengio et al., arXiv 1308.3432).
+        hold_out: Share of the images, at least one and at most 500, that progress is judged on. The best of several
+            states on these is kept, and the run ends early when it gets worse.
+        quantization_aware: In the second half of the run take the gradients of weights that are stored at 3 bits or
+            fewer at their rounded values (straight-through, Bengio et al., arXiv 1308.3432).
         seed: Of the order and of all draws; a callable draws on its own account.
         mixed_precision: "auto" (what the hardware computes fast), "no", "fp16" or "bf16".
         progress: Show a bar.
 
     Returns:
-        The signature. Its `config.method.training` holds the hyper-parameters and a report: how many images were seen,
-        and the share of held-out images, clean and corrupted, that get the base's answer on the clean image, before and
-        after.
+        The signature. Its `config.method.training` holds the hyper-parameters and a report: how many images there were
+        to learn from and were held out, and the share of the latter, clean and corrupted, that get the base's answer on
+        the clean image, before and after.
 
     Raises:
         OptionError: Too few images, or of another size than the base takes; a callable that changes shape or dtype; an
@@ -101,7 +102,7 @@ def distill(
     layers = first_layers(model, num_layers)
     resolve_bits(bits, len(layers))  # before the training, not after
     if corrupted is None:
-        shown: Shown = Mixture(corruption, severity)
+        shown: Shown = Mixture("fog" if corruption is None else corruption, severity)
     elif isinstance(corruption, str):
         shown = Pairs(as_images(corrupted, side=input_side(model)), corruption)
     else:

@@ -4,10 +4,11 @@ import copy
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
-from typing import Any
+from numbers import Real
+from typing import TYPE_CHECKING, Any
 
 import torch
 from timm.optim import create_optimizer_v2
@@ -23,6 +24,9 @@ from hf_rws.mixtures import Shown
 from hf_rws.quantization import Bits, round_trip
 from hf_rws.recipes import create_accelerator
 
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
 # What timm's optimizer factory is given.
 OPTIMIZERS: dict[str, dict[str, Any]] = {
     "sgd": {"opt": "sgd", "momentum": 0.9, "lr": 0.01},  # timm's "sgd" is Nesterov's
@@ -30,10 +34,11 @@ OPTIMIZERS: dict[str, dict[str, Any]] = {
 }
 MAX_HELD_OUT = 500
 LOOKS = 10  # at the held-out images during a run
-PATIENCE = 3  # looks without progress, in the second half of the run, after which it ends
+PATIENCE = 3  # looks in the second half of the run that may pass without progress before it ends
 WARM_UP = 0.3  # share of the run in which the learning rate climbs, from 0.04 of its peak
 FLOAT16_MAX = torch.finfo(torch.float16).max  # beyond it no signature with codes can be stored
 ROUNDED = 0.5  # share of the run, at its end, in which quantization-aware steps see rounded weights
+COARSE = (1, 2, 3, "ternary")  # the bit widths at which rounding costs accuracy that such steps bring back
 BLOCK = 8  # batches that are corrupted at once: corruptions are slow on a few images, and a mixture divides them
 EVALUATION_BATCH = 500
 
@@ -56,6 +61,11 @@ class DistillationArguments:
     mixed_precision: str = "auto"
 
     def __post_init__(self) -> None:
+        for name, kind in (("steps", int), ("batch_size", int), ("seed", int), ("minutes", Real), ("temperature", Real),
+                           ("lr", Real), ("clean_fraction", Real), ("hold_out", Real)):  # fmt: skip
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, kind | None):
+                raise OptionError(f"{name} must be {'a whole' if kind is int else 'a'} number, got {value!r}")
         if self.optimizer not in ("auto", *OPTIMIZERS):
             raise OptionError(f"optimizer must be one of auto, {', '.join(OPTIMIZERS)}, got {self.optimizer!r}")
         if self.steps is not None and self.minutes is not None:
@@ -67,6 +77,8 @@ class DistillationArguments:
         for name in ("clean_fraction", "hold_out"):
             if not 0 <= getattr(self, name) < 1:
                 raise OptionError(f"{name} must be at least 0 and below 1, got {getattr(self, name)!r}")
+        if round(self.clean_fraction * self.batch_size) == self.batch_size:
+            raise OptionError(f"clean_fraction {self.clean_fraction} leaves no corrupted image in {self.batch_size}")
         if not 0 <= self.seed < 2**32:
             raise OptionError(f"seed must be at least 0 and below 2**32, got {self.seed!r}")
 
@@ -150,6 +162,7 @@ class Distiller:
         self.arguments, self.tensors, self.bits = arguments, tensors, bits
         self.images, self.shown = images, shown
         self.student = copy.deepcopy(base).float().eval().to(self.device).to(memory_format=torch.channels_last)
+        self.student.__dict__.pop("_is_accelerate_prepared", None)  # with it a base that was prepared is not wrapped
         self.normalize = Normalize.of(self.student).to(self.device)
         self.start = {name: value.cpu().clone() for name, value in self._state().items()}
         for name, parameter in self.student.named_parameters():
@@ -159,8 +172,11 @@ class Distiller:
 
         order = torch.randperm(len(images), generator=Generator().manual_seed(arguments.seed))
         held_out = min(MAX_HELD_OUT, max(1, round(arguments.hold_out * len(images))))
+        if held_out == len(images):
+            raise OptionError(f"hold_out {arguments.hold_out} leaves none of the {len(images)} images to learn from")
         self.held_out, self.rows = order[:held_out].sort().values, order[held_out:]
-        self.teacher = Teacher(partial(self._answers, copy.deepcopy(self.student)), images)
+        self.ask = partial(_answers, self.accelerator, self.normalize)
+        self.teacher = Teacher(partial(self.ask, copy.deepcopy(self.student)), images)
         self.steps = arguments.steps or default_steps(len(self.rows), len(shown.names))
         kind = arguments.optimizer
         self.optimizer_name = kind if kind != "auto" else "sgd" if self.norms else "adamw"
@@ -186,9 +202,11 @@ class Distiller:
     def run(self) -> tuple[Look, Look]:
         """Train; returns what there was before, and the best of what was seen during the run."""
         check = self._held_out_images()
-        before = self._look(check)
-        best, since, looks, self.step = None, 0, 0, 0
-        rounded = 1 - ROUNDED if self.arguments.quantization_aware else 1.0
+        began = time.perf_counter()
+        best = before = self._look(check)
+        since, looks, self.step = 0, 0, 0
+        self._begin(look_seconds=time.perf_counter() - began)
+        rounded = 1 - ROUNDED if self.arguments.quantization_aware else math.inf
         for images, answers in self._batches():
             fraction = self._fraction()
             self._learn(images, answers, self.peak * one_cycle(fraction), rounded=fraction >= rounded)
@@ -199,14 +217,12 @@ class Distiller:
                 looks = int(fraction * LOOKS)
                 look = self._look(check)
                 self.bar.set_postfix(agreement=f"{look.corrupted:.3f}", clean=f"{look.clean:.3f}")
-                since += 1
-                if best is None or look.loss < best.loss:
+                since = since + 1 if fraction > 0.5 else 0
+                if look.loss < best.loss:
                     best, since = look, 0
-                if fraction >= 1 or (since >= PATIENCE and fraction > 0.5):
+                if fraction >= 1 or since >= PATIENCE:
                     break
         self.bar.close()
-        if best is None or not math.isfinite(best.loss):
-            raise self._diverged()
         return before, best
 
     def record(self) -> dict[str, Any]:
@@ -218,6 +234,7 @@ class Distiller:
             "steps": self.step,
             "optimizer": self.optimizer_name,
             "lr": self.peak,
+            "mixed_precision": self.accelerator.mixed_precision,
         }
 
     def _learn(self, images: Tensor, answers: Tensor, rate: float, *, rounded: bool = False) -> None:
@@ -226,7 +243,8 @@ class Distiller:
             group["lr"] = rate
         for norm in self.norms:
             norm.train()
-        with self._as_stored() if rounded else nullcontext():
+        coarse = {name: bits for name, bits in self.bits.items() if bits in COARSE} if rounded else {}
+        with self._as_stored(coarse):
             with self.accelerator.autocast():
                 logits = self.model(self.normalize(images))
             self.accelerator.backward(self._divergence(logits, answers))
@@ -234,17 +252,17 @@ class Distiller:
         self.optimizer.zero_grad()
 
     @contextmanager
-    def _as_stored(self) -> Iterator[None]:
-        """Within, the weights are what the signature will make of the base: their differences are rounded."""
+    def _as_stored(self, bits: Mapping[str, Bits]) -> Iterator[None]:
+        """Within, these weights are what the signature will make of the base: their differences are rounded."""
         state = self._state()
-        if any(not state[name].isfinite().all() or state[name].abs().max() > FLOAT16_MAX for name in self.bits):
+        if any(not state[name].isfinite().all() or state[name].abs().max() > FLOAT16_MAX for name in bits):
             raise self._diverged()
-        exact = {name: state[name].detach().clone() for name in self.bits}
+        exact = {name: state[name].detach().clone() for name in bits}
         try:
             with torch.no_grad():
-                for name, bits in self.bits.items():
+                for name, width in bits.items():
                     start = self.start[name]
-                    state[name].copy_(start + round_trip(exact[name].cpu() - start, bits))
+                    state[name].copy_(start + round_trip(exact[name].cpu() - start, width))
             yield
         finally:
             with torch.no_grad():
@@ -259,32 +277,51 @@ class Distiller:
         given, wanted = (F.log_softmax(values.float() / temperature, 1) for values in (logits, answers))
         return temperature**2 * F.kl_div(given, wanted, log_target=True, reduction="batchmean")
 
+    def _begin(self, look_seconds: float) -> None:
+        """Start the clock of the steps: they get the time that is left, but for one more look."""
+        self.steps_began = time.perf_counter()
+        if self.arguments.minutes is not None:
+            taken = self.steps_began - self.began + look_seconds
+            self.seconds = float(self._from_main(torch.tensor([60 * self.arguments.minutes - taken])))
+            if self.seconds <= 0:
+                raise OptionError(
+                    f"{self.arguments.minutes:g} minutes are too few: asking the base about held-out images takes "
+                    f"{taken / 60:.2g} on this machine; give more, or a smaller hold_out"
+                )
+
     def _fraction(self) -> float:
         """How much of the run is over; all processes go by the main one's clock."""
         if self.arguments.minutes is None:
             return self.step / self.steps
-        elapsed = (time.perf_counter() - self.began) / (60 * self.arguments.minutes)
-        if self.accelerator.num_processes > 1:
-            from accelerate.utils import broadcast
+        elapsed = self._from_main(torch.tensor([time.perf_counter() - self.steps_began]))
+        return min(1.0, float(elapsed) / self.seconds)
 
-            elapsed = float(broadcast(torch.tensor(elapsed, dtype=torch.float32, device=self.device)))
-        return min(1.0, elapsed)
+    def _from_main(self, values: Tensor) -> Tensor:
+        """The main process' values, float32 on the CPU."""
+        if self.accelerator.num_processes == 1:
+            return values
+        from accelerate.utils import broadcast
+
+        return broadcast(values.to(self.device, torch.float32)).cpu()
 
     def _batches(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """This process' share of each batch: images on the device, the first of them clean, and the answers wanted."""
+        """This process' share of each batch: images on the device, some of them clean, and the answers wanted."""
         arguments, rank = self.arguments, self.accelerator.process_index
         order = Generator().manual_seed(arguments.seed + 1)  # the same everywhere
         draws = Generator(device=self.device).manual_seed(arguments.seed + 2 + rank)
-        clean = torch.arange(BLOCK * self.share) % self.share < round(arguments.clean_fraction * self.share)
-        dirty = (~clean).nonzero().flatten()
+        block_size = BLOCK if arguments.minutes is None else 1  # whose end a deadline has to wait for
+        clean = round(arguments.clean_fraction * arguments.batch_size)
+        spread = torch.arange(arguments.batch_size) * clean % arguments.batch_size < clean  # evenly
+        dirty = (~spread.view(-1, self.share)[rank]).repeat(block_size).nonzero().flatten()
         waiting = self.rows[:0]
         while True:
-            while len(waiting) < BLOCK * arguments.batch_size:
+            while len(waiting) < block_size * arguments.batch_size:
                 waiting = torch.cat([waiting, self.rows[torch.randperm(len(self.rows), generator=order)]])
-            block, waiting = waiting.tensor_split([BLOCK * arguments.batch_size])
-            rows = block.view(BLOCK, -1, self.share)[:, rank].flatten()
+            block, waiting = waiting.tensor_split([block_size * arguments.batch_size])
+            rows = block.view(block_size, -1, self.share)[:, rank].flatten()
             images = self.images[rows].to(self.device)
-            images[dirty.to(self.device)] = self.shown(images[dirty.to(self.device)], rows[dirty], draws)
+            if len(dirty):
+                images[dirty.to(self.device)] = self.shown(images[dirty.to(self.device)], rows[dirty], draws)
             mirrored = torch.rand(len(rows), generator=order) < 0.5 if arguments.flip else torch.zeros(len(rows)) > 0
             answers = self.teacher(rows, mirrored)
             images = torch.where(mirrored.to(self.device)[:, None, None, None], images.flip(3), images)
@@ -297,37 +334,42 @@ class Distiller:
         answers = self.teacher(self.held_out, torch.zeros(len(self.held_out), dtype=torch.bool))
         return clean, self.shown(clean, self.held_out, generator), answers
 
-    @torch.no_grad()
-    def _answers(self, model: nn.Module, images: Tensor) -> Tensor:
-        """A model's logits in eval mode to uint8 images, float32 on the CPU."""
-        model.eval()
-        found = []
-        with self.accelerator.autocast():
-            for part in images.split(EVALUATION_BATCH):
-                found.append(model(self.normalize(part.to(self.device))).float().cpu())
-        return torch.cat(found)
-
     def _look(self, check: tuple[Tensor, Tensor, Tensor]) -> Look:
-        if self.accelerator.num_processes > 1:  # statistics of batch norms differ
+        """Judge the present state; all processes take the main one's statistics and verdict."""
+        if self.accelerator.num_processes > 1:
             from accelerate.utils import broadcast
 
             for value in self._state().values():
                 value.copy_(broadcast(value))
         *both, answers = check
         losses, shares = [], []
-        with self._as_stored():
+        with self._as_stored(self.bits):
             for images in both:
-                logits = self._answers(self.student, images)
+                logits = self.ask(self.student, images)
                 losses.append(float(self._divergence(logits, answers)))
                 shares.append(float((logits.argmax(1) == answers.argmax(1)).double().mean()))
         clean_fraction = self.arguments.clean_fraction
         loss = clean_fraction * losses[0] + (1 - clean_fraction) * losses[1]
+        loss, *shares = self._from_main(torch.tensor([loss, *shares], dtype=torch.float64)).tolist()
+        if not math.isfinite(loss):
+            raise self._diverged()
         state = self._state()
         deltas = {
             tensor.name: difference(tensor, state[tensor.name].cpu(), self.start[tensor.name])
             for tensor in self.tensors
         }
         return Look(loss, shares[0], shares[1], deltas)
+
+
+@torch.no_grad()
+def _answers(accelerator: "Accelerator", normalize: Normalize, model: nn.Module, images: Tensor) -> Tensor:
+    """A model's logits in eval mode to uint8 images, float32 on the CPU."""
+    model.eval()
+    found = []
+    with accelerator.autocast():
+        for part in images.split(EVALUATION_BATCH):
+            found.append(model(normalize(part.to(accelerator.device))).float().cpu())
+    return torch.cat(found)
 
 
 def default_steps(images: int, corruptions: int = 1, *, batch_size: int = 128) -> int:

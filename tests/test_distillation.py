@@ -3,7 +3,9 @@ import os
 import subprocess
 import sys
 from copy import deepcopy
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -44,6 +46,11 @@ def base(name="vgg16_bn_gap", **options):
     return model
 
 
+def last_is_best(run, look):
+    """The look, with a loss that falls from step to step whatever the network learns."""
+    return replace(look, loss=1 / (1 + getattr(run, "step", 0)))
+
+
 def answers(model, images):
     with torch.no_grad():
         return model(Normalize.of(model)(images))
@@ -55,15 +62,17 @@ def answers(model, images):
 @pytest.mark.parametrize("name", ["vgg16_gap", "vgg16_bn_gap"])
 def test_the_base_stays_and_the_patched_base_is_the_student(name, monkeypatch):
     monkeypatch.setattr(distiller, "LOOKS", 1)  # at the last state only
+    real = Distiller._look
+    monkeypatch.setattr(Distiller, "_look", lambda self, check: last_is_best(self, real(self, check)))
     model = base(name)
     before = state(model)
     layers = first_layers(model, 5)
     tensors = [tensor for layer in layers for tensor in layer]
-    arguments = DistillationArguments(steps=3, batch_size=8, lr=1e-3, mixed_precision="no")
+    arguments = DistillationArguments(steps=3, batch_size=8, lr=1e-5, mixed_precision="no")
     run = Distiller(model, tensors, {}, IMAGES, Mixture(darker), arguments, progress=False)
     _, best = run.run()
     assert identical(model, before)
-    signature = distill(model, IMAGES, corruption=darker, num_layers=5, bits=None, **QUICK)
+    signature = distill(model, IMAGES, corruption=darker, num_layers=5, bits=None, **QUICK | {"lr": 1e-5})
     assert identical(model, before)
     assert [spec.name for spec in signature.config.tensors] == [tensor.name for tensor in tensors]
     assert all(torch.equal(signature.delta(name), delta) for name, delta in best.deltas.items())
@@ -130,7 +139,7 @@ def test_a_few_hundred_images_make_a_real_network_robust():
 
 
 def test_the_best_state_is_kept(monkeypatch):
-    looks = iter([0.9, 0.5, 0.7, 0.3, 0.4, 0.6, 0.8, 0.2])
+    looks = iter([0.9, 0.5, 0.7, 0.3, 0.4, 0.6, 0.8, 0.7, 0.6, 0.2])
     real = Distiller._look
 
     def look(self, check):
@@ -143,14 +152,9 @@ def test_the_best_state_is_kept(monkeypatch):
     run = Distiller(model, tensors, {}, IMAGES, Mixture(darker), arguments, progress=False)
     before, best = run.run()
     assert (before.loss, best.loss) == (0.9, 0.3)
-    assert run.step == 6  # three looks without progress, the last one in the second half
+    assert run.step == 8  # three looks without progress in the second half
     late = real(run, run._held_out_images()).deltas
     assert not all(torch.equal(best.deltas[name], late[name]) for name in late)
-
-
-def test_a_run_that_does_not_help_says_so():
-    with pytest.warns(UserWarning, match="did not help"):
-        distill(base(), IMAGES, corruption=lambda images: images, **QUICK | {"lr": 0.5})
 
 
 def test_divergence_is_an_error():
@@ -199,7 +203,7 @@ def test_rounding_for_a_while_leaves_no_trace():
     before = state(run.student)
 
     def look_within():
-        with run._as_stored():
+        with run._as_stored(bits):
             for name in bits:
                 magnitudes = (run._state()[name].detach() - run.start[name]).abs().flatten(1)
                 assert torch.allclose(magnitudes, magnitudes[:, :1], rtol=1e-2)  # 1 bit: one magnitude for a channel
@@ -247,7 +251,7 @@ def test_a_mixture_gives_each_image_one_of_its_parts_in_equal_shares():
     assert (images == 100).all()  # a part that writes into its input got a copy
 
 
-def test_batches_are_clean_at_the_front_mirrored_with_their_answers_and_see_every_image():
+def test_batches_are_clean_in_part_mirrored_with_their_answers_and_see_every_image():
     model = base("vgg16_gap")
     arguments = DistillationArguments(steps=1, batch_size=8, clean_fraction=0.25, mixed_precision="no")
     tensors = [tensor for layer in first_layers(model, 1) for tensor in layer]
@@ -267,7 +271,7 @@ def test_batches_are_clean_at_the_front_mirrored_with_their_answers_and_see_ever
             candidates = [n for n in (number, number - 1) if n >= 0 and torch.equal(marked[n] | 1, original | 1)]
             assert len(candidates) >= 1
             clean = [n for n in candidates if torch.equal(marked[n], original)]
-            assert bool(clean) or position >= 2
+            assert bool(clean) or position % 4  # two of eight, evenly spread
             expected = run.teacher(torch.tensor(candidates), torch.full((len(candidates),), flipped))
             assert (expected == answer).all(1).any()
             seen += candidates
@@ -276,10 +280,46 @@ def test_batches_are_clean_at_the_front_mirrored_with_their_answers_and_see_ever
     assert not set(run.held_out.tolist()) & set(run.rows.tolist())
 
 
-def test_a_time_budget():
-    signature = distill(base(), IMAGES, corruption=darker, minutes=0.02, **QUICK | {"steps": None})
-    assert signature.config.method.training["steps"] >= 1
-    assert signature.config.method.training["minutes"] == 0.02
+def test_a_time_budget(monkeypatch):
+    now = iter(range(10_000))  # every look at the clock takes a second
+    monkeypatch.setattr(distiller.time, "perf_counter", lambda: float(next(now)))
+    rates = []
+    learn = Distiller._learn
+    monkeypatch.setattr(
+        Distiller, "_learn", lambda self, *given, **options: (rates.append(given[2]), learn(self, *given, **options))
+    )
+    signature = distill(base(), IMAGES, corruption=darker, minutes=0.5, **QUICK | {"steps": None})
+    report = signature.config.method.training
+    assert (report["minutes"], report["steps"]) == (0.5, len(rates))
+    assert 5 < len(rates) < 30
+    assert rates[0] < max(rates) > rates[-1]  # the whole cycle, whatever the preparations took
+    with pytest.raises(OptionError, match=r"0.05 minutes are too few: asking the base"):
+        distill(base(), IMAGES, corruption=darker, minutes=0.05, **QUICK | {"steps": None})
+
+
+@pytest.mark.parametrize("processes", [1, 2, 4])
+@pytest.mark.parametrize("clean_fraction", [0.0, 0.125, 0.25, 0.8])
+def test_the_clean_share_is_that_of_the_batch_over_all_processes(processes, clean_fraction):
+    model = base("vgg16_gap")
+    arguments = DistillationArguments(
+        steps=1, batch_size=8, clean_fraction=clean_fraction, flip=False, mixed_precision="no"
+    )
+    tensors = [tensor for layer in first_layers(model, 1) for tensor in layer]
+    counts = []
+    for rank in range(processes):
+        black = Mixture(lambda x: x.fill_(0))
+        run = Distiller(model, tensors, {}, IMAGES.clamp(1), black, arguments, progress=False)
+        run.share, run.accelerator = 8 // processes, SimpleNamespace(process_index=rank, **vars(run.accelerator))
+        images, _ = next(run._batches())
+        counts.append(int((images.flatten(1).amax(1) > 0).sum()))
+    assert sum(counts) == round(8 * clean_fraction)
+    assert max(counts) - min(counts) <= 1
+
+
+def test_what_is_worse_than_nothing_is_not_kept():
+    with pytest.warns(UserWarning, match="did not help"):
+        signature = distill(base(), IMAGES, corruption=lambda images: images, bits=None, **QUICK | {"lr": 0.5})
+    assert not any(delta.any() for delta in signature.deltas().values())
 
 
 def test_the_learning_rate_runs_through_one_cycle():
@@ -365,6 +405,13 @@ def test_the_training_split_of_a_dataset_is_used(tmp_path):
         ({"steps": 3, "minutes": 1}, "steps or minutes"),
         ({"clean_fraction": 1}, "clean_fraction must be"),
         ({"hold_out": -0.1}, "hold_out must be"),
+        ({"hold_out": 0.99}, "hold_out 0.99 leaves none of the 40 images"),
+        ({"clean_fraction": 0.97}, "leaves no corrupted image in 8"),
+        ({"corrupted": IMAGES, "corruption": None}, "what to call them"),
+        ({"steps": "5"}, "steps must be a whole number"),
+        ({"batch_size": 8.0}, "batch_size must be a whole number"),
+        ({"seed": 1.5}, "seed must be a whole number"),
+        ({"lr": True}, "lr must be a number"),
         ({"temperature": 0}, "temperature must be above 0"),
         ({"lr": float("nan")}, "lr must be above 0"),
         ({"optimizer": "lion"}, "optimizer must be one of auto, sgd, adamw"),
@@ -431,9 +478,13 @@ def test_two_processes_return_the_same_signature(tmp_path):
     script = tmp_path / "both.py"
     script.write_text(
         "import os, sys, torch, hf_rws\n"
+        "from hf_rws.distiller import Distiller\n"
+        "from tests.test_distillation import last_is_best\n"
+        "real = Distiller._look\n"
+        "Distiller._look = lambda self, check: last_is_best(self, real(self, check))\n"
         "model, images = torch.load(f'{sys.argv[1]}/given.pt', weights_only=False)\n"
         "s = hf_rws.distill(model, images, corruption='contrast', steps=3, batch_size=8, bits=None,\n"
-        "                   mixed_precision='no', progress=False)\n"
+        "                   lr=1e-5, mixed_precision='no', progress=False)\n"
         "torch.save(s.deltas(), f\"{sys.argv[1]}/{os.environ['RANK']}.pt\")\n"
     )
     done = subprocess.run(
@@ -466,3 +517,31 @@ def test_the_command(tmp_path, capsys, monkeypatch):
         with pytest.raises(SystemExit) as ended:
             cli.run(cli.cli, wrong)
         assert ended.value.code == code
+
+
+def test_the_command_keeps_what_cannot_be_pushed(tmp_path, capsys, monkeypatch):
+    from hf_rws import cli
+
+    def run(*options):
+        with pytest.raises(SystemExit) as ended:
+            cli.run(cli.cli, ["distill", "--base", "base", "--images", "toy", *COMMAND, *options])
+        return ended.value.code, capsys.readouterr().err
+
+    def refuse(self, *arguments, **options):
+        raise hf_rws.errors.AccessError("the token may only read")
+
+    monkeypatch.chdir(tmp_path)
+    hf_rws.models.save_timm_repo(base(), "base")
+    toy_dataset(tmp_path / "toy")
+    monkeypatch.setattr(hf_rws.Signature, "push_to_hub", refuse)
+    for folder in ("rws-fog", "rws-fog-2"):
+        code, err = run("--push-to", "user/rws-fog")
+        assert (code, f"may only read; the signature is in {folder}: hf-rws push" in err) == (1, True)
+        assert hf_rws.Signature.from_pretrained(folder).config.method.kind == "distilled"
+    code, err = run("--push-to", "user/rws-fog", "--output-dir", "mine")
+    assert (code, "the signature is in mine" in err) == (1, True)
+    assert not Path("rws-fog-3").exists()
+    monkeypatch.setattr("hf_rws.cli.distilling.load_base", None)  # what follows is found before anything is loaded
+    Path("file").touch()
+    assert run("--push-to", "no id")[0] == 1
+    assert run("--output-dir", "file")[0] == 2
