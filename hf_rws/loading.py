@@ -17,6 +17,7 @@ from hf_rws.layers import digest, unwrap
 from hf_rws.models import is_ours, save_timm_repo
 from hf_rws.patch_recipe import Recipe, read_recipe
 from hf_rws.patching import Patcher, SignatureLike, listed, patch, split_name
+from hf_rws.saving import readme_text
 from hf_rws.signature import Signature
 
 if TYPE_CHECKING:
@@ -254,7 +255,9 @@ def save_patched(model: nn.Module, folder: str | Path, *, repo_id: str | None = 
     if not isinstance(getattr(plain, "rws", None), Patcher):
         raise OptionError("the model carries no signatures; load_patched or patch puts some on")
     recipe = plain.rws.recipe()
+    readme = Path(folder) / "README.md"
     try:
+        existing = readme_text(readme) if readme.is_file() else None
         folder = save_timm_repo(plain, folder)
         config = _read_json(folder / CONFIG, f"{folder} {CONFIG}")
         card = cards.merged_card(
@@ -264,9 +267,8 @@ def save_patched(model: nn.Module, folder: str | Path, *, repo_id: str | None = 
             nbytes=(folder / WEIGHTS).stat().st_size,
             needs_import=is_ours(config["architecture"]),
         )
-        readme = folder / "README.md"
-        if readme.is_file():
-            card = cards.merge_card(readme.read_text(encoding="utf-8", errors="replace"), card)
+        if existing is not None:
+            card = cards.merge_card(existing, card)
         readme.write_text(card, encoding="utf-8")
     except OSError as error:
         if isinstance(error, RWSError):

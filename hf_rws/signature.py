@@ -17,6 +17,7 @@ from hf_rws.errors import AccessError, FormatError, IntegrityError, MismatchErro
 from hf_rws.format import (
     CONFIG_NAME,
     WEIGHTS_NAME,
+    Method,
     SignatureConfig,
     StoredBits,
     TensorSpec,
@@ -27,7 +28,7 @@ from hf_rws.format import (
     unpack,
 )
 from hf_rws.quantization import Bits, resolve_bits
-from hf_rws.saving import killed_save, write_together
+from hf_rws.saving import killed_save, readme_text, write_together
 
 if TYPE_CHECKING:
     from huggingface_hub import CommitInfo
@@ -174,7 +175,7 @@ class Signature:
         """The signature with every tensor multiplied by `factor`, in float32."""
         if isinstance(factor, bool) or not isinstance(factor, int | float):
             return NotImplemented
-        config = replace(self.config, metrics=None)
+        config = replace(self.config, method=_unmeasured(self.config.method), metrics=None)
         return Signature.from_deltas({k: factor * v for k, v in self.deltas().items()}, config, None, name=self.name)
 
     __rmul__ = __mul__
@@ -191,7 +192,7 @@ class Signature:
         """
         if with_bits(self.config.tensors, bits) == self.config.tensors and codec == self.config.method.codec:
             return self
-        config = replace(self.config, method=replace(self.config.method, codec=codec), metrics=None)
+        config = replace(self.config, method=replace(_unmeasured(self.config.method), codec=codec), metrics=None)
         return Signature.from_deltas(self.deltas(), config, bits, name=self.name)
 
     def with_results(self, **results: Any) -> "Signature":
@@ -215,6 +216,7 @@ class Signature:
 
         Raises:
             AccessError: The folder cannot be written to.
+            FormatError: Its README.md is not UTF-8 text.
             OptionError: It is a file, or the config holds what JSON cannot.
         """
         from hf_rws import __version__, cards
@@ -230,8 +232,7 @@ class Signature:
         readme = folder / "README.md"
         try:
             if readme.is_file():
-                existing = readme.read_text(encoding="utf-8", errors="replace")
-                files["README.md"] = cards.merge_card(existing, files["README.md"].decode()).encode()
+                files["README.md"] = cards.merge_card(readme_text(readme), files["README.md"].decode()).encode()
             write_together(folder, {WEIGHTS_NAME: weights, CONFIG_NAME: config.encode(), **files})
         except OSError as error:
             raise AccessError(f"cannot save the signature in {folder}: {error}") from error
@@ -365,6 +366,11 @@ def with_bits(tensors: Iterable[TensorSpec], bits: Bits | str | Sequence[Bits | 
         return 32 if bits is None else 16
 
     return tuple(replace(spec, bits=stored(spec)) for spec in tensors)
+
+
+def _unmeasured(method: Method) -> Method:
+    """A method without what was measured of the signature that it made."""
+    return replace(method, training={key: value for key, value in method.training.items() if key != "agreement"})
 
 
 def similarity(signatures: Sequence[Signature]) -> Tensor:

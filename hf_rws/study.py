@@ -24,6 +24,7 @@ from hf_rws.loading import load_base, named_model
 from hf_rws.models import is_ours, save_timm_repo
 from hf_rws.patching import patch
 from hf_rws.quantization import Bits, resolve_bits
+from hf_rws.saving import readme_text
 from hf_rws.signature import Signature, with_bits
 from hf_rws.training import TrainingArguments, TrainingResult, train
 
@@ -331,7 +332,7 @@ def write_base_card(folder: Path, result: TrainingResult) -> None:
     )
     readme = folder / "README.md"
     if readme.is_file():
-        card = cards.merge_card(readme.read_text(encoding="utf-8", errors="replace"), card)
+        card = cards.merge_card(readme_text(readme), card)
     readme.write_text(card, encoding="utf-8")
 
 

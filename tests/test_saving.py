@@ -4,8 +4,10 @@ from pathlib import Path
 import pytest
 
 import hf_rws
-from hf_rws.errors import AccessError
-from tests.models import signature
+from hf_rws import Signature
+from hf_rws.errors import AccessError, FormatError
+from hf_rws.loading import save_patched
+from tests.models import signature, trio
 
 ARCHITECTURE = "vgg16_gap"
 
@@ -45,3 +47,28 @@ def test_a_save_clears_what_broken_ones_have_left(tmp_path):
     (folder / ".saving-1" / "config.json").write_text("{")
     signature(ARCHITECTURE, "snow").save_pretrained(folder)
     assert not list(folder.glob(".*"))
+
+
+def test_a_readme_that_is_not_utf8_stops_a_save_and_stays(tmp_path):
+    folder = signature(ARCHITECTURE).save_pretrained(tmp_path / "rws-fog")
+    (folder / "README.md").write_bytes(b"# caf\xe9")
+    before = {file.name: file.read_bytes() for file in folder.iterdir()}
+    with pytest.raises(FormatError, match=r"README.md is not UTF-8"):
+        signature(ARCHITECTURE, "snow").save_pretrained(folder)
+    assert {file.name: file.read_bytes() for file in folder.iterdir()} == before
+    (folder / "README.md").write_text("My own words.\n", encoding="utf-8-sig")
+    signature(ARCHITECTURE).save_pretrained(folder)
+    card = (folder / "README.md").read_text(encoding="utf-8")
+    assert "My own words." in card
+    assert "\ufeff" not in card
+
+
+def test_a_readme_that_is_not_utf8_stops_the_save_of_a_model_and_stays(tmp_path):
+    model = trio(ARCHITECTURE).base()
+    hf_rws.patch(model, Signature.from_pretrained(signature(ARCHITECTURE).save_pretrained(tmp_path / "rws-fog")))
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (folder / "README.md").write_bytes(b"# caf\xe9")
+    with pytest.raises(FormatError, match=r"README.md is not UTF-8"):
+        save_patched(model, folder)
+    assert [file.name for file in folder.iterdir()] == ["README.md"]

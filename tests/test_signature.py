@@ -327,6 +327,17 @@ def test_algebra_is_that_of_the_deltas():
     assert (0.5 * a).name == "fog"
 
 
+def test_what_was_measured_is_not_said_of_a_changed_signature():
+    made = signature("vgg16_gap")
+    training = {"steps": 3, "agreement": {"clean": {"before": 1.0, "after": 0.9}}}
+    made = made.with_results(method=replace(made.config.method, kind="distilled", training=training), metrics={"n": 1})
+    for changed in (made.quantize(2), 0.5 * made, -made, made.quantize(4, codec="linear"), made + made):
+        assert changed.config.metrics is None
+        assert "agreement" not in changed.config.method.training
+    assert (2 * made).config.method.training["steps"] == 3
+    assert made.quantize(4).config.method.training == training  # nothing changed
+
+
 def test_cosine_and_similarity():
     a, b = signature("vgg16_bn_gap"), signature("vgg16_bn_gap", "snow")
     assert a.cosine(a) == pytest.approx(1)
