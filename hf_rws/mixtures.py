@@ -33,7 +33,7 @@ class Mixture:
         if corruption == "all":
             corruption = all_names()
         parts = [corruption] if isinstance(corruption, str) or callable(corruption) else list(corruption)
-        self.names = tuple(find(part).name if isinstance(part, str) else _label(part) for part in parts)
+        self.names = _names(parts)
         if not parts or len(set(self.names)) != len(self.names):
             raise OptionError(f"corruption must name at least one, each once, got {', '.join(self.names) or 'none'}")
         self._parts, self._severity = tuple(parts), check_severity(severity)
@@ -42,15 +42,16 @@ class Mixture:
     def __call__(self, images: Tensor, rows: Tensor, generator: Generator) -> Tensor:
         """Corrupt uint8 images of shape (N, 3, H, W); draws come from `generator`, which is on their device."""
         if len(self._parts) == 1:
-            return self._one(self._parts[0], images, generator)
+            return self._one(0, images, generator)
         result = torch.empty_like(images)
         order = torch.randperm(len(images), generator=generator, device=images.device)
-        for part, chosen in zip(self._parts, order.tensor_split(len(self._parts)), strict=True):
+        for number, chosen in enumerate(order.tensor_split(len(self._parts))):
             if len(chosen):
-                result[chosen] = self._one(part, images[chosen], generator)
+                result[chosen] = self._one(number, images[chosen], generator)
         return result
 
-    def _one(self, part: CorruptionLike, images: Tensor, generator: Generator) -> Tensor:
+    def _one(self, number: int, images: Tensor, generator: Generator) -> Tensor:
+        part = self._parts[number]
         if isinstance(part, str):
             return corrupt(images, part, self._severity, generator=generator)
         given = images.clone()  # a callable may write into what it is given
@@ -58,8 +59,8 @@ class Mixture:
         if not isinstance(found, Tensor) or found.dtype != torch.uint8 or found.shape != images.shape:
             got = f"{found.dtype} {tuple(found.shape)}" if isinstance(found, Tensor) else type(found).__name__
             raise OptionError(
-                f"the corruption {_label(part)} must give back uint8 images of the shape {tuple(images.shape)} that it "
-                f"was given, it gave {got}"
+                f"the corruption {self.names[number]} must give back uint8 images of the shape {tuple(images.shape)} "
+                f"that it was given, it gave {got}"
             )
         return found.to(images.device)
 
@@ -88,8 +89,25 @@ class Pairs:
 Shown: TypeAlias = Mixture | Pairs
 
 
-def _label(part: CorruptionLike) -> str:
-    if not callable(part):
-        raise OptionError(f"a corruption is a name or a callable on images, not {part!r}")
-    name = getattr(part, "name", None) or getattr(part, "__name__", None) or type(part).__name__
-    return "custom" if name == "<lambda>" else str(name)
+def _names(parts: Sequence[CorruptionLike]) -> tuple[str, ...]:
+    """What they are called; those that have no name of their own are numbered: custom, custom2, ..."""
+    names: list[str] = []
+    counts: dict[str, int] = {}
+    for number, part in enumerate(parts):
+        if isinstance(part, str):
+            names.append(find(part).name)
+            continue
+        if not callable(part):
+            raise OptionError(f"a corruption is a name or a callable on images, not {part!r}")
+        name = getattr(part, "name", None) or getattr(part, "__name__", None)
+        if name and name != "<lambda>":
+            names.append(str(name))
+            continue
+        first = next((i for i in range(number) if parts[i] is part), None)
+        if first is not None:  # the same one again
+            names.append(names[first])
+            continue
+        kind = "custom" if name else type(part).__name__
+        counts[kind] = counts.get(kind, 0) + 1
+        names.append(kind if counts[kind] == 1 else f"{kind}{counts[kind]}")
+    return tuple(names)
