@@ -2,18 +2,22 @@
 # ruff: noqa: D301 (a raw docstring would take the meaning from click's \b, "leave these lines as they are")
 
 import sys
+from dataclasses import replace
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 import click
-import torch
 
 from hf_rws.cli.options import corruption_option, number_or_word, parse_bits
 from hf_rws.cli.output import Output, output_options
 from hf_rws.distillation import distill as distill_signature
 from hf_rws.distillation import input_side
 from hf_rws.distiller import OPTIMIZERS
+from hf_rws.errors import OptionError, RWSError
+from hf_rws.hub.ids import REPO_ID
 from hf_rws.loading import load_base
+from hf_rws.signature import Signature
 from hf_rws.study import is_main_process
 from hf_rws.unlabelled import as_images
 
@@ -25,7 +29,9 @@ from hf_rws.unlabelled import as_images
     "Repeatable: one signature against all that are named.", all_of_them=True, multiple=True, required=True
 )
 @click.option("--severity", type=click.IntRange(1, 5), default=5, show_default=True, help="Severity of the corruption.")
-@click.option("--output-dir", type=click.Path(path_type=Path), help="Folder for the signature.")
+@click.option(
+    "--output-dir", type=click.Path(file_okay=False, writable=True, path_type=Path), help="Folder for the signature."
+)
 @click.option("--push-to", metavar="REPO_ID", help="Hub repo to push the signature to.")
 @click.option("--private", is_flag=True, help="Make that repo private if it is new.")
 @click.option("--limit", type=click.IntRange(1), help="Use only so many images, drawn at random.")
@@ -46,7 +52,7 @@ from hf_rws.unlabelled import as_images
     type=click.Choice(["auto", *OPTIMIZERS]),
     default="auto",
     show_default=True,
-    help="auto: sgd with batch norm, else adamw.",
+    help="auto: adamw where there are layer norms, else sgd.",
 )
 @click.option("--lr", type=float, help="Peak of the learning rate.  [default: the optimizer's]")
 @click.option(
@@ -82,13 +88,12 @@ def distill(
         raise click.UsageError("say where the signature goes: --output-dir, --push-to or both")
     if "all" in corruption and len(corruption) > 1:
         raise click.UsageError("--corruption all stands alone")
-    model = load_base(base).model
-    clean = as_images(images, side=input_side(model))
-    if limit is not None:
-        clean = clean[torch.randperm(len(clean), generator=torch.Generator().manual_seed(seed))[:limit].sort().values]
+    if push_to is not None and not REPO_ID.fullmatch(push_to):
+        raise OptionError(f"{push_to!r} is no Hub id to push to: give user/name")
+    loaded = load_base(base)
     signature = distill_signature(
-        base,
-        clean,
+        loaded.model,
+        as_images(images, side=input_side(loaded.model), limit=limit, seed=seed),
         corruption="all" if "all" in corruption else list(corruption),
         num_layers=number_or_word(num_layers),
         bits=parse_bits(bits),
@@ -99,9 +104,27 @@ def distill(
     )
     if not is_main_process():
         return
+    origin = replace(signature.config.base_model, repo_id=loaded.repo_id, revision=loaded.revision)
+    signature = signature.with_results(base_model=origin)
     for kind, share in signature.config.method.training["agreement"].items():
         click.echo(f"{kind}: {share['before']:.3f} -> {share['after']:.3f} agree with the base", err=True)
     folder = None if output_dir is None else str(signature.save_pretrained(output_dir))
-    url = None if push_to is None else signature.push_to_hub(push_to, private=private or None).commit_url
+    url = None if push_to is None else _push(signature, push_to, folder, private=private)
     made = {"folder": folder, "url": url, "nbytes": signature.nbytes}
     output.record(made, id_key="folder" if push_to is None else "url")
+
+
+def _push(signature: Signature, repo_id: str, folder: str | None, *, private: bool) -> str:
+    """Push; if that fails, the work of minutes is left in a folder."""
+    try:
+        return str(signature.push_to_hub(repo_id, private=private or None).commit_url)
+    except (RWSError, KeyboardInterrupt) as error:
+        if folder is None:
+            name = repo_id.rpartition("/")[2]
+            free = (Path(name if number == 1 else f"{name}-{number}") for number in count(1))
+            folder = str(signature.save_pretrained(next(path for path in free if not path.exists())))
+        kept = f"the signature is in {folder}: hf-rws push {folder} {repo_id}"
+        if isinstance(error, RWSError):
+            raise type(error)(f"{error}; {kept}") from error
+        click.echo(kept, err=True)
+        raise
