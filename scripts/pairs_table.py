@@ -5,8 +5,8 @@ r"""Two distilled signatures at once: how much of each is left?
 
 For all pairs of a set of corruptions: RA on both members with both signatures on, by each rule, beside the RA of each
 alone and of the unpatched model, and TA. The folders are those that scripts/distillation_table.py left. "kept" is the
-mean RA in pairs as a share of the mean RA alone. The rule "tuned" takes the best of a few common scales on 256
-validation images of each member; the others need no data.
+mean RA in pairs as a share of the mean RA alone. The rule "tuned" takes the best of a few common scales on the
+last 256 test images, which are not among those measured on, under each member; the others need no data.
 """
 
 import argparse

@@ -99,6 +99,8 @@ def main() -> None:
     drawn = torch.randperm(len(train), generator=torch.Generator().manual_seed(0))[: options.images]
     transfer = Transfer(StudyFolder(options.target), StudyFolder(options.source), TestImages(test, 5))
     source = transfer.source
+    if missing := sorted(set(CORRUPTIONS) - set(source.corruptions)):  # a mean over the others would not compare
+        raise SystemExit(f"{options.source} lacks robust models: {', '.join(missing)}")
     jobs: dict[str, Callable[[], list[Signature]]] = {
         "extracted, weights projected": lambda: list(source.signatures(bits=None)),
         "extracted, everything projected": lambda: list(source.signatures(bits=None, projection="all")),
