@@ -291,7 +291,7 @@ def _check_distilled(
     }
     if config.method.num_layers == layers:  # else a list of bits is of another length
         wanted = with_bits(config.tensors, bits)
-        pairs["bits"] = tuple([spec.bits for spec in specs] for specs in (config.tensors, wanted))
+        pairs["bits"] = ([spec.bits for spec in config.tensors], [spec.bits for spec in wanted])
     if dict(config.base_model.fingerprint) != fingerprint(touched):
         pairs["base"] = ("other weights", "these")
     differing = [f"{key}: {then} then, {now} now" for key, (then, now) in sorted(pairs.items()) if then != now]

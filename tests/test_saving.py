@@ -29,9 +29,10 @@ def test_a_save_that_is_broken_off_leaves_the_old_or_the_new_signature(
             raise error
         return original(path, argument)
 
-    with monkeypatch.context() as patched, pytest.raises(AccessError if error is OSError else error):
+    with monkeypatch.context() as patched:
         patched.setattr(Path, call, broken)
-        new.save_pretrained(folder)
+        with pytest.raises(AccessError if error is OSError else error):
+            new.save_pretrained(folder)
     if survivor == "old":
         assert {file.name: file.read_bytes() for file in folder.iterdir()} == before
     with warnings.catch_warnings():
