@@ -73,7 +73,7 @@ def distill(
         batch_size: Images per step, over all processes.
         clean_fraction: Share of clean images in every batch, from 0 to below 1; at least one image is corrupted.
         temperature: Of the softmax of both answers.
-        optimizer: "sgd", "adamw", or "auto": SGD where the layers hold a batch norm, AdamW elsewhere.
+        optimizer: "sgd", "adamw", or "auto": AdamW where the layers hold a layer norm, SGD elsewhere.
         lr: Peak of the learning rate, which runs through one cycle; None is the optimizer's usual one.
         flip: Mirror half of the images.
         hold_out: Share of the images, at least one and at most 500, that progress is judged on. The best of several
