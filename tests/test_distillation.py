@@ -87,7 +87,9 @@ def test_the_base_stays_and_the_patched_base_is_the_student(name, monkeypatch):
 
 
 @pytest.mark.parametrize("name", MATRIX)
-def test_every_architecture_of_the_engines_matrix(name):
+def test_every_architecture_of_the_engines_matrix(name, monkeypatch):
+    real = Distiller._look
+    monkeypatch.setattr(Distiller, "_look", lambda self, check: last_is_best(self, real(self, check)))
     model = create(name, options=MATRIX[name])
     for parameter in model.get_classifier().parameters() if name[:5] == "mixer" else ():
         parameter.data.normal_()  # which timm sets to zero: its answers would not depend on the images
