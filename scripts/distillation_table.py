@@ -56,6 +56,7 @@ SETTINGS = (
     Setting("joint, all 19", 20_000, CORRUPTIONS),
     Setting("joint, all 19, all layers", 20_000, CORRUPTIONS, {"num_layers": "all"}),
     Setting("joint, the benchmark's 15", 20_000, BENCHMARK),
+    Setting("joint, the benchmark's 15, all layers", 20_000, BENCHMARK, {"num_layers": "all"}),
     Setting("10,000 images, default", of="10,000 images", bits="default"),
     Setting("10,000 images, small", of="10,000 images", bits="small"),
     Setting("10,000 images, tiny", of="10,000 images", bits="tiny"),

@@ -3,7 +3,7 @@ r"""Signatures made on one dataset, on a model of another: extracted ones, disti
     hf-rws train --model vgg16_bn_gap --model-arg width=0.25 --dataset uoft-cs/cifar100 --classes 0-49 \
         --recipe short --epochs 16 --lr 0.05 --output-dir cifar50-vgg16_bn_gap             # the start, which is neither
     hf-rws train --init-from cifar50-vgg16_bn_gap --dataset uoft-cs/cifar100 --classes 50-99 --recipe short \
-        --epochs 8 --output-dir target/base
+        --epochs 4 --output-dir target/base
     python scripts/transfer_table.py target study-0 distilled/seed-0/10000-images \
         --dataset uoft-cs/cifar100 --classes 50-99 --output-dir transfer
 
@@ -64,13 +64,13 @@ class Transfer:
         patcher.bake()
         return Row(name, ta, ra)
 
-    def own(self, images: ImageSet, folder: Path) -> list[Signature]:
+    def own(self, images: ImageSet, folder: Path, seed: int) -> list[Signature]:
         """Distilled from the target itself; those that are in the folder are not made again."""
         found = []
         for name in CORRUPTIONS:
             where = folder / f"rws-{name}"
             if not (where / "config.json").is_file():
-                made = hf_rws.distill(self.model, images, corruption=name, bits=None, progress=False)
+                made = hf_rws.distill(self.model, images, corruption=name, bits=None, seed=seed, progress=False)
                 made.save_pretrained(where)
             found.append(Signature.from_pretrained(where, name=name))
         return found
@@ -92,11 +92,12 @@ def main() -> None:
     parser.add_argument("--classes", default="50-99")
     parser.add_argument("--images", type=int, default=10_000, help="unlabelled images for the target's own signatures")
     parser.add_argument("--test-images", type=int, help="use only the first so many")
+    parser.add_argument("--seed", type=int, default=0, help="of the target's own signatures")
     parser.add_argument("--output-dir", type=Path, required=True)
     options = parser.parse_args()
     test = load_split(options.dataset, classes=options.classes).subset(slice(options.test_images))
     train = load_split(options.dataset, "train", classes=options.classes)
-    drawn = torch.randperm(len(train), generator=torch.Generator().manual_seed(0))[: options.images]
+    drawn = torch.randperm(len(train), generator=torch.Generator().manual_seed(options.seed))[: options.images]
     transfer = Transfer(StudyFolder(options.target), StudyFolder(options.source), TestImages(test, 5))
     source = transfer.source
     if missing := sorted(set(CORRUPTIONS) - set(source.corruptions)):  # a mean over the others would not compare
@@ -106,11 +107,12 @@ def main() -> None:
         "extracted, everything projected": lambda: list(source.signatures(bits=None, projection="all")),
         "extracted, nothing projected": lambda: list(source.signatures(bits=None, projection=None)),
         "distilled": lambda: [Signature.from_pretrained(options.distilled / f"rws-{c}", name=c) for c in CORRUPTIONS],
-        "the target's own, distilled": lambda: transfer.own(train.subset(drawn), options.output_dir),
+        "the target's own, distilled": lambda: transfer.own(train.subset(drawn), options.output_dir, options.seed),
     }
     rows = [transfer.unpatched()] + [transfer.row(name, job()) for name, job in jobs.items()]
     print(table(rows))
-    record = {"about": about(len(test), target=options.target.name, source=options.source.name, images=options.images)}
+    facts = {"target": options.target.name, "source": options.source.name, "distilled": str(options.distilled)}
+    record = {"about": about(len(test), seed=options.seed, images=options.images, **facts)}
     path = options.output_dir / "transfer.json"
     path.write_text(json.dumps({**record, "rows": [asdict(row) for row in rows]}, indent=1) + "\n")
 
