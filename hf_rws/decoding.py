@@ -2,174 +2,131 @@
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from functools import cache
+from functools import cache, partial
 
 import torch
 from torch import Tensor
 
 from hf_rws.errors import FormatError
-from hf_rws.packing import TERNARY_BYTES, Bits, num_bytes, top_code, unpack
-
-_BYTE_BOUNDARY = 40  # values of any width that fill whole bytes
-
-# For these widths a table gives the integers of all codes in a byte at once, where it can as one number.
-_CODES_PER_BYTE: dict[Bits, int] = {1: 8, 2: 4, 4: 2, "ternary": 5}
-_ELEMENTS: dict[Bits, torch.dtype] = {1: torch.int64, 2: torch.complex128, 4: torch.float64}
+from hf_rws.packing import Bits, top_code, unpacking
 
 
 def row_ranges(shape: Sequence[int], size: int = 2**16) -> Iterator[slice]:
-    """Ranges of rows (indices along dimension 0) with about `size` values, each from the beginning of a byte on."""
-    width = math.prod(shape[1:])
-    if width == 0:
+    """Ranges of rows (indices along dimension 0), about as large as each other, with about `size` values at most."""
+    rows, count = shape[0], math.prod(shape)
+    if count == 0:
         return
-    step = _BYTE_BOUNDARY // math.gcd(_BYTE_BOUNDARY, width)
-    step *= max(1, size // (width * step))
-    for start in range(0, shape[0], step):
-        yield slice(start, min(start + step, shape[0]))
+    step = -(-rows // -(-count // size))
+    for start in range(0, rows, step):
+        yield slice(start, min(start + step, rows))
 
 
 def workspace(count: int, device: torch.device) -> Tensor:
     """Memory for `decoder`, enough for `count` values."""
-    return torch.empty(count // 4 + 4, dtype=torch.int64, device=device)
-
-
-class Codes:
-    """Packed codes, whose integers (see `centred`) can be written to memory.
-
-    Args:
-        packed: uint8, one-dimensional.
-        count: How many codes.
-        bits: 1 to 8 or "ternary".
-    """
-
-    def __init__(self, packed: Tensor, count: int, bits: Bits) -> None:
-        self.packed, self._count, self._bits = packed, count, bits
-
-    def __getitem__(self, values: slice) -> "Codes":
-        """Some of them, from the beginning of a byte on."""
-        first, last = (num_bytes(index, self._bits) for index in (values.start, values.stop))
-        return Codes(self.packed[first:last], values.stop - values.start, self._bits)
-
-    def joined(self, other: "Codes") -> "Codes | None":
-        """These and others as one, if they lie one after another in memory without padding between them."""
-        mine, theirs = self.packed, other.packed
-        full = num_bytes(8 * self._count, self._bits) == 8 * len(mine)  # the last byte, too
-        adjacent = mine.data_ptr() + len(mine) == theirs.data_ptr()
-        same_memory = mine.untyped_storage().data_ptr() == theirs.untyped_storage().data_ptr()
-        if self._bits != other._bits or not (full and adjacent and same_memory):
-            return None
-        return Codes(mine.as_strided((len(mine) + len(theirs),), (1,)), self._count + other._count, self._bits)
-
-    def as_numbers(self, work: Tensor) -> Tensor:
-        """The codes as int32, with memory from `workspace`."""
-        return unpack(self.packed, self._bits, work)[: self._count].int()
-
-    def writer(self, out: Tensor, work: Tensor) -> Callable[[], object]:
-        """A function that writes the integers to `out`, float32, flat, with memory from `workspace`."""
-        if self._bits == 1:
-            return self._by_words(out, work)
-        return (self._by_table if self._bits in _CODES_PER_BYTE else self._by_arithmetic)(out, work)
-
-    def _by_arithmetic(self, out: Tensor, work: Tensor, start: int = 0) -> Callable[[], object]:
-        packed, bits, top = self.packed[start:], self._bits, top_code(self._bits)
-        if bits == 8:
-            return lambda: centred(out.copy_(packed), top)
-        return lambda: out.copy_(centred(unpack(packed, bits, work)[: len(out)].view(torch.int8), top))
-
-    def _by_words(self, out: Tensor, work: Tensor) -> Callable[[], object]:
-        packed, table, count = self.packed, _table(1, out.device), len(self.packed)
-        words, index = work[:count], work.view(torch.int32)[2 * count : 3 * count]
-        integers = words.view(torch.int8)[: len(out)]
-
-        def write() -> None:
-            torch.index_select(table, 0, index.copy_(packed), out=words)
-            out.copy_(integers)
-
-        return write
-
-    def _by_table(self, out: Tensor, work: Tensor) -> Callable[[], object]:
-        per_byte, table = _CODES_PER_BYTE[self._bits], _table(self._bits, out.device)
-        whole = len(out) // per_byte
-        packed, index = self.packed[:whole], work.view(torch.int32)[:whole]
-        found = out[: whole * per_byte].view(table.dtype).view(whole, *table.shape[1:])
-        last = self._by_arithmetic(out[whole * per_byte :], work, whole) if len(out) % per_byte else None
-
-        def write() -> None:
-            torch.index_select(table, 0, index.copy_(packed), out=found)
-            if last is not None:
-                last()
-
-        return write
+    return torch.empty((2, count), dtype=torch.uint8, device=device)
 
 
 class Coded:
     """A quantized tensor, or some of its rows.
 
     Args:
-        codes: One per value.
-        scales: float32; for "symmetric" the steps, of shape (rows, 1), for the other codecs the values of all codes.
-        width: Values per row.
+        packed: The codes of all rows.
+        shape: Rows, and values per row.
+        bits: 1 to 8 or "ternary".
+        scales: float32; for "symmetric" what the integers of each row count, of shape (rows, 1), for the other codecs
+            the values of all codes.
         codec: "symmetric", "linear" or "log".
+        rows: Which of the rows; `scales` has just those.
     """
 
-    def __init__(self, codes: Codes, scales: Tensor, width: int, codec: str) -> None:
-        self.codes, self.scales, self.width = codes, scales, width
-        self.is_scaled = codec == "symmetric"  # the values are integers times steps
-        self._codec = codec
+    def __init__(
+        self, packed: Tensor, shape: tuple[int, int], bits: Bits, scales: Tensor, codec: str, rows: slice | None = None
+    ) -> None:
+        self._packed, self._shape, self.bits, self.scales, self._codec = packed, shape, bits, scales, codec
+        self._rows = rows or slice(0, shape[0])
+        self.width = shape[1]
+        self.is_scaled = codec == "symmetric"  # the values are integers times scales
+        self.is_signed = self.is_scaled and bits == 8  # the bytes are the integers
 
     @classmethod
     def of(cls, codes: Tensor, scales: Tensor, shape: Sequence[int], bits: Bits, codec: str) -> "Coded":
         """A whole tensor from what `encode` returns."""
-        wide, top = scales.float(), top_code(bits)
+        wide = scales.float()
         if codec == "symmetric":
-            wide = steps(wide, top)[:, None]
+            wide = wide[:, None] * unit(bits) * (2 if bits == 8 else 1)
         else:
-            wide = linear_table(wide, top) if codec == "linear" else log_table(wide, top // 2)
-        return cls(Codes(codes, math.prod(shape), bits), wide, math.prod(shape[1:]), codec)
+            wide = linear_table(wide, 2 ** int(bits) - 1) if codec == "linear" else log_table(wide, int(bits))
+        return cls(codes, (shape[0], math.prod(shape[1:])), bits, wide, codec)
 
     def __getitem__(self, rows: slice) -> "Coded":
-        """Some rows: a range of `row_ranges`."""
-        codes = self.codes[rows.start * self.width : rows.stop * self.width]
-        return Coded(codes, self.scales[rows] if self.is_scaled else self.scales, self.width, self._codec)
+        """Some rows of a whole tensor."""
+        scales = self.scales[rows] if self.is_scaled else self.scales
+        return Coded(self._packed, self._shape, self.bits, scales, self._codec, rows)
+
+    def signed(self) -> Tensor:
+        """The integers as int8, where they are stored so."""
+        return self._packed[self._rows.start * self.width : self._rows.stop * self.width].view(torch.int8)
+
+    def unpacking(self, out: Tensor, spare: Tensor) -> Iterator[Callable[[], object]]:
+        """What to call to write the codes to memory, see `packing`."""
+        return unpacking(self._packed, math.prod(self._shape), self.bits, self._rows.start * self.width, out, spare)
 
 
-def decoder(parts: Sequence[tuple[slice, Coded]], out: Tensor, work: Tensor) -> Callable[[], object]:
-    """A function that decodes tensors into float32 memory; codes that lie in one piece are read at once.
+def decoder(
+    parts: Sequence[tuple[slice, Coded]], out: Tensor, work: Tensor, *, scaled: bool = True
+) -> Callable[[], None]:
+    """A function that decodes tensors into float32 memory.
 
     Args:
         parts: Where in `out` each goes, and what, in the order of their places.
         out: Flat.
-        work: Memory from `workspace`, enough for all of them.
+        work: Memory from `workspace`, enough for all of it.
+        scaled: False: of the codec "symmetric" just the integers.
     """
     filled = [(where, coded) for where, coded in parts if where.stop > where.start]
-    scaled = [(where, coded) for where, coded in filled if coded.is_scaled]
-    looked_up = [(out[where], coded) for where, coded in filled if not coded.is_scaled]
-    runs: list[tuple[slice, Codes]] = []
-    for where, coded in scaled:
-        before, codes = runs[-1] if runs else (slice(-1), coded.codes)
-        joined = codes.joined(coded.codes) if before.stop == where.start else None
-        if joined is None:
-            runs.append((where, coded.codes))
-        else:
-            runs[-1] = slice(before.start, where.stop), joined
-    writers = [codes.writer(out[where], work) for where, codes in runs]
-    rows = [out[where].view(-1, coded.width) for where, coded in scaled]
-    scales = [coded.scales for _, coded in scaled]
+    integral = [(where, coded) for where, coded in filled if coded.is_scaled]
+    signed = [(where, coded) for where, coded in integral if coded.is_signed]
+    calls: list[Callable[[], object]] = []
+    if signed:
+        sources = [coded.signed() for _, coded in signed]
+        calls.append(partial(torch._foreach_copy_, [out[where] for where, _ in signed], sources))
+    for where, coded in filled:
+        if not coded.is_signed:
+            calls += coded.unpacking(work[0, where], work[1, where])
+    for where, bits in _runs([(where, coded.bits) for where, coded in integral if not coded.is_signed]):
+        integers = work[0, where].view(torch.int8)
+        calls += [partial(centred, integers, top_code(bits)), partial(out[where].copy_, integers)]
+    if scaled and integral:
+        rows = [out[where].view(-1, coded.width) for where, coded in integral]
+        calls.append(partial(torch._foreach_mul_, rows, [coded.scales for _, coded in integral]))
+    for where, coded in filled:
+        if not coded.is_scaled:
+            calls.append(partial(_look_up, coded.scales, work[0, where], out[where]))
 
     def decode() -> None:
-        for write in writers:
-            write()
-        if rows:
-            torch._foreach_mul_(rows, scales)
-        for values, coded in looked_up:
-            torch.index_select(coded.scales, 0, coded.codes.as_numbers(work), out=values)
+        for call in calls:
+            call()
 
     return decode
 
 
-def steps(scales: Tensor, top: int) -> Tensor:
-    """What the integers of each channel count, from float32 scales."""
-    return scales / _number(top, scales.dtype, scales.device)
+def _runs(parts: Sequence[tuple[slice, Bits]]) -> list[tuple[slice, Bits]]:
+    """Neighbours with the same bits as one, so that small tensors share operations."""
+    runs: list[tuple[slice, Bits]] = []
+    for where, bits in parts:
+        if runs and runs[-1][1] == bits and runs[-1][0].stop == where.start:
+            where = slice(runs.pop()[0].start, where.stop)
+        runs.append((where, bits))
+    return runs
+
+
+def _look_up(table: Tensor, codes: Tensor, out: Tensor) -> None:
+    torch.index_select(table, 0, codes.int(), out=out)
+
+
+def unit(bits: Bits) -> float:
+    """What the integers of the codec "symmetric" count, as a share of the scale: a power of two."""
+    return 2.0 ** (1 - (2 if bits == "ternary" else bits))
 
 
 def centred(codes: Tensor, top: int) -> Tensor:
@@ -182,20 +139,7 @@ def centred(codes: Tensor, top: int) -> Tensor:
 
 @cache
 def _number(value: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    return torch.tensor(value, dtype=dtype, device=device)  # a tensor: CUDA turns division by a number into a product
-
-
-@cache
-def _table(bits: Bits, device: torch.device) -> Tensor:
-    """The integers of the codes in every byte: of shape (bytes, codes), or one number per byte that holds them.
-
-    They are float32, for 1 bit int8.
-    """
-    every_byte = torch.arange(TERNARY_BYTES if bits == "ternary" else 256, device=device).to(torch.uint8)
-    integers = centred(unpack(every_byte, bits).float(), top_code(bits))
-    if bits == 1:
-        integers = integers.to(torch.int8)
-    return integers.view(_ELEMENTS[bits]) if bits in _ELEMENTS else integers.view(-1, _CODES_PER_BYTE[bits])
+    return torch.tensor(value, dtype=dtype, device=device)
 
 
 def linear_table(ends: Tensor, top: int) -> Tensor:
@@ -204,9 +148,10 @@ def linear_table(ends: Tensor, top: int) -> Tensor:
     return (low + (high - low) * torch.arange(top + 1, device=ends.device) / top).float()
 
 
-def log_table(ends: Tensor, top: int) -> Tensor:
-    """The values of the codes 0 to 2 * `top` + 1 of the codec "log"."""
+def log_table(ends: Tensor, bits: int) -> Tensor:
+    """The values of all codes of the codec "log"."""
     low, high = ends.double()
+    top = 2 ** (bits - 1) - 1
     magnitudes = torch.exp2(low + (high - low) * torch.arange(top + 1, device=ends.device) / top).float()
     if not magnitudes.isfinite().all():
         raise FormatError(f"scales {ends.tolist()} of codec 'log' give values beyond float32: the file is broken")

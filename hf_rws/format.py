@@ -251,9 +251,6 @@ def check_arrays(arrays: Mapping[str, Tensor], tensors: Sequence[TensorSpec], co
             )
         if dtype.is_floating_point and not bool(torch.isfinite(found).all()):
             raise FormatError(f"{where}: array {name!r} holds NaN or infinite values")
-    for spec, parts in zip(tensors, slices(arrays, tensors, codec), strict=True):
-        if spec.bits == "ternary" and bool((parts["codes"] >= 3**5).any()):
-            raise FormatError(f"{where}: array 'codes' holds bytes above 242 for the ternary {spec.name!r}")
 
 
 def slices(arrays: Mapping[str, Tensor], tensors: Sequence[TensorSpec], codec: str) -> Iterator[dict[str, Tensor]]:

@@ -2,18 +2,16 @@
 
 One formula serves every bit width of the default codec, "symmetric":
 
-    value = step[channel] * (2 * code - top)        channel: index along dimension 0
-    step[channel] = scale[channel] / top            top: the largest code
+    value = scale[channel] * unit * (2 * code - top)        channel: index along dimension 0
 
-All of it is float32: the integer is exact, quotient and product are rounded once each. The integers run from -top to
-top, so a scale is its channel's range (the value of the top code, to rounding), not the step between values.
+| bits      | codes    | top      | unit         | values, in scales                |
+|-----------|----------|----------|--------------|----------------------------------|
+| b: 1 to 7 | 0 to top | 2**b - 1 | 2**(1 - b)   | as many below as above zero      |
+| 8         | 0 to 254 | 254      | 1 / 128      | -127 / 64, ..., 0, ..., 127 / 64 |
+| "ternary" | 0 to 2   | 2        | 1 / 2        | -1, 0, 1                         |
 
-| bits      | top      | codes in the packed bytes                                |
-|-----------|----------|----------------------------------------------------------|
-| b: 1 to 8 | 2**b - 1 | one bit stream, b bits per code, least significant first |
-| "ternary" | 2        | five per byte: c0 + 3 c1 + 9 c2 + 27 c3 + 81 c4          |
-
-Codes run in row-major order through the whole tensor; only the last byte is padded, with zeros. Scales are float16.
+Scales are float16 and units powers of two, so values are exact in float32, on every machine. Codes run in row-major
+order through the whole tensor; `packing` says how they lie in bytes.
 
 The codecs "linear" and "log" are the two schemes of the released code (VITA-Group/Robust_Weight_Signatures), there for
 comparison. Both lay evenly spaced points between two ends that `scales` holds. "linear": 2**b of them, between the
@@ -29,9 +27,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hf_rws.decoding import Coded, centred, decoder, row_ranges, steps, workspace
+from hf_rws.decoding import Coded, centred, decoder, row_ranges, unit, workspace
 from hf_rws.errors import FormatError, OptionError
-from hf_rws.packing import TERNARY_BYTES, Bits, num_bytes, pack, top_code
+from hf_rws.packing import Bits, num_bytes, pack, top_code
 
 __all__ = ["CODECS", "PRESETS", "Bits", "decode", "encode", "packed_sizes", "resolve_bits"]
 
@@ -46,7 +44,7 @@ PRESETS: dict[str, tuple[tuple[float, Bits], ...]] = {
 }
 
 _FLOAT16_MAX = torch.finfo(torch.float16).max
-_FLOAT16_SMALLEST = 2.0**-24
+_SMALLEST_STEP = 2.0**-32  # below what the integers of the smallest scale in float16 count
 _FLOAT32_TINY = torch.finfo(torch.float32).tiny
 
 # The search comes within 0.3 % of the least squared error of an exhaustive one up to 4 bits, 1 % at 8 (normal and
@@ -121,9 +119,9 @@ def _check_setting(bits: object, codec: str) -> None:
 def encode(values: Tensor, bits: Bits, *, codec: str = "symmetric") -> tuple[Tensor, Tensor]:
     """Quantizes a tensor.
 
-    "symmetric" chooses each channel's scale for the least squared error, never worse than scaling by the largest
-    magnitude; a channel of zeros, or of values below float16's smallest number, has scale 0. For every codec, encoding
-    what `decode` returns gives the same codes and scales again.
+    "symmetric" chooses each channel's scale for the least squared error, never worse than giving the top code to the
+    largest magnitude; a channel of zeros, or of values below float16's smallest number, has scale 0. For every codec,
+    encoding what `decode` returns gives the same codes and scales again.
 
     Args:
         values: float tensor (read as float32) on any device, of shape (channels, ...), at least one dimension; finite
@@ -140,7 +138,7 @@ def encode(values: Tensor, bits: Bits, *, codec: str = "symmetric") -> tuple[Ten
     Raises:
         OptionError: unknown or unfit bits or codec, or values that are no floats, not finite or out of range.
     """
-    length, num_scales = packed_sizes(values.shape, bits, codec=codec)
+    _, num_scales = packed_sizes(values.shape, bits, codec=codec)
     if not values.is_floating_point():
         raise OptionError(f"values must be floating point, not {values.dtype}")
     rows = values.detach().to("cpu", torch.float32).reshape(len(values), math.prod(values.shape[1:]))
@@ -148,22 +146,21 @@ def encode(values: Tensor, bits: Bits, *, codec: str = "symmetric") -> tuple[Ten
         return torch.empty(0, dtype=torch.uint8), torch.zeros(num_scales, dtype=torch.float16)
     _check_range(rows)
     if codec == "symmetric":
-        codes, scales = _encode_symmetric(rows, top_code(bits))
+        codes, scales = _encode_symmetric(rows, top_code(bits), unit(bits))
     elif codec == "linear":
-        codes, scales = _encode_linear(rows, top_code(bits))
+        codes, scales = _encode_linear(rows, 2 ** int(bits) - 1)
     else:
-        codes, scales = _encode_log(rows, top_code(bits) // 2)
-    return pack(codes.view(-1), bits)[:length], scales
+        codes, scales = _encode_log(rows, 2 ** (int(bits) - 1) - 1)
+    return pack(codes.view(-1), bits), scales
 
 
 def decode(codes: Tensor, scales: Tensor, shape: Sequence[int], bits: Bits, *, codec: str = "symmetric") -> Tensor:
     """The float32 tensor (on the CPU) that `encode` packed into `codes` and `scales`.
 
-    "symmetric" is exact to the bit on every machine: one float32 division per channel, one float32 product per value.
+    "symmetric" is exact: no value is rounded.
 
     Raises:
-        FormatError: the arrays have other dtypes or lengths than `packed_sizes(shape, bits)`, or hold what no encoder
-            writes: scales that are not finite, ternary bytes above 242.
+        FormatError: the arrays have other dtypes or lengths than `packed_sizes(shape, bits)`, or scales are not finite.
         OptionError: unknown or unfit bits or codec.
     """
     length, num_scales = packed_sizes(shape, bits, codec=codec)
@@ -171,8 +168,6 @@ def decode(codes: Tensor, scales: Tensor, shape: Sequence[int], bits: Bits, *, c
     _check_array("scales", scales, torch.float16, num_scales, shape)
     if not scales.isfinite().all():
         raise FormatError(f"scales of a tensor of shape {tuple(shape)} hold NaN or Inf: the file is broken")
-    if bits == "ternary" and len(codes) and codes.max() >= TERNARY_BYTES:
-        raise FormatError(f"ternary codes hold the byte {int(codes.max())}, the largest is 242: the file is broken")
     values = torch.empty(math.prod(shape), dtype=torch.float32, device="cpu")
     coded, width = Coded.of(codes.cpu(), scales.cpu(), shape, bits, codec), math.prod(shape[1:])
     parts = [(rows, values[rows.start * width : rows.stop * width]) for rows in row_ranges(shape)]
@@ -211,62 +206,63 @@ def _check_array(name: str, array: Tensor, dtype: torch.dtype, length: int, shap
 # --- symmetric ---
 
 
-def _encode_symmetric(rows: Tensor, top: int) -> tuple[Tensor, Tensor]:
+def _encode_symmetric(rows: Tensor, top: int, unit: float) -> tuple[Tensor, Tensor]:
     codes = torch.empty(rows.shape, dtype=torch.uint8)
     scales = torch.empty(len(rows), dtype=torch.float16)
-    step = max(1, _CHUNK // rows.shape[1])
-    for start in range(0, len(rows), step):
-        part = slice(start, start + step)
-        scales[part] = _best_scales(rows[part].abs(), top)
-        codes[part] = _nearest_codes(rows[part], scales[part].float(), top)
+    count = max(1, _CHUNK // rows.shape[1])
+    for start in range(0, len(rows), count):
+        part = slice(start, start + count)
+        scales[part] = _best_scales(rows[part].abs(), top, unit)
+        codes[part] = _nearest_codes(rows[part], scales[part].float() * unit, top)
     return codes, scales
 
 
-def _best_scales(magnitudes: Tensor, top: int) -> Tensor:
+def _best_scales(magnitudes: Tensor, top: int, unit: float) -> Tensor:
     """The float16 scale of each row that (nearly) minimises its squared error.
 
-    The least-squares scale is never below the mean magnitude: what it is multiplied with is at most 1 and grows with
-    the magnitudes. So the candidates run from the largest to the mean one, in geometric steps that are finer near the
-    largest.
+    What is sought is the step, which the integers count. The least-squares step gives the top code at least the mean
+    magnitude: what it is multiplied with is at most that code's and grows with the magnitudes. So the candidates give
+    it from the largest to the mean magnitude, in geometric steps that are finer near the largest.
 
-    `limit` keeps the largest magnitude at the top code. So the scale can be read off the decoded values as their
-    largest magnitude: encoding them once more finds it again, at no error.
+    `limit` keeps the largest magnitude at the top code, and that in the range that is allowed. So the scale can be read
+    off the decoded values as that of their largest magnitude: encoding them once more finds it again, at no error.
     """
     largest, mean = magnitudes.amax(1), magnitudes.mean(1)
-    limit = largest * (top / (top - 0.5))
-    best, best_gain = largest, torch.full_like(largest, -1.0)
+    limit = (largest / (top - 0.5)).clamp(max=_FLOAT16_MAX / top)
+    best, best_gain = largest / top, torch.full_like(largest, -1.0)
     for i in range(_CANDIDATES if top > 1 else 1):
         toward_mean = (i / _CANDIDATES) ** 2
-        scales, gain = _least_squares(magnitudes, largest ** (1 - toward_mean) * mean**toward_mean, top)
-        best, best_gain = torch.where(gain > best_gain, scales, best), torch.maximum(gain, best_gain)
+        steps, gain = _least_squares(magnitudes, largest ** (1 - toward_mean) * mean**toward_mean / top, top)
+        best, best_gain = torch.where(gain > best_gain, steps, best), torch.maximum(gain, best_gain)
     for _ in range(_REFINEMENTS):
         best, _gain = _least_squares(magnitudes, torch.minimum(best, limit), top)
-    plain, best = _scales_to_float16(largest, limit), _scales_to_float16(best, limit)
-    better = _squared_error(magnitudes, best, top) < _squared_error(magnitudes, plain, top)
+    plain, best = (_to_float16_at_most(steps / unit, limit / unit) for steps in (largest / top, best))
+    better = _squared_error(magnitudes, best.float() * unit, top) < _squared_error(
+        magnitudes, plain.float() * unit, top
+    )
     return torch.where(better, best, plain)
 
 
-def _least_squares(magnitudes: Tensor, scales: Tensor, top: int) -> tuple[Tensor, Tensor]:
-    """The best scales for the codes that `scales` give, and by how much they lower the squared error from that of 0."""
-    nearest = centred(_nearest_codes(magnitudes, scales, top), top)
+def _least_squares(magnitudes: Tensor, steps: Tensor, top: int) -> tuple[Tensor, Tensor]:
+    """The best steps for the codes that `steps` give, and by how much they lower the squared error from that of 0."""
+    nearest = centred(_nearest_codes(magnitudes, steps, top), top)
     product = (magnitudes * nearest).sum(1)
     refined = product / nearest.square_().sum(1).clamp_min_(_FLOAT32_TINY)
-    return refined * top, refined * product
+    return refined, refined * product
 
 
-def _squared_error(magnitudes: Tensor, scales: Tensor, top: int) -> Tensor:
-    wide = scales.float()
-    decoded = centred(_nearest_codes(magnitudes, wide, top), top).mul_(steps(wide, top)[:, None])
+def _squared_error(magnitudes: Tensor, steps: Tensor, top: int) -> Tensor:
+    decoded = centred(_nearest_codes(magnitudes, steps, top), top).mul_(steps[:, None])
     return decoded.sub_(magnitudes).square_().sum(1)
 
 
-def _nearest_codes(rows: Tensor, scales: Tensor, top: int) -> Tensor:
-    """The codes of the nearest values, as floats. A scale below float16's smallest number counts as 0."""
-    codes_per_value = torch.where(scales < _FLOAT16_SMALLEST, 0.0, top / (2 * scales))
+def _nearest_codes(rows: Tensor, steps: Tensor, top: int) -> Tensor:
+    """The codes of the nearest values, as floats. Steps too small for any scale in float16 count as 0."""
+    codes_per_value = torch.where(steps < _SMALLEST_STEP, 0.0, 0.5 / steps)
     return rows.mul(codes_per_value[:, None]).add_((top + 1) / 2).floor_().clamp_(0, top)
 
 
-def _scales_to_float16(scales: Tensor, limit: Tensor) -> Tensor:
+def _to_float16_at_most(scales: Tensor, limit: Tensor) -> Tensor:
     """The nearest float16 numbers, or the next lower ones where those are above `limit` (subnormal numbers only)."""
     nearest = scales.to(torch.float16)
     return torch.where(nearest <= limit, nearest, _float16_at_most(limit))

@@ -22,10 +22,9 @@ from hf_rws.layers import LayerTensor
 from hf_rws.signature import Signature
 
 # Most values in a tile. What lies on other devices is computed on the CPU: not all have float64 and exact division.
-_TILE = {"cpu": 2**18, "cuda": 2**22}
+_TILE = {"cpu": 2**19, "cuda": 2**22}
 _TILES = 8  # about, at least: the memory for one is shared by all
 _MEMORY = 1.95  # times that of the tensors; the rest, up to 2, is for the scales of signatures
-_ALIGNED = 4  # floats: `decoder` writes up to four as one number
 _LARGE = 2**16  # values from which on a tensor shares no tile
 
 
@@ -58,6 +57,7 @@ class Tile:
         sum: Memory for their sum, float32, flat; all tiles share it.
         spare: As much again.
         decoded: Memory for their values in one signature, kept from call to call; None if there is no room.
+        is_direct: Whether sums can be written to the model as they are.
     """
 
     def __init__(self, block: "Block", places: Sequence[Place]) -> None:
@@ -68,8 +68,8 @@ class Tile:
         self._targets = [place.of(block.targets[place.name]) for place in places]
         self._clean = block.clean[self.start : self.stop]
         self._values = self.cut(self.sum)
-        direct = len(places) == 1 and _is_plain(self._targets[0], block)
-        self._direct = self._targets[0].view(-1) if direct else None
+        self.is_direct = len(places) == 1 and _is_plain(self._targets[0], block)
+        self._direct = self._targets[0].view(-1) if self.is_direct else None
 
     def cut(self, flat: Tensor) -> list[Tensor]:
         """The tensors that lie in flat memory of the size of this tile."""
@@ -88,13 +88,22 @@ class Tile:
         else:
             copy_all(self._targets, self.values(total))
 
+    def store_product(self, integers: Tensor, scales: Tensor) -> None:
+        """The same for the sum integers * scales, of the shapes (rows * width,) and (rows, 1).
+
+        The bits are the same, too, whether or not products are rounded before they are added: they are exact.
+        """
+        assert self._direct is not None
+        clean, integers, target = (flat.view(len(scales), -1) for flat in (self._clean, integers, self._direct))
+        torch.addcmul(clean, integers, scales, out=target)
+
 
 class VarianceTile(Tile):
     """The running variances of a block; signatures hold differences of their logarithms."""
 
     def __init__(self, block: "Block", places: Sequence[Place]) -> None:
         super().__init__(block, places)
-        self._direct = None
+        self.is_direct, self._direct = False, None
         self._shifted = self._clean.to(torch.float64, copy=True)
         self._factor, self._eps = torch.empty_like(self._shifted), torch.empty_like(self._shifted)
         for place, eps in zip(places, self.cut(self._eps), strict=True):
@@ -156,7 +165,7 @@ class Block:
         def empty(*size: int) -> Tensor:
             return torch.empty(size, dtype=torch.float32, device=self.device)
 
-        self.clean = torch.zeros(count, dtype=self.dtype, device=self.device)  # also between the tensors
+        self.clean = torch.empty(count, dtype=self.dtype, device=self.device)
         self.sum, self.spare, self._number = empty(largest_tile), empty(largest_tile), empty()
         self.work = workspace(largest_tile, self.device)
         taken = sum(memory.nbytes for memory in (self.clean, self.sum, self.spare, self.work))
@@ -170,8 +179,9 @@ class Block:
             return
         self._hold(terms)
         for index, tile in enumerate(self.tiles):
-            total = self._total(index, terms)
-            if total is not None:
+            if (product := self._product(index, terms)) is not None:
+                tile.store_product(*product)
+            elif (total := self._total(index, terms)) is not None:
                 tile.store(total)
         idle = self._idle(terms)
         copy_all([self.targets[name] for name in idle], [self.views[name] for name in idle])
@@ -209,6 +219,13 @@ class Block:
                 source.decode(index, tile.decoded)
         self._holds = source
 
+    def _product(self, index: int, terms: Sequence["Term"]) -> tuple[Tensor, Tensor] | None:
+        """The sum in a tile as integers and scales, where it is just that: a pass over memory less."""
+        source, scale = terms[0]
+        if len(terms) > 1 or scale != 1 or source is self._holds or not self.tiles[index].is_direct:
+            return None
+        return source.product(index, self.tiles[index].sum)
+
     def _total(self, index: int, terms: Sequence["Term"]) -> Tensor | None:
         """The sum of scaled signatures in a tile; None where none of them touches it."""
         tile, total = self.tiles[index], None
@@ -244,8 +261,9 @@ class Source:
         self.names = block.views.keys() & signature.stored.keys()
         whole = _whole(signature, self.names, block.device)
         self._steps = [_Step(tile, whole, block.work) for tile in block.tiles]
-        floats = [_reach(array) for array in signature.arrays.values() if array.dtype in (torch.float16, torch.float32)]
-        self.reach = max([*floats, *(_reach(value.scales) for value in whole.values() if isinstance(value, Coded))])
+        tables = [value.scales for value in whole.values() if isinstance(value, Coded)]
+        # Two: coded values are up to twice a scale.
+        self.reach = 2 * max(_reach(t) for t in (*signature.arrays.values(), *tables) if t.is_floating_point())
         variances = [value for name, value in whole.items() if block.layers[name].kind == "running_var"]
         self.variance_reach = max((_reach(value) for value in variances if isinstance(value, Tensor)), default=0.0)
 
@@ -257,6 +275,15 @@ class Source:
         """Fill `out`, memory of the tile, with the signature's values there; zeros for tensors it does not have."""
         self._steps[tile].run(out)
         return out
+
+    def product(self, tile: int, out: Tensor) -> tuple[Tensor, Tensor] | None:
+        """Integers, written to `out`, and scales, if the signature's values in the tile are products of those alone."""
+        step = self._steps[tile]
+        scales = step.coded[0][1].scales if len(step.coded) == 1 and step.coded[0][1].is_scaled else None
+        if scales is None or step.copied:
+            return None
+        step.run(out, scaled=False)
+        return out, scales
 
 
 Term: TypeAlias = tuple[Source, float]
@@ -270,7 +297,7 @@ class _Step:
         self.coded: list[tuple[slice, Coded]] = []
         self._complete = all(place.name in whole for place in tile.places)
         self._work = work
-        self._prepared: dict[int, tuple[list[Tensor], Callable[[], object]]] = {}
+        self._prepared: dict[tuple[int, bool], tuple[list[Tensor], Callable[[], object]]] = {}
         for place in tile.places:
             value, where = whole.get(place.name), slice(place.start - tile.start, place.stop - tile.start)
             if isinstance(value, Coded):
@@ -279,13 +306,14 @@ class _Step:
                 self.copied.append((where, place.of(value).reshape(-1)))
         self._values = [value for _, value in self.copied]
 
-    def run(self, out: Tensor) -> None:
-        """Write the values into memory of the tile."""
-        if id(out) not in self._prepared:
+    def run(self, out: Tensor, *, scaled: bool = True) -> None:
+        """Write the values into memory of the tile, or their integers."""
+        key = id(out), scaled
+        if key not in self._prepared:
             with torch.inference_mode(False):  # for views that can be written to in every mode
                 targets = [out[where] for where, _ in self.copied]
-                self._prepared[id(out)] = targets, decoder(self.coded, out, self._work)
-        targets, decode = self._prepared[id(out)]
+                self._prepared[key] = targets, decoder(self.coded, out, self._work, scaled=scaled)
+        targets, decode = self._prepared[key]
         if not self._complete:
             out.zero_()
         copy_all(targets, self._values)
@@ -313,7 +341,7 @@ def _places(shapes: Mapping[str, tuple[int, ...]]) -> Iterator[Place]:
     start = 0
     for name, shape in shapes.items():
         yield Place(name, start, start + math.prod(shape), shape)
-        start += -(-math.prod(shape) // _ALIGNED) * _ALIGNED
+        start += math.prod(shape)
 
 
 def _groups(places: Sequence[Place], size: int) -> Iterator[list[Place]]:

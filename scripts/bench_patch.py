@@ -52,7 +52,6 @@ from torch import Tensor, nn
 import hf_rws
 from hf_rws.loading import load_base
 from hf_rws.models import save_timm_repo
-from hf_rws.packing import TERNARY_BYTES
 from hf_rws.signature import Signature, with_bits
 
 SEED = 0
@@ -100,8 +99,7 @@ def synthetic(model: nn.Module, name: str, num_layers: Any, bits: Any) -> Signat
     parts: dict[str, list[Tensor]] = {"codes": [], "scales": [], "vectors": []}
     for spec in config.tensors:
         sizes = spec.sizes(config.method.codec)
-        top = TERNARY_BYTES if spec.bits == "ternary" else 256
-        parts["codes"].append(torch.randint(0, top, (sizes.get("codes", 0),), generator=generator, dtype=torch.uint8))
+        parts["codes"].append(torch.randint(0, 256, (sizes.get("codes", 0),), generator=generator, dtype=torch.uint8))
         parts["scales"].append(0.002 + 0.004 * torch.rand(sizes.get("scales", 0), generator=generator))
         parts["vectors"].append(0.01 * torch.randn(sizes.get("vectors", 0), generator=generator))
     arrays = {key: torch.cat(pieces) for key, pieces in parts.items()}

@@ -17,6 +17,8 @@ pytestmark = pytest.mark.filterwarnings("error")
 
 INTS = (1, 2, 3, 4, 5, 6, 7, 8)
 SYMMETRIC = (*INTS, "ternary")
+LEVELS = {bits: 2**bits for bits in INTS[:-1]} | {8: 255, "ternary": 3}
+TOP = {bits: 2 - 0.5 ** (bits - 1) for bits in INTS[:-1]} | {8: 127 / 64, "ternary": 1}  # the largest value, in scales
 SETTINGS = [(bits, "symmetric") for bits in SYMMETRIC]
 SETTINGS += [(bits, "linear") for bits in INTS] + [(bits, "log") for bits in INTS[1:]]
 
@@ -67,16 +69,24 @@ def channel_errors(values, decoded):
 
 def read_with_numpy(codes, scales, shape, bits):
     """The byte format as its specification has it, without the library."""
-    count = math.prod(shape)
+    integers, unit = integers_with_numpy(codes, math.prod(shape), bits)
+    steps = np.repeat(scales.astype(np.float32) * np.float32(unit), len(integers) // max(1, shape[0]))
+    return (steps * integers.astype(np.float32)).reshape(shape)
+
+
+def integers_with_numpy(codes, count, bits):
+    """The integers of `count` packed codes, and what they count as a share of the scale."""
     if bits == "ternary":
-        unpacked = (codes[:, None] // np.array([1, 3, 9, 27, 81]) % 3).reshape(-1)[:count]
-        top = 2
-    else:
-        stream = np.unpackbits(codes, bitorder="little")[: count * bits]
-        unpacked = stream.reshape(count, bits) @ (1 << np.arange(bits))
-        top = 2**bits - 1
-    steps = np.repeat(scales.astype(np.float32) / np.float32(top), count // max(1, shape[0]))
-    return (steps * np.float32(2 * unpacked.astype(int) - top)).reshape(shape)
+        fractions = codes.astype(int) * 3 ** np.arange(5)[:, None] % 256
+        return (3 * fractions // 256).reshape(-1)[:count] - 1, 1
+    if bits == 8:
+        return codes.view(np.int8).astype(int), 1 / 64
+    found, shift, rest = 0, 0, codes
+    for width in {3: (2, 1), 5: (4, 1), 6: (4, 2), 7: (4, 2, 1)}.get(bits, (bits,)):
+        field, rest = np.split(rest, [-(-count * width // 8)])
+        planes = field >> (width * np.arange(8 // width)[:, None]) & (2**width - 1)
+        found, shift = found + (planes.reshape(-1)[:count].astype(int) << shift), shift + width
+    return 2 * found - (2**bits - 1), 2 / 2**bits
 
 
 def assert_same_bits(actual, expected, name=""):
@@ -127,10 +137,10 @@ def test_encoding_any_decoded_values_gives_the_same_codes_and_scales(values, set
 @given(data=st.data(), bits=st.sampled_from(SYMMETRIC))
 @settings(max_examples=60, derandomize=True, deadline=None)
 def test_values_on_any_grid_that_uses_its_top_level_come_back_unchanged(data, bits):
-    top = 2 if bits == "ternary" else 2**bits - 1
+    top = LEVELS[bits] - 1
     codes = [*data.draw(st.lists(st.integers(0, top), max_size=30)), top]
-    scale = data.draw(st.floats(2**-24, 65504, width=16))
-    values = (torch.tensor([codes]).float() * 2 - top) * (torch.tensor(scale) / top)
+    scale = data.draw(st.floats(2**-24, 32752, width=16))
+    values = (torch.tensor([codes]).float() * 2 - top) * (TOP[bits] / top * scale)
     assert_same_bits(round_trip(values, bits), values)
 
 
@@ -160,11 +170,12 @@ def test_numpy_reads_the_same_bits(bits):
     ("values", "bits", "scale", "packed"),
     [
         ([3, -5, 7, -7], 1, 5.5, [0b0101]),
-        ([3, -3, 1, -1], 2, 3, [0b01_10_00_11]),
-        ([-7, -5, -3, -1, 1, 3, 5, 7], 3, 7, [0b10_001_000, 0b1_100_011_0, 0b111_110_10]),
-        ([15, -15, 1], 4, 15, [0x0F, 0x08]),
-        ([255, -255, -1], 8, 255, [255, 0, 127]),
-        ([2, 0, -2, 0, 2, 2], "ternary", 2, [2 + 3 * 1 + 9 * 0 + 27 * 1 + 81 * 2, 2]),
+        ([3, -3, 1, -1], 2, 2, [0b01_10_00_11]),
+        ([-7, -5, -3, -1, 1, 3, 5, 7], 3, 4, [0b10_00_10_00, 0b11_01_11_01, 0b11110000]),
+        ([15, -15, 1], 4, 8, [0x8F, 0x00]),
+        ([127, -127, -1, 0], 8, 64, [127, 129, 255, 0]),
+        # Digits 2, 0, 2 and 1, 1, 2: 180 / 243 and 126 / 243 are just below 190 / 256 and 133 / 256.
+        ([2, 0, -2, 0, 2, 2], "ternary", 2, [190, 133]),
     ],
 )
 def test_bytes_worked_out_by_hand(values, bits, scale, packed):
@@ -175,9 +186,10 @@ def test_bytes_worked_out_by_hand(values, bits, scale, packed):
 
 @pytest.mark.parametrize("bits", SYMMETRIC)
 def test_every_length_is_packed_without_loss(bits):
-    on_every_grid = torch.tensor([[0.5, 0.0, -0.5] if bits == "ternary" else [0.5, -0.5, -0.5]])
+    top = TOP[bits]
+    on_the_grid = torch.tensor([[top, 0.0, -top] if bits in ("ternary", 8) else [top, -top, -top]])
     for length in range(1, 20):
-        values = on_every_grid.repeat(1, 7)[:, :length]
+        values = on_the_grid.repeat(1, 7)[:, :length]
         codes, scales = encode(values, bits)
         assert len(codes) == packed_sizes((1, length), bits)[0]
         assert_same_bits(decode(codes, scales, (1, length), bits), values)
@@ -185,11 +197,12 @@ def test_every_length_is_packed_without_loss(bits):
 
 @pytest.mark.parametrize("bits", SYMMETRIC)
 @pytest.mark.parametrize("name", REGULAR)
-def test_error_is_never_larger_than_with_the_largest_magnitude_as_scale(name, bits):
+def test_error_is_never_larger_than_with_the_largest_magnitude_at_the_top_code(name, bits):
     values = TENSORS[name]
-    levels = np.array([-1, 0, 1]) if bits == "ternary" else np.linspace(-1, 1, 2**bits)
+    top = TOP[bits]
+    levels = top * np.linspace(-1, 1, LEVELS[bits])
     rows = values.reshape(len(values), -1).numpy().astype(np.float64)
-    grids = np.float16(np.abs(rows).max(1)).astype(np.float64)[:, None] * levels
+    grids = np.float16(np.abs(rows).max(1) / top).astype(np.float64)[:, None] * levels
     edges = (grids[:, 1:] + grids[:, :-1]) / 2
     nearest = [grid[np.searchsorted(edge, row)] for row, grid, edge in zip(rows, grids, edges, strict=True)]
     plain = torch.from_numpy(((rows - np.stack(nearest)) ** 2).sum(1))
@@ -199,7 +212,7 @@ def test_error_is_never_larger_than_with_the_largest_magnitude_as_scale(name, bi
 @pytest.mark.parametrize("bits", SYMMETRIC)
 @pytest.mark.parametrize("values", [normal(20, 9), normal(8, 576), heavy(20, 27), heavy(8, 300)])
 def test_error_is_close_to_that_of_an_exhaustive_search(values, bits):
-    levels = torch.tensor([-1.0, 0.0, 1.0]) if bits == "ternary" else torch.linspace(-1, 1, 2**bits)
+    levels = torch.linspace(-1, 1, LEVELS[bits])
     midpoints = (levels[1:] + levels[:-1]) / 2
     largest = values.abs().amax(1, keepdim=True)
     least = torch.full((len(values),), math.inf, dtype=torch.float64)
@@ -220,7 +233,7 @@ def test_error_falls_with_every_bit(name):
 @pytest.mark.parametrize("bits", INTS)
 def test_root_mean_square_error_is_at_most_half_a_step_of_the_full_range(name, bits):
     values = TENSORS[name].reshape(len(TENSORS[name]), -1)
-    half_step = values.abs().amax(1).double() / (2**bits - 1)
+    half_step = values.abs().amax(1).double() / (LEVELS[bits] - 1)
     float16_rounding = values.abs().amax(1).double() * 2**-11
     rms = (channel_errors(values, round_trip(values, bits)) / values.shape[1]).sqrt()
     assert (rms <= half_step + float16_rounding).all()
@@ -230,8 +243,8 @@ def test_root_mean_square_error_is_at_most_half_a_step_of_the_full_range(name, b
 def test_one_bit_is_the_sign_with_the_mean_magnitude_as_scale(name):
     values = TENSORS[name]
     codes, scales = encode(values, 1)
-    signs = np.unpackbits(codes.numpy(), bitorder="little")[: values.numel()]
-    assert (signs == (values.reshape(-1) >= 0).numpy()).all()
+    signs, _ = integers_with_numpy(codes.numpy(), values.numel(), 1)
+    assert ((signs > 0) == (values.reshape(-1) >= 0).numpy()).all()
     torch.testing.assert_close(scales.float(), values.abs().reshape(len(values), -1).mean(1), rtol=2**-10, atol=0)
 
 
@@ -244,10 +257,10 @@ def test_a_channel_of_zeros_has_scale_zero_and_stays_zero(bits):
 
 
 @pytest.mark.parametrize(("bits", "shape"), [(1, (100_000,)), (4, (100_000, 1)), (8, (9, 1, 1)), ("ternary", (9,))])
-def test_a_channel_of_one_value_is_that_value_in_float16(bits, shape):
+def test_a_channel_of_one_value_is_that_value_as_precisely_as_float16_has_it(bits, shape):
     values = normal(*shape)
-    values += values.sign() * 1e-4  # away from the subnormal numbers of float16
-    torch.testing.assert_close(round_trip(values, bits), values.half().float(), rtol=2**-23, atol=0)  # of float32
+    values += values.sign() * 2e-4  # away from the subnormal numbers of float16
+    torch.testing.assert_close(round_trip(values, bits), values, rtol=2**-11, atol=0)
 
 
 @pytest.mark.parametrize("bits", SYMMETRIC)
@@ -392,7 +405,6 @@ float16 = torch.HalfTensor
         (uint8([1, 2, 3]), float16([1, math.nan]), 4, "symmetric", "NaN or Inf"),
         (uint8([1, 2, 3]), float16([-math.inf, 1]), 4, "log", "NaN or Inf"),
         (uint8([1, 2, 3]), float16([-5, 200]), 4, "log", "beyond float32"),
-        (uint8([242, 243]), float16([1, 1]), "ternary", "symmetric", "byte 243"),
     ],
 )
 def test_decode_refuses(codes, scales, bits, codec, says):

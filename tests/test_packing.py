@@ -1,0 +1,48 @@
+"""Laws of `hf_rws.packing`: any stretch of codes comes back from any width."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hf_rws.packing import num_bytes, pack, top_code, unpacking
+
+WIDTHS = (*range(1, 9), "ternary")
+
+
+def unpacked(packed, count, bits, start, stop):
+    out, spare = torch.full((2, stop - start), 77, dtype=torch.uint8)
+    for call in unpacking(packed, count, bits, start, out, spare):
+        call()
+    return out
+
+
+@given(data=st.data(), bits=st.sampled_from(WIDTHS), count=st.integers(1, 200))
+@settings(max_examples=200, derandomize=True, deadline=None)
+def test_any_stretch_of_codes_comes_back(data, bits, count):
+    codes = torch.tensor(data.draw(st.lists(st.integers(0, top_code(bits)), min_size=count, max_size=count)))
+    start, stop = sorted(data.draw(st.tuples(st.integers(0, count), st.integers(0, count))))
+    packed = pack(codes.to(torch.uint8), bits)
+    assert (packed.dtype, packed.shape) == (torch.uint8, (num_bytes(count, bits),))
+    assert unpacked(packed, count, bits, start, stop).tolist() == codes[start:stop].tolist()
+
+
+@pytest.mark.parametrize("bits", WIDTHS)
+def test_at_most_one_byte_per_field_is_not_full(bits):
+    fields = {3: 2, 5: 2, 6: 2, 7: 3}.get(bits, 1)
+    for count in range(1, 100):
+        least = count / 5 if bits == "ternary" else count * bits / 8
+        assert least <= num_bytes(count, bits) < least + fields
+
+
+@pytest.mark.parametrize("bits", WIDTHS)
+def test_every_byte_holds_codes(bits):
+    packed = torch.arange(256).to(torch.uint8).repeat(1 if bits == "ternary" else bits)
+    count = 256 * (5 if bits == "ternary" else 8)
+    found = unpacked(packed, count, bits, 0, count)
+    assert found.max() <= (255 if bits == 8 else top_code(bits))
+
+
+def test_every_ternary_byte_that_is_written_is_read_as_it_was():
+    codes = torch.cartesian_prod(*[torch.arange(3)] * 5).t().reshape(-1).to(torch.uint8)
+    assert torch.equal(unpacked(pack(codes, "ternary"), len(codes), "ternary", 0, len(codes)), codes)
