@@ -58,6 +58,7 @@ class Tile:
         spare: As much again.
         decoded: Memory for their values in one signature, kept from call to call; None if there is no room.
         is_direct: Whether sums can be written to the model as they are.
+        sum_rows: `sum` as rows of the only tensor, if so.
     """
 
     def __init__(self, block: "Block", places: Sequence[Place]) -> None:
@@ -69,7 +70,11 @@ class Tile:
         self._clean = block.clean[self.start : self.stop]
         self._values = self.cut(self.sum)
         self.is_direct = len(places) == 1 and _is_plain(self._targets[0], block)
-        self._direct = self._targets[0].view(-1) if self.is_direct else None
+        if self.is_direct:
+            self._direct = self._targets[0].view(-1)
+            self._clean_rows, self._direct_rows, self.sum_rows = (
+                flat.view(places[0].shape[0], -1) for flat in (self._clean, self._direct, self.sum)
+            )
 
     def cut(self, flat: Tensor) -> list[Tensor]:
         """The tensors that lie in flat memory of the size of this tile."""
@@ -83,19 +88,17 @@ class Tile:
 
     def store(self, total: Tensor) -> None:
         """Write the values for a sum of scaled signatures into the model."""
-        if self._direct is not None:
+        if self.is_direct:
             torch.add(total, self._clean, out=self._direct)
         else:
             copy_all(self._targets, self.values(total))
 
     def store_product(self, integers: Tensor, scales: Tensor) -> None:
-        """The same for the sum integers * scales, of the shapes (rows * width,) and (rows, 1).
+        """The same for the sum integers * scales, of the shapes (rows, width) and (rows, 1).
 
         The bits are the same, too, whether or not products are rounded before they are added: they are exact.
         """
-        assert self._direct is not None
-        clean, integers, target = (flat.view(len(scales), -1) for flat in (self._clean, integers, self._direct))
-        torch.addcmul(clean, integers, scales, out=target)
+        torch.addcmul(self._clean_rows, integers, scales, out=self._direct_rows)
 
 
 class VarianceTile(Tile):
@@ -103,7 +106,7 @@ class VarianceTile(Tile):
 
     def __init__(self, block: "Block", places: Sequence[Place]) -> None:
         super().__init__(block, places)
-        self.is_direct, self._direct = False, None
+        self.is_direct = False
         self._shifted = self._clean.to(torch.float64, copy=True)
         self._factor, self._eps = torch.empty_like(self._shifted), torch.empty_like(self._shifted)
         for place, eps in zip(places, self.cut(self._eps), strict=True):
@@ -221,10 +224,11 @@ class Block:
 
     def _product(self, index: int, terms: Sequence["Term"]) -> tuple[Tensor, Tensor] | None:
         """The sum in a tile as integers and scales, where it is just that: a pass over memory less."""
-        source, scale = terms[0]
-        if len(terms) > 1 or scale != 1 or source is self._holds or not self.tiles[index].is_direct:
+        (source, scale), tile = terms[0], self.tiles[index]
+        if len(terms) > 1 or scale != 1 or source is self._holds or not tile.is_direct:
             return None
-        return source.product(index, self.tiles[index].sum)
+        scales = source.read_integers(index, tile.sum)
+        return None if scales is None else (tile.sum_rows, scales)
 
     def _total(self, index: int, terms: Sequence["Term"]) -> Tensor | None:
         """The sum of scaled signatures in a tile; None where none of them touches it."""
@@ -276,21 +280,23 @@ class Source:
         self._steps[tile].run(out)
         return out
 
-    def product(self, tile: int, out: Tensor) -> tuple[Tensor, Tensor] | None:
-        """Integers, written to `out`, and scales, if the signature's values in the tile are products of those alone."""
+    def read_integers(self, tile: int, out: Tensor) -> Tensor | None:
+        """Fill `out` with integers and return their scales, if values in the tile are products of those and no more."""
         step = self._steps[tile]
-        scales = step.coded[0][1].scales if len(step.coded) == 1 and step.coded[0][1].is_scaled else None
-        if scales is None or step.copied:
-            return None
-        step.run(out, scaled=False)
-        return out, scales
+        if step.scales is not None:
+            step.run(out, scaled=False)
+        return step.scales
 
 
 Term: TypeAlias = tuple[Source, float]
 
 
 class _Step:
-    """A signature's values for one tile: those that are copied and those that are decoded."""
+    """A signature's values for one tile: those that are copied and those that are decoded.
+
+    Attributes:
+        scales: Of the integers, if there is but one tensor of those.
+    """
 
     def __init__(self, tile: Tile, whole: Mapping[str, Tensor | Coded], work: Tensor) -> None:
         self.copied: list[tuple[slice, Tensor]] = []
@@ -305,6 +311,8 @@ class _Step:
             elif value is not None:
                 self.copied.append((where, place.of(value).reshape(-1)))
         self._values = [value for _, value in self.copied]
+        alone = len(self.coded) == 1 and not self.copied and self.coded[0][1].is_scaled
+        self.scales = self.coded[0][1].scales if alone else None
 
     def run(self, out: Tensor, *, scaled: bool = True) -> None:
         """Write the values into memory of the tile, or their integers."""
