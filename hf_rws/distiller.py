@@ -21,7 +21,7 @@ from hf_rws.evaluation import Normalize
 from hf_rws.extraction import difference
 from hf_rws.layers import LayerTensor
 from hf_rws.mixtures import Shown
-from hf_rws.quantization import Bits, round_trip
+from hf_rws.quantization import Bits, rounded
 from hf_rws.recipes import create_accelerator
 
 if TYPE_CHECKING:
@@ -263,8 +263,8 @@ class Distiller:
         try:
             with torch.no_grad():
                 for name, width in bits.items():
-                    start = self.start[name]
-                    state[name].copy_(start + round_trip(exact[name].cpu() - start, width))
+                    start = self.start[name].to(self.device)
+                    state[name].copy_(start + rounded(exact[name] - start, width))
             yield
         finally:
             with torch.no_grad():

@@ -177,9 +177,18 @@ def decode(codes: Tensor, scales: Tensor, shape: Sequence[int], bits: Bits, *, c
     return values.view(tuple(shape))
 
 
-def round_trip(values: Tensor, bits: Bits, *, codec: str = "symmetric") -> Tensor:
-    """What `decode` makes of what `encode` makes of a tensor: its values rounded, float32 on the CPU."""
-    return decode(*encode(values, bits, codec=codec), values.shape, bits, codec=codec)
+def rounded(values: Tensor, bits: Bits) -> Tensor:
+    """What `decode` makes of what `encode` makes of a tensor with the codec "symmetric", on the tensor's own device.
+
+    Bit for bit on the CPU; elsewhere scales may be a rounding of float16 apart. Raises as `encode` does.
+    """
+    packed_sizes(values.shape, bits)  # checks
+    rows = values.detach().float().reshape(len(values), math.prod(values.shape[1:]))
+    if rows.numel() == 0:
+        return rows.view(values.shape)
+    _check_range(rows)
+    codes, scales = _encode_symmetric(rows, top_code(bits), unit(bits))
+    return centred(codes.float(), top_code(bits)).mul_((scales.float() * unit(bits))[:, None]).view(values.shape)
 
 
 def _check_range(rows: Tensor) -> None:
@@ -207,8 +216,8 @@ def _check_array(name: str, array: Tensor, dtype: torch.dtype, length: int, shap
 
 
 def _encode_symmetric(rows: Tensor, top: int, unit: float) -> tuple[Tensor, Tensor]:
-    codes = torch.empty(rows.shape, dtype=torch.uint8)
-    scales = torch.empty(len(rows), dtype=torch.float16)
+    codes = torch.empty(rows.shape, dtype=torch.uint8, device=rows.device)
+    scales = torch.empty(len(rows), dtype=torch.float16, device=rows.device)
     count = max(1, _CHUNK // rows.shape[1])
     for start in range(0, len(rows), count):
         part = slice(start, start + count)
@@ -236,7 +245,7 @@ def _best_scales(magnitudes: Tensor, top: int, unit: float) -> Tensor:
         best, best_gain = torch.where(gain > best_gain, steps, best), torch.maximum(gain, best_gain)
     for _ in range(_REFINEMENTS):
         best, _gain = _least_squares(magnitudes, torch.minimum(best, limit), top)
-    plain, best = (_to_float16_at_most(steps / unit, limit / unit) for steps in (largest / top, best))
+    plain, best = (_scales_to_float16(steps / unit, limit / unit) for steps in (largest / top, best))
     better = _squared_error(magnitudes, best.float() * unit, top) < _squared_error(
         magnitudes, plain.float() * unit, top
     )
@@ -262,10 +271,11 @@ def _nearest_codes(rows: Tensor, steps: Tensor, top: int) -> Tensor:
     return rows.mul(codes_per_value[:, None]).add_((top + 1) / 2).floor_().clamp_(0, top)
 
 
-def _to_float16_at_most(scales: Tensor, limit: Tensor) -> Tensor:
-    """The nearest float16 numbers, or the next lower ones where those are above `limit` (subnormal numbers only)."""
-    nearest = scales.to(torch.float16)
-    return torch.where(nearest <= limit, nearest, _float16_at_most(limit))
+def _scales_to_float16(scales: Tensor, limit: Tensor) -> Tensor:
+    """The nearest float16 numbers that are at most `limit`."""
+    nearest = torch.minimum(scales, limit).to(torch.float16)
+    next_lower = (nearest.view(torch.int16) - 1).view(torch.float16)  # of positive numbers
+    return torch.where(nearest <= limit, nearest, next_lower)
 
 
 # --- linear and log ---

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
 from hf_rws.errors import FormatError, OptionError
-from hf_rws.quantization import CODECS, PRESETS, decode, encode, packed_sizes, resolve_bits
+from hf_rws.quantization import CODECS, PRESETS, decode, encode, packed_sizes, resolve_bits, rounded
 
 pytestmark = pytest.mark.filterwarnings("error")
 
@@ -156,6 +156,23 @@ def test_layout_in_memory_and_dtype_do_not_matter(bits, codec):
 
 
 # --- symmetric ---
+
+
+@pytest.mark.parametrize("bits", SYMMETRIC)
+def test_rounded_is_what_comes_back(bits):
+    for name, values in TENSORS.items():
+        assert_same_bits(rounded(values, bits), round_trip(values, bits), name)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("bits", SYMMETRIC)
+def test_rounding_on_a_gpu_is_that_on_the_cpu_but_for_the_last_bit_of_scales(bits):
+    for name in REGULAR:
+        values = TENSORS[name].cuda()
+        step = values.abs().max().item() / (LEVELS[bits] - 1)
+        found = rounded(values, bits)
+        assert found.is_cuda, name
+        assert (found.cpu() - round_trip(values, bits)).abs().max() <= 2.1 * step, name
 
 
 @pytest.mark.parametrize("bits", SYMMETRIC)
