@@ -18,7 +18,7 @@ import json
 import time
 import warnings
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from statistics import mean, median
 from typing import Any
@@ -79,6 +79,7 @@ class Row:
     ra: dict[str, float]
     epochs: float | None = None
     nbytes: int | None = None
+    commit: str | None = None  # that it was measured at
 
 
 def epoch_seconds(model: nn.Module, images: ImageSet) -> float:
@@ -232,8 +233,8 @@ def _fill(table: Table, options: argparse.Namespace) -> None:
     jobs += [(s.name, lambda s=s: table.distilled(s)) for s in SETTINGS if s.name in (options.setting or [s.name])]
     for name, job in jobs:
         if name not in rows and (row := job()) is not None:
-            rows[name] = row
             facts = about(len(table.test.clean), seed=table.seed, study=table.study.folder.name, epoch=table.epoch)
+            rows[name] = replace(row, commit=facts.pop("commit"))
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(
                 json.dumps({"about": facts, "rows": [asdict(row) for row in rows.values()]}, indent=1) + "\n"
