@@ -1,4 +1,4 @@
-"""Packed codes -> values, by rows and without new memory."""
+"""Packed codes -> values, by rows; of the codec "symmetric" without new memory."""
 
 import math
 from collections.abc import Callable, Iterator, Sequence

@@ -111,9 +111,9 @@ def _ternary_digits(packed: Tensor, start: int, out: Tensor, spare: Tensor) -> I
 
 def _stretches(packed: Tensor, start: int, out: Tensor) -> Iterator[tuple[int, Tensor, Tensor]]:
     """The planes that codes from `start` on lie in: number, bytes, and where in `out` their codes go."""
-    length, done = len(packed), 0
-    while done < len(out):
+    length, wanted, done = packed.numel(), out.numel(), 0
+    while done < wanted:
         plane, first = divmod(start + done, length)
-        size = min(length - first, len(out) - done)
+        size = min(length - first, wanted - done)
         yield plane, packed[first : first + size], out[done : done + size]
         done += size

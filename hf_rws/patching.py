@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from hf_rws.errors import MismatchError, OptionError
 from hf_rws.fitting import check_fit, transfer_reasons
-from hf_rws.layers import architecture, layer_tensors, unwrap
+from hf_rws.layers import LayerTensor, architecture, layer_tensors, unwrap
 from hf_rws.patch_recipe import write_recipe
 from hf_rws.recalibration import Measured, measure
 from hf_rws.signature import Signature
@@ -81,8 +81,9 @@ class Patcher:
     through `.data` only by `verify()`. `deepcopy` and pickle take signatures and clean values along. A tensor with two
     names in the model (tied weights) is patched once.
 
-    Memory: the clean values, and up to as much again to work in. A lock keeps concurrent calls apart; a forward pass
-    that runs in another thread meanwhile may see some tensors of the old and some of the new setting.
+    Memory: the clean values, and up to as much again to work in, though not under ten bytes for each of 65,536 values
+    or of the largest row. A lock keeps concurrent calls apart; a forward pass that runs in another thread meanwhile may
+    see some tensors of the old and some of the new setting.
     """
 
     def __init__(self, model: nn.Module, *, strict: bool = False) -> None:
@@ -302,7 +303,7 @@ class Patcher:
             for name, attached in wanted.items():
                 if attached.transfer and name not in self._attached:
                     warnings.warn(f"{name} is a transfer: {'; '.join(attached.transfer)}", stacklevel=4)
-            self._apply(wanted)
+            self._apply(wanted, kinds=kinds)
 
     def _living(self) -> nn.Module:
         if self._model is None:
@@ -314,13 +315,19 @@ class Patcher:
         self._living()
         self._touched.follow(_terms(self._attached), self._measured.values, check=check)
 
-    def _apply(self, wanted: dict[str, _Attached], measured: Measured | None = None) -> None:
+    def _apply(
+        self,
+        wanted: dict[str, _Attached],
+        measured: Measured | None = None,
+        *,
+        kinds: Mapping[str, LayerTensor] | None = None,
+    ) -> None:
         """Write the weights for `wanted`, and measured statistics; on any error go back to what was on."""
         before, measured_before = self._attached, self._measured
         measured = measured or Measured()
         same = wanted.keys() == before.keys() and measured.values.keys() == measured_before.values.keys()
         if not same:
-            self._keep({**before, **wanted}, {**measured_before.values, **measured.values})
+            self._keep({**before, **wanted}, {**measured_before.values, **measured.values}, kinds)
         try:
             self._touched.write(_terms(wanted), measured.values)
             self._attached, self._measured = wanted, measured
@@ -331,12 +338,15 @@ class Patcher:
             if not same:
                 self._keep(self._attached, self._measured.values)
 
-    def _keep(self, attached: Mapping[str, _Attached], also: Iterable[str]) -> None:
-        """Touch just the tensors of these signatures, and some others."""
+    def _keep(
+        self, attached: Mapping[str, _Attached], also: Iterable[str], kinds: Mapping[str, LayerTensor] | None = None
+    ) -> None:
+        """Touch just the tensors of these signatures, and some others; `kinds` are all of the model, if known."""
         names = set(also).union(*(one.signature.specs for one in attached.values()))
         layers = self._touched.layers
         if names != layers.keys():
-            layers = {name: layer for name, layer in layer_tensors(self._model).items() if name in names}
+            kinds = kinds or layer_tensors(self._model)
+            layers = {name: layer for name, layer in kinds.items() if name in names}
         self._touched.keep(layers, [one.signature for one in attached.values()])
 
     def __getstate__(self) -> dict[str, Any]:

@@ -151,7 +151,7 @@ def encode(values: Tensor, bits: Bits, *, codec: str = "symmetric") -> tuple[Ten
         codes, scales = _encode_linear(rows, 2 ** int(bits) - 1)
     else:
         codes, scales = _encode_log(rows, 2 ** (int(bits) - 1) - 1)
-    return pack(codes.view(-1), bits), scales
+    return pack(codes.reshape(-1), bits), scales
 
 
 def decode(codes: Tensor, scales: Tensor, shape: Sequence[int], bits: Bits, *, codec: str = "symmetric") -> Tensor:
@@ -180,7 +180,7 @@ def decode(codes: Tensor, scales: Tensor, shape: Sequence[int], bits: Bits, *, c
 def rounded(values: Tensor, bits: Bits) -> Tensor:
     """What `decode` makes of what `encode` makes of a tensor with the codec "symmetric", on the tensor's own device.
 
-    Bit for bit on the CPU; elsewhere scales may be a rounding of float16 apart. Raises as `encode` does.
+    Bit for bit on the CPU; elsewhere another scale of nearly the same error may be chosen. Raises as `encode` does.
     """
     packed_sizes(values.shape, bits)  # checks
     rows = values.detach().float().reshape(len(values), math.prod(values.shape[1:]))

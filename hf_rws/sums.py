@@ -5,7 +5,7 @@
 
 The touched tensors of one dtype on one device are a `Block`. Their clean values lie one after another in flat memory,
 which is worked through in tiles: a large tensor has several, small ones share one. So a sum takes a few operations on
-memory that the processor's cache holds, and no new memory.
+memory that the processor's cache holds, and no new memory (but for the codecs "linear" and "log").
 """
 
 import math
@@ -72,8 +72,9 @@ class Tile:
         self.is_direct = len(places) == 1 and _is_plain(self._targets[0], block)
         if self.is_direct:
             self._direct = self._targets[0].view(-1)
+            rows = *places[0].shape[:1], math.prod(places[0].shape[1:])
             self._clean_rows, self._direct_rows, self.sum_rows = (
-                flat.view(places[0].shape[0], -1) for flat in (self._clean, self._direct, self.sum)
+                flat.view(rows) for flat in (self._clean, self._direct, self.sum)
             )
 
     def cut(self, flat: Tensor) -> list[Tensor]:
@@ -126,7 +127,7 @@ class Block:
     """The touched tensors of one dtype on one device: clean values, and memory to compute others in.
 
     Beside the clean values it keeps those of a signature that is set twice in a row, decoded, as far as all its memory
-    together stays below twice that of the tensors: another scale then costs little more than a copy.
+    together stays below twice that of the tensors: another scale then needs no decoding.
 
     Attributes:
         layers: What each tensor is, by name.
@@ -225,7 +226,8 @@ class Block:
     def _product(self, index: int, terms: Sequence["Term"]) -> tuple[Tensor, Tensor] | None:
         """The sum in a tile as integers and scales, where it is just that: a pass over memory less."""
         (source, scale), tile = terms[0], self.tiles[index]
-        if len(terms) > 1 or scale != 1 or source is self._holds or not tile.is_direct:
+        held = source is self._holds and tile.decoded is not None
+        if len(terms) > 1 or scale != 1 or held or not tile.is_direct:
             return None
         scales = source.read_integers(index, tile.sum)
         return None if scales is None else (tile.sum_rows, scales)
@@ -269,7 +271,9 @@ class Source:
         # Two: coded values are up to twice a scale.
         self.reach = 2 * max(_reach(t) for t in (*signature.arrays.values(), *tables) if t.is_floating_point())
         variances = [value for name, value in whole.items() if block.layers[name].kind == "running_var"]
-        self.variance_reach = max((_reach(value) for value in variances if isinstance(value, Tensor)), default=0.0)
+        self.variance_reach = max(
+            (255 * _reach(v.scales) if isinstance(v, Coded) else _reach(v) for v in variances), default=0.0
+        )  # no integer is larger
 
     def touches(self, tile: int) -> bool:
         """Whether the signature has values for the tile of this index."""

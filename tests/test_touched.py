@@ -6,6 +6,7 @@ import os
 import pickle
 import warnings
 from copy import deepcopy
+from dataclasses import replace
 from functools import cache
 
 import pytest
@@ -15,6 +16,9 @@ from torch._dynamo.testing import CompileCounter
 
 import hf_rws
 from hf_rws.errors import IntegrityError, OptionError
+from hf_rws.extraction import describe_base
+from hf_rws.format import Corruption, Method, SignatureConfig, TensorSpec, pack
+from hf_rws.layers import layer_tensors
 from tests.models import DEVICES, create, identical, make_trio, moved, signature, state, trio
 
 
@@ -378,3 +382,33 @@ def test_errors_of_a_transfer_are_ours():
         hf_rws.patch(model, signature("vgg16_bn_gap"), strict=True)
     with pytest.raises(OptionError, match="too large"), pytest.warns(match="transfer"):
         hf_rws.patch(model, signature("vgg16_bn_gap"), scales=[1e38])
+
+
+# --- odd tensors ---
+
+
+@pytest.mark.parametrize("shape", [(), (0,), (0, 3), (3, 0), (1,), (0, 3, 4), (1, 7)])
+def test_a_tensor_of_any_shape_may_be_the_only_small_one(shape):
+    model = nn.Sequential(nn.Linear(300, 300, bias=False))
+    model.extra = nn.Parameter(torch.zeros(shape))
+    before = state(model)
+    deltas = {name: torch.full(value.shape, 0.5) for name, value in before.items()}
+    tensors = tuple(TensorSpec(n, tuple(d.shape), layer_tensors(model)[n].kind, 0, 32) for n, d in deltas.items())
+    config = SignatureConfig(describe_base(model, before), Corruption(("fog",)), Method("extracted", 1, None), tensors)
+    patcher = hf_rws.patch(model, hf_rws.Signature.from_deltas(deltas, config, None))
+    assert identical(model, {name: value + 0.5 for name, value in before.items()})
+    patcher.verify()
+    patcher.clear()
+    assert identical(model, before)
+
+
+def test_variances_that_would_overflow_are_refused_also_where_they_are_coded():
+    made = signature("vgg16_bn_gap", bits=None)
+    tensors = [replace(one, bits=8) if one.kind == "running_var" else one for one in made.config.tensors]
+    deltas = {one.name: torch.full(one.shape, 100.0) if one.bits == 8 else torch.zeros(one.shape) for one in tensors}
+    config = replace(made.config, tensors=tuple(tensors))
+    model = trio("vgg16_bn_gap").base()
+    before = state(model)
+    with pytest.raises(OptionError, match="no longer be finite"):
+        hf_rws.patch(model, hf_rws.Signature(config, pack(deltas, tensors, "symmetric"), "fog"))
+    assert identical(model, before)
