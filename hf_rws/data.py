@@ -217,6 +217,8 @@ def open_dataset(dataset: str, *, config: str | None = None, revision: str | Non
     import datasets  # slow to import; only needed when a dataset is read
 
     local = Path(dataset).is_dir()
+    if not local and not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", dataset):
+        raise NotFoundError(f"dataset {dataset!r}: there is no such folder, and it is no Hub id (user/name)")
     try:
         loaded = datasets.load_dataset(str(dataset), config, revision=None if local else revision)
     except (FileNotFoundError, datasets.exceptions.DatasetNotFoundError, ConnectionError) as error:

@@ -1,5 +1,6 @@
 """The main job in one command: a small study of real images on a CPU, with a table and a picture."""
 
+import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -62,7 +63,7 @@ def quickstart(output_dir: str | Path, *, corruptions: Sequence[str] | None = No
     except MissingExtraError as error:
         lines.append(f"no picture: {error}")
     lines.append(
-        f"try it: cd {output_dir} && python -c 'import hf_rws; "
+        f"try it: cd {shlex.quote(str(output_dir))} && {shlex.quote(sys.executable)} -c 'import hf_rws; "
         f'print(hf_rws.load_patched("base", ["rws-{corruptions[0]}-distilled"]).rws)\''
     )
     return "\n".join(lines)

@@ -160,6 +160,20 @@ def test_model_arguments_are_read_by_their_look(pair, expected):
 # --- published benchmarks ---
 
 
+def test_evaluate_what_is_corrupted_already(tmp_path, call):
+    created = model()
+    timm.models.save_for_hf(created, tmp_path / "base", model_args={"width": 0.05}, safe_serialization=True)
+    dataset = toy_dataset(tmp_path / "toy-fog")
+    asked = ["evaluate", tmp_path / "base", "--dataset", dataset, "--format", "agent", "--clean-only"]
+    code, out, _ = call(cli.cli, *asked)
+    expected = hf_rws.evaluate(created, str(dataset), [])
+    assert [row.corruption for row in expected.rows] == ["clean"]
+    assert (code, out) == (0, expected.to_csv().replace(",", "\t"))
+    code, _, err = call(cli.cli, *asked, "--corruption", "fog")
+    assert code == 2
+    assert "--clean-only goes without --corruption" in err
+
+
 def test_evaluate_on_a_benchmark(tmp_path, call):
     created = model()
     timm.models.save_for_hf(created, tmp_path / "base", model_args={"width": 0.05}, safe_serialization=True)

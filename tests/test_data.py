@@ -273,6 +273,8 @@ def test_a_dataset_that_is_not_there(tmp_path, monkeypatch):
     with pytest.raises(NotFoundError, match=r"empty'.* could not be loaded from the folder"):
         load_splits(str(tmp_path / "empty"))
     monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
+    with pytest.raises(NotFoundError, match="there is no such folder, and it is no Hub id"):
+        load_splits(str(tmp_path / "gone"))
     with pytest.raises(NotFoundError, match=r"nobody/nothing'.* could not be loaded from the Hub"):
         load_splits("nobody/nothing")
 

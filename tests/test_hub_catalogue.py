@@ -104,7 +104,7 @@ def test_what_is_shown_of_a_signature(study):
         f"size       {found.nbytes:,} bytes; whole download {found.download_nbytes:,} bytes",
         "scale      0.8 recommended",
         "accuracy   TA 69.2 -> 53.4, RA 29.3 -> 61.8 on 10,000 images of uoft-cs/cifar10",
-        "fits       yes",
+        "fits       yes (architecture, names and shapes)",
     ]
     shown = json.loads(found.to_json())
     assert shown["fits"] is True

@@ -341,6 +341,8 @@ def test_cosine_and_similarity():
     assert a.cosine(-a) == pytest.approx(-1)
     assert a.cosine(3 * a) == pytest.approx(1)
     assert abs(a.cosine(b)) < 0.9
+    with pytest.raises(OptionError, match="takes signatures, got 'rws-fog'"):
+        similarity([a, "rws-fog"])
     matrix = similarity([a, b, a])
     assert matrix.shape == (3, 3)
     torch.testing.assert_close(matrix, matrix.T)

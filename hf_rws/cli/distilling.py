@@ -106,8 +106,14 @@ def distill(
         return
     origin = replace(signature.config.base_model, repo_id=loaded.repo_id, revision=loaded.revision)
     signature = signature.with_results(base_model=origin)
-    for kind, share in signature.config.method.training["agreement"].items():
-        click.echo(f"{kind}: {share['before']:.3f} -> {share['after']:.3f} agree with the base", err=True)
+    made_by = signature.config.method.training
+    click.echo(
+        f"{made_by['steps']} steps of {made_by['batch_size']} images, drawn from {made_by['images']}; "
+        f"of {made_by['held_out']} others agree with the base:",
+        err=True,
+    )
+    for kind, share in made_by["agreement"].items():
+        click.echo(f"{kind}: {share['before']:.3f} -> {share['after']:.3f}", err=True)
     folder = None if output_dir is None else str(signature.save_pretrained(output_dir))
     url = None if push_to is None else _push(signature, push_to, folder, private=private)
     made = {"folder": folder, "url": url, "nbytes": signature.nbytes}

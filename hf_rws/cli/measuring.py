@@ -27,6 +27,9 @@ from hf_rws.loading import load_patched
 @click.option("--scale", "scales", type=float, multiple=True, help="One per signature.")
 @corruption_option("Repeatable; all if none is named.", multiple=True)
 @click.option(
+    "--clean-only", is_flag=True, help="Measure the images as they are: for a dataset that is corrupted already."
+)
+@click.option(
     "--severity", "severities", type=click.IntRange(1, 5), multiple=True, default=[5], show_default=True,
     help="Repeatable.",
 )  # fmt: skip
@@ -42,6 +45,7 @@ def evaluate(
     image_size: int | None,
     scales: tuple[float, ...],
     corruption: tuple[str, ...],
+    clean_only: bool,
     severities: tuple[int, ...],
     limit: int | None,
     output: Output,
@@ -51,8 +55,11 @@ def evaluate(
     \b
     Examples:
       hf-rws evaluate base rws-fog --dataset uoft-cs/cifar10 --corruption fog
+      hf-rws evaluate base rws-fog --dataset cifar10-fog --clean-only
       hf-rws evaluate base rws-fog --dataset CIFAR-10-C --severity 3 --severity 5
     """
+    if clean_only and (corruption or is_benchmark(dataset)):
+        raise click.UsageError("--clean-only goes without --corruption, and not with a published benchmark")
     model = load_patched(base, list(signatures), scales=list(scales) or None)
     images: ImageSet | Benchmark
     if is_benchmark(dataset):
@@ -62,7 +69,12 @@ def evaluate(
             dataset, config=dataset_config, revision=dataset_revision, classes=classes, image_size=image_size
         )
     result = evaluate_model(
-        model, images, list(corruption) or "all", severities=severities, limit=limit, progress=sys.stderr.isatty()
+        model,
+        images,
+        list(corruption) or ([] if clean_only else "all"),
+        severities=severities,
+        limit=limit,
+        progress=sys.stderr.isatty(),
     )
     output.table([asdict(row) for row in result.rows], id_key="accuracy", human=result.to_markdown())
 

@@ -85,7 +85,10 @@ class SignatureInfo:
             ("size", f"{self.nbytes:,} bytes; whole download {self.download_nbytes:,} bytes"),
             ("scale", f"{self.recommended_scale:g} recommended"),
             ("accuracy", _accuracy(self.metrics)),
-            ("fits", None if self.misfits is None else "; ".join(self.misfits[:3]) or "yes"),
+            (
+                "fits",
+                None if self.misfits is None else "; ".join(self.misfits[:3]) or "yes (architecture, names and shapes)",
+            ),
         ]
         return "\n".join(f"{name:<11}{text}" for name, text in lines if text)
 
