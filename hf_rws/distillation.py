@@ -63,7 +63,8 @@ def distill(
             list of these for one signature against all of them ("all": every one that there is); None is "fog".
         severity: Of the named corruptions, 1 to 5.
         corrupted: Corrupted images in the order of `images`, for those who have both; `corruption` is then any label.
-        num_layers: How many layers from the shallow end; None is 7 or what there is, "all" is all but the head.
+        num_layers: How many layers from the shallow end; None is 7 or what there is, "all" is all but the head: better
+            for one signature against many corruptions, and larger.
         bits: Bits per weight, as in `extract`.
         name: Name of the signature; the corruption's label if None.
         dataset: Name of the images, for the card.
