@@ -374,15 +374,9 @@ def _unmeasured(method: Method) -> Method:
 
 
 def similarity(signatures: Sequence[Signature]) -> Tensor:
-    """Cosines between all pairs, float64 of shape (n, n).
-
-    Raises:
-        MismatchError: They are for different architectures or tensors.
-        OptionError: One is no `Signature`.
-    """
-    for one in signatures:
-        if not isinstance(one, Signature):
-            raise OptionError(f"similarity takes signatures, got {one!r}: load it with Signature.from_pretrained")
+    """Cosines between all pairs, float64 of shape (n, n); OptionError for what is no `Signature`."""
+    if strange := [one for one in signatures if not isinstance(one, Signature)]:
+        raise OptionError(f"similarity takes signatures, got {strange[0]!r}: load it with Signature.from_pretrained")
     matrix = torch.eye(len(signatures), dtype=torch.float64)
     for i, a in enumerate(signatures):
         for j in range(i):
