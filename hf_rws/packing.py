@@ -22,13 +22,13 @@ from torch import Tensor
 Bits: TypeAlias = int | Literal["ternary"]
 
 _ZERO = 127  # the code of 8 bits that stands for 0
-_FIELDS: dict[Bits, tuple[Bits, ...]] = {3: (2, 1), 5: (4, 1), 6: (4, 2), 7: (4, 2, 1)}
-_PLANES: dict[Bits, int] = {1: 8, 2: 4, 4: 2, 8: 1, "ternary": 5}
+_PLANES: dict[Bits, int] = {1: 8, 2: 4, 4: 2, 8: 1, "ternary": 5}  # codes in a byte
+_FIELDS = {3: (2, 1), 5: (4, 1), 6: (4, 2), 7: (4, 2, 1)}  # bits that are packed together, from the lowest
 
 
 def num_bytes(count: int, bits: Bits) -> int:
     """How many bytes `count` codes take."""
-    return sum(-(-count // _PLANES[field]) for field in _fields(bits))
+    return sum(-(-count // _PLANES[field]) for field in ((bits,) if bits == "ternary" else _fields(bits)))
 
 
 def top_code(bits: Bits) -> int:
@@ -38,21 +38,19 @@ def top_code(bits: Bits) -> int:
 
 def pack(codes: Tensor, bits: Bits) -> Tensor:
     """Packed bytes of uint8 codes, both one-dimensional."""
-    packed, shift = [], 0
-    for field in _fields(bits):
-        planes = _PLANES[field]
-        digits = torch.nn.functional.pad(codes >> shift, (0, -len(codes) % planes)).view(planes, -1)
-        if field == "ternary":
-            number = torch.zeros_like(digits[0], dtype=torch.int32)
-            for digit in digits:
-                number.mul_(3).add_(digit)
-            packed.append((number * 256 + 242).floor_divide_(243).to(torch.uint8))
-        elif field == 8:
-            packed.append(digits[0] - _ZERO)
-        else:
-            width = int(field)
-            packed.append(sum((digit & (2**width - 1)) << (width * k) for k, digit in enumerate(digits)))
-            shift += width
+    if bits == 8:
+        return codes - _ZERO
+    if bits == "ternary":
+        number = torch.zeros(num_bytes(len(codes), bits), dtype=torch.int32)
+        for digits in _planes(codes, bits):
+            number.mul_(3).add_(digits)
+        return (number * 256 + 242).floor_divide_(243).to(torch.uint8)
+    packed = []
+    for width in _fields(bits):
+        planes = _planes(codes & (2**width - 1), width)
+        shifts = width * torch.arange(len(planes), dtype=torch.uint8)
+        packed.append((planes << shifts[:, None]).sum(0, dtype=torch.uint8))
+        codes = codes >> width
     return torch.cat(packed)
 
 
@@ -69,28 +67,30 @@ def unpacking(
         out: uint8, for as many codes as are to be read.
         spare: As much memory again to work in.
     """
+    if bits == 8:
+        yield partial(torch.add, packed[start : start + len(out)], _ZERO, out=out)
+        return
+    if bits == "ternary":
+        yield from _ternary_digits(packed, start, out, spare)
+        return
     shift = 0
-    for field in _fields(bits):
-        length = num_bytes(count, field)
-        mine, packed = packed[:length], packed[length:]
-        if field == "ternary":
-            yield from _ternary_digits(mine, start, out, spare)
-        elif shift == 0:
-            yield from _bits(mine, int(field), start, out)
-        else:
-            yield from _bits(mine, int(field), start, spare)
+    for width in _fields(bits):
+        mine, packed = packed.tensor_split([num_bytes(count, width)])
+        yield from _bits(mine, width, start, spare if shift else out)
+        if shift:
             yield partial(out.add_, spare, alpha=2**shift)
-        shift += 0 if field == "ternary" else int(field)
+        shift += width
 
 
-def _fields(bits: Bits) -> tuple[Bits, ...]:
+def _fields(bits: int) -> tuple[int, ...]:
     return _FIELDS.get(bits, (bits,))
 
 
+def _planes(codes: Tensor, bits: Bits) -> Tensor:
+    return torch.nn.functional.pad(codes, (0, -len(codes) % _PLANES[bits])).view(_PLANES[bits], -1)
+
+
 def _bits(packed: Tensor, width: int, start: int, out: Tensor) -> Iterator[Callable[[], object]]:
-    if width == 8:
-        yield partial(torch.add, packed[start : start + len(out)], _ZERO, out=out)
-        return
     mask, last = 2**width - 1, _PLANES[width] - 1
     for plane, source, part in _stretches(packed, start, out):
         if plane == 0:
