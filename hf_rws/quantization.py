@@ -139,12 +139,9 @@ def encode(values: Tensor, bits: Bits, *, codec: str = "symmetric") -> tuple[Ten
         OptionError: unknown or unfit bits or codec, or values that are no floats, not finite or out of range.
     """
     _, num_scales = packed_sizes(values.shape, bits, codec=codec)
-    if not values.is_floating_point():
-        raise OptionError(f"values must be floating point, not {values.dtype}")
-    rows = values.detach().to("cpu", torch.float32).reshape(len(values), math.prod(values.shape[1:]))
+    rows = _checked_rows(values).cpu()
     if rows.numel() == 0:
         return torch.empty(0, dtype=torch.uint8), torch.zeros(num_scales, dtype=torch.float16)
-    _check_range(rows)
     if codec == "symmetric":
         codes, scales = _encode_symmetric(rows, top_code(bits), unit(bits))
     elif codec == "linear":
@@ -182,13 +179,22 @@ def rounded(values: Tensor, bits: Bits) -> Tensor:
 
     Bit for bit on the CPU; elsewhere another scale of nearly the same error may be chosen. Raises as `encode` does.
     """
-    packed_sizes(values.shape, bits)  # checks
-    rows = values.detach().float().reshape(len(values), math.prod(values.shape[1:]))
+    packed_sizes(values.shape, bits)  # refuses what has no channels
+    rows = _checked_rows(values)
     if rows.numel() == 0:
         return rows.view(values.shape)
-    _check_range(rows)
     codes, scales = _encode_symmetric(rows, top_code(bits), unit(bits))
     return centred(codes.float(), top_code(bits)).mul_((scales.float() * unit(bits))[:, None]).view(values.shape)
+
+
+def _checked_rows(values: Tensor) -> Tensor:
+    """A row of float32 values for every channel."""
+    if not values.is_floating_point():
+        raise OptionError(f"values must be floating point, not {values.dtype}")
+    rows = values.detach().float().reshape(len(values), math.prod(values.shape[1:]))
+    if rows.numel():
+        _check_range(rows)
+    return rows
 
 
 def _check_range(rows: Tensor) -> None:
@@ -246,10 +252,8 @@ def _best_scales(magnitudes: Tensor, top: int, unit: float) -> Tensor:
     for _ in range(_REFINEMENTS):
         best, _gain = _least_squares(magnitudes, torch.minimum(best, limit), top)
     plain, best = (_scales_to_float16(steps / unit, limit / unit) for steps in (largest / top, best))
-    better = _squared_error(magnitudes, best.float() * unit, top) < _squared_error(
-        magnitudes, plain.float() * unit, top
-    )
-    return torch.where(better, best, plain)
+    error, plain_error = (_squared_error(magnitudes, scales.float() * unit, top) for scales in (best, plain))
+    return torch.where(error < plain_error, best, plain)
 
 
 def _least_squares(magnitudes: Tensor, steps: Tensor, top: int) -> tuple[Tensor, Tensor]:
