@@ -21,7 +21,7 @@ from hf_rws.format import TensorSpec, slices
 from hf_rws.layers import LayerTensor
 from hf_rws.signature import Signature
 
-# Most values in a tile. What lies on other devices is computed on the CPU: not all have float64 and exact division.
+# Most values in a tile. What lies on other devices is computed on the CPU: not all have float64.
 _TILE = {"cpu": 2**19, "cuda": 2**22}
 _TILES = 8  # about, at least: the memory for one is shared by all
 _MEMORY = 1.95  # times that of the tensors; the rest, up to 2, is for the scales of signatures
@@ -268,12 +268,13 @@ class Source:
         whole = _whole(signature, self.names, block.device)
         self._steps = [_Step(tile, whole, block.work) for tile in block.tiles]
         tables = [value.scales for value in whole.values() if isinstance(value, Coded)]
-        # Two: coded values are up to twice a scale.
-        self.reach = 2 * max(_reach(t) for t in (*signature.arrays.values(), *tables) if t.is_floating_point())
+        floats = [array for array in (*signature.arrays.values(), *tables) if array.is_floating_point()]
+        self.reach = 2 * max(map(_reach, floats))  # coded values are up to twice a scale
         variances = [value for name, value in whole.items() if block.layers[name].kind == "running_var"]
         self.variance_reach = max(
-            (255 * _reach(v.scales) if isinstance(v, Coded) else _reach(v) for v in variances), default=0.0
-        )  # no integer is larger
+            (255 * _reach(v.scales) if isinstance(v, Coded) else _reach(v) for v in variances),  # the largest integer
+            default=0.0,
+        )
 
     def touches(self, tile: int) -> bool:
         """Whether the signature has values for the tile of this index."""

@@ -76,6 +76,7 @@ class SignatureInfo:
 
     def __repr__(self) -> str:
         base = f"{_at(self.base_model, self.base_revision)}, " if self.base_model else ""
+        fits = "yes (architecture, names and shapes)" if self.fits else "; ".join((self.misfits or ())[:3])
         lines = [
             ("signature", _at(self.id, self.revision)),
             ("corruption", ", ".join(self.corruptions) + (f", severity {self.severity}" if self.severity else "")),
@@ -85,10 +86,7 @@ class SignatureInfo:
             ("size", f"{self.nbytes:,} bytes; whole download {self.download_nbytes:,} bytes"),
             ("scale", f"{self.recommended_scale:g} recommended"),
             ("accuracy", _accuracy(self.metrics)),
-            (
-                "fits",
-                None if self.misfits is None else "; ".join(self.misfits[:3]) or "yes (architecture, names and shapes)",
-            ),
+            ("fits", fits),
         ]
         return "\n".join(f"{name:<11}{text}" for name, text in lines if text)
 
