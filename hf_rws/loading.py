@@ -17,7 +17,6 @@ from hf_rws.layers import digest, unwrap
 from hf_rws.models import is_ours, save_timm_repo
 from hf_rws.patch_recipe import Recipe, read_recipe
 from hf_rws.patching import Patcher, SignatureLike, listed, patch, split_name
-from hf_rws.saving import readme_text
 from hf_rws.signature import Signature
 
 if TYPE_CHECKING:
@@ -257,7 +256,7 @@ def save_patched(model: nn.Module, folder: str | Path, *, repo_id: str | None = 
     recipe = plain.rws.recipe()
     readme = Path(folder) / "README.md"
     try:
-        existing = readme_text(readme) if readme.is_file() else None
+        existing = cards.readme_text(readme) if readme.is_file() else None
         folder = save_timm_repo(plain, folder)
         config = _read_json(folder / CONFIG, f"{folder} {CONFIG}")
         card = cards.merged_card(

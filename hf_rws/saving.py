@@ -55,11 +55,3 @@ def killed_save(folder: Path, sha256: str, where: str) -> tuple[SignatureConfig,
                 warnings.warn(f"{where}: a save was killed; save what is loaded there again to finish it", stacklevel=5)
                 return found
     return None
-
-
-def readme_text(path: Path) -> str:
-    """The text of a README that is to be merged with a new one; FormatError if it is not UTF-8."""
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise FormatError(f"{path} is not UTF-8 text: mend it, or take it away") from error

@@ -28,7 +28,7 @@ from hf_rws.format import (
     unpack,
 )
 from hf_rws.quantization import Bits, resolve_bits
-from hf_rws.saving import killed_save, readme_text, write_together
+from hf_rws.saving import killed_save, write_together
 
 if TYPE_CHECKING:
     from huggingface_hub import CommitInfo
@@ -232,7 +232,7 @@ class Signature:
         readme = folder / "README.md"
         try:
             if readme.is_file():
-                files["README.md"] = cards.merge_card(readme_text(readme), files["README.md"].decode()).encode()
+                files["README.md"] = cards.merge_card(cards.readme_text(readme), files["README.md"].decode()).encode()
             write_together(folder, {WEIGHTS_NAME: weights, CONFIG_NAME: config.encode(), **files})
         except OSError as error:
             raise AccessError(f"cannot save the signature in {folder}: {error}") from error

@@ -24,7 +24,6 @@ from hf_rws.loading import load_base, named_model
 from hf_rws.models import is_ours, save_timm_repo
 from hf_rws.patching import patch
 from hf_rws.quantization import Bits, resolve_bits
-from hf_rws.saving import readme_text
 from hf_rws.signature import Signature, with_bits
 from hf_rws.training import TrainingArguments, TrainingResult, train
 
@@ -243,11 +242,12 @@ def _distill(
 
     order = torch.randperm(len(data.train), generator=torch.Generator().manual_seed(arguments.seed))
     rows = order[:count].sort().values  # datasets may be sorted by class
-    missing = []
+    missing, base = [], None
     for name in corruptions:
         where = folder / f"rws-{name}-distilled"
         if (where / CONFIG_NAME).is_file():
-            _check_distilled(where, folder / BASE, arguments, len(rows), num_layers, bits)
+            base = base or load_base(folder / BASE).model
+            _check_distilled(where, base, arguments, len(rows), num_layers, bits)
         else:
             missing.append(name)
     images = data.train.images[rows] if missing else None
@@ -271,17 +271,17 @@ def _distill(
 
 def _check_distilled(
     where: Path,
-    base: Path,
+    base: nn.Module,
     arguments: TrainingArguments,
     count: int,
     num_layers: int | Literal["all"] | None,
     bits: Bits | str | Sequence[Bits | None] | None,
 ) -> None:
     """OptionError unless a signature was distilled with these settings, from this base."""
-    config, model = Signature.from_pretrained(where).config, load_base(base).model
-    state, training = model.state_dict(), config.method.training
+    config = Signature.from_pretrained(where).config
+    state, training = base.state_dict(), config.method.training
     touched = {spec.name: state[spec.name] for spec in config.tensors if spec.name in state}
-    layers = len(first_layers(model, num_layers))
+    layers = len(first_layers(base, num_layers))
     held_out, learned = (training.get(key) for key in ("held_out", "images"))
     pairs: dict[str, tuple[Any, Any]] = {
         "severity": (config.corruption.severity, arguments.severity),
@@ -332,7 +332,7 @@ def write_base_card(folder: Path, result: TrainingResult) -> None:
     )
     readme = folder / "README.md"
     if readme.is_file():
-        card = cards.merge_card(readme_text(readme), card)
+        card = cards.merge_card(cards.readme_text(readme), card)
     readme.write_text(card, encoding="utf-8")
 
 

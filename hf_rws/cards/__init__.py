@@ -5,7 +5,15 @@ that somebody has, it replaces the metadata and the results, which stand between
 """
 
 from hf_rws.cards.kinds import PICTURE_NAME, base_card, merged_card, signature_card, signature_files
-from hf_rws.cards.merging import RESULTS_BEGIN, RESULTS_END, is_unedited, merge_card, read_metadata, readdress
+from hf_rws.cards.merging import (
+    RESULTS_BEGIN,
+    RESULTS_END,
+    is_unedited,
+    merge_card,
+    read_metadata,
+    readdress,
+    readme_text,
+)
 from hf_rws.cards.metadata import checked_metrics, corruption_tag
 from hf_rws.cards.text import publishable
 
@@ -22,6 +30,7 @@ __all__ = [
     "publishable",
     "read_metadata",
     "readdress",
+    "readme_text",
     "signature_card",
     "signature_files",
 ]

@@ -3,6 +3,7 @@
 import hashlib
 import re
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from huggingface_hub import RepoCard
@@ -112,3 +113,11 @@ def _merged_text(old: str, new: str) -> str:
     if _RESULTS.search(old):
         return _RESULTS.sub(lambda _: results, old, count=1)
     return f"{old.rstrip()}\n\n{results}\n" if found else old
+
+
+def readme_text(path: Path) -> str:
+    """The text of a README that is to be merged with a new one; FormatError if it is not UTF-8."""
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise FormatError(f"{path} is not UTF-8 text: mend it, or take it away") from error
