@@ -70,12 +70,20 @@ def test_any_size_from_32_and_every_severity(name, size):
             assert not torch.equal(found, images) or parameters == "cifar"
 
 
+# They move or average pixels, or stretch them around their mean.
+STAYS_FLAT = ["contrast", "defocus_blur", "elastic_transform", "gaussian_blur", "glass_blur", "motion_blur"]
+STAYS_FLAT += ["pixelate", "zoom_blur"]
+
+
 @pytest.mark.parametrize("name", CORRUPTIONS)
 def test_black_white_and_flat_images(name):
     for level in (0, 255, 77):
         flat = torch.full((2, 3, 32, 32), level, dtype=torch.uint8)
         for severity in (1, 5):
-            corrupt(flat, name, severity)
+            found = corrupt(flat, name, severity)
+            assert (found.dtype, found.shape) == (flat.dtype, flat.shape)
+            if name in STAYS_FLAT:
+                assert (found.int() - level).abs().max() <= 1, (level, severity)
 
 
 @pytest.mark.parametrize("name", CORRUPTIONS)
