@@ -9,9 +9,9 @@ model.rws.clear()
 ```
 """
 
-__version__ = "0.1.0"
-
 import hf_rws.models  # noqa: F401  (registers vgg16_gap and vgg16_bn_gap with timm)
+from hf_rws import corruptions, data, errors, hub, plots, study, training  # noqa: F401  (offered, see `__dir__`)
+from hf_rws._version import __version__  # noqa: F401
 from hf_rws.corruptions import CORRUPTIONS, corrupt
 from hf_rws.distillation import distill
 from hf_rws.errors import RWSError
@@ -36,3 +36,8 @@ __all__ = [
     "patch",
     "push_base",
 ]
+_MODULES = ("corruptions", "data", "errors", "hub", "plots", "study", "training")
+
+
+def __dir__() -> list[str]:
+    return sorted([*__all__, *_MODULES, "__version__"])

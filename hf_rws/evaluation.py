@@ -12,39 +12,18 @@ import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from hf_rws.benchmarks import Benchmark, is_benchmark, open_benchmark
 from hf_rws.corruptions import corrupt
 from hf_rws.corruptions.batch import check_severity
 from hf_rws.corruptions.registry import all_names, find
-from hf_rws.data import ImageSet, load_split
+from hf_rws.data.benchmarks import Benchmark, is_benchmark, open_benchmark
+from hf_rws.data.datasets import load_split
+from hf_rws.data.preprocessing import Normalize
+from hf_rws.data.sets import ImageSet
 from hf_rws.errors import OptionError
 
-CLEAN = "clean"
+__all__ = ["Evaluation", "Row", "accuracy", "evaluate", "predict"]
 
-
-class Normalize(nn.Module):
-    """uint8 images to what a model expects: (x / 255 - mean) / std, float32, channels last."""
-
-    scale: Tensor
-    shift: Tensor
-
-    def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
-        super().__init__()
-        self.register_buffer("scale", (1 / (255 * torch.tensor(std))).view(1, -1, 1, 1), persistent=False)
-        self.register_buffer("shift", (-torch.tensor(mean) / torch.tensor(std)).view(1, -1, 1, 1), persistent=False)
-
-    @classmethod
-    def of(cls, model: nn.Module) -> "Normalize":
-        """The normalisation in a timm model's `pretrained_cfg`."""
-        config: Any = getattr(model, "pretrained_cfg", None) or {}
-        if "mean" not in config or "std" not in config:
-            raise OptionError("the model has no pretrained_cfg with mean and std; give it one, as timm models have")
-        return cls(config["mean"], config["std"])
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Normalise uint8 images of shape (N, 3, H, W)."""
-        images = images.to(torch.float32, memory_format=torch.channels_last)
-        return torch.addcmul(self.shift, images, self.scale)
+_CLEAN = "clean"
 
 
 @dataclass(frozen=True)
@@ -73,13 +52,13 @@ class Evaluation:
 
     def mean(self) -> float:
         """RA: mean accuracy over all corrupted rows (clean images are not in it)."""
-        return _mean(row.accuracy for row in self.rows if row.corruption != CLEAN)
+        return _mean(row.accuracy for row in self.rows if row.corruption != _CLEAN)
 
     def to_markdown(self) -> str:
         """A table with accuracies in percent and the mean below."""
         lines = ["| corruption | severity | accuracy | n |", "|---|---|---|---|"]
         lines += [f"| {r.corruption} | {r.severity or ''} | {100 * r.accuracy:.1f} | {r.n} |" for r in self.rows]
-        if any(row.corruption != CLEAN for row in self.rows):
+        if any(row.corruption != _CLEAN for row in self.rows):
             lines.append(f"| mean of corruptions | | {100 * self.mean():.1f} | |")
         return "\n".join(lines)
 
@@ -110,7 +89,8 @@ def evaluate(
         model: A timm model; it is normalised for by its `pretrained_cfg`, run in eval mode where it is, and left in the
             mode that it was in.
         dataset: An `ImageSet`, a pair (uint8 images (N, 3, H, W), labels (N,)), or the Hub id or folder of a dataset,
-            whose test split is used; or a published benchmark (`hf_rws.benchmarks`): a `Benchmark` or its folder.
+            whose test split is used; or a published benchmark (`hf_rws.data.open_benchmark`): a `Benchmark` or its
+            folder.
         corruptions: Names, one name, or "all" (all that this machine can make, or all in the benchmark).
         severities: Severities, 1 to 5.
         clean: Whether to measure clean images too (published benchmarks have none).
@@ -131,12 +111,12 @@ def evaluate(
     for label, number in (("limit", limit), ("batch_size", batch_size)):
         if number is not None and number < 1:
             raise OptionError(f"{label} must be at least 1, got {number!r}")
-    benchmark = as_benchmark(dataset)
+    benchmark = _as_benchmark(dataset)
     settings = _settings(corruptions, severities, benchmark)
-    images = benchmark or as_image_set(dataset).subset(slice(limit))
+    images = benchmark or _as_image_set(dataset).subset(slice(limit))
     _check_fit(model, images)
     if clean and not benchmark:
-        settings.insert(0, (CLEAN, 0))
+        settings.insert(0, (_CLEAN, 0))
     device, rows = next(model.parameters()).device, []
     for name, severity in tqdm(settings, desc="evaluating", disable=not progress, leave=False):
         if isinstance(images, Benchmark):
@@ -183,7 +163,7 @@ def _corrupted(
     for first in range(0, len(images), batch_size):
         part = images.subset(slice(first, first + batch_size))
         shown = part.images.to(device)
-        yield replace(part, images=shown if name == CLEAN else corrupt(shown, name, severity, seed=seed, index=first))
+        yield replace(part, images=shown if name == _CLEAN else corrupt(shown, name, severity, seed=seed, index=first))
 
 
 def accuracy(model: nn.Module, images: ImageSet, *, batch_size: int = 500) -> float:
@@ -199,14 +179,14 @@ def predict(model: nn.Module, images: Tensor, *, batch_size: int = 500) -> Tenso
     first = next(model.parameters())
     normalize = Normalize.of(model).to(first.device)
     found = []
-    with evaluating(model), torch.inference_mode():
+    with _evaluating(model), torch.inference_mode():
         for chunk in images.split(batch_size):
             found.append(model(normalize(chunk.to(first.device)).to(first.dtype)).argmax(1).cpu())
     return torch.cat(found) if found else torch.empty(0, dtype=torch.int64)
 
 
 @contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
+def _evaluating(model: nn.Module) -> Iterator[None]:
     """Eval mode for a while; every module gets its own mode back."""
     modes = {module: module.training for module in model.modules()}
     model.eval()
@@ -217,14 +197,14 @@ def evaluating(model: nn.Module) -> Iterator[None]:
             module.training = mode
 
 
-def as_benchmark(dataset: Any) -> Benchmark | None:
+def _as_benchmark(dataset: Any) -> Benchmark | None:
     """The published benchmark that `evaluate` is given, if it is one."""
     if isinstance(dataset, Benchmark):
         return dataset
     return open_benchmark(dataset) if isinstance(dataset, str | Path) and is_benchmark(dataset) else None
 
 
-def as_image_set(dataset: Any) -> ImageSet:
+def _as_image_set(dataset: Any) -> ImageSet:
     """An `ImageSet` from what `evaluate` takes."""
     if isinstance(dataset, ImageSet):
         return dataset

@@ -9,12 +9,24 @@ from typing import Any, Literal, TypeAlias
 import torch
 from torch import Tensor, nn
 
+from hf_rws._transport.ids import Location
+from hf_rws.bases import load_base
 from hf_rws.corruptions.batch import check_severity
 from hf_rws.errors import MismatchError, OptionError
-from hf_rws.format import PROJECTIONS, BaseModel, Corruption, Method, SignatureConfig, TensorSpec
-from hf_rws.layers import LayerTensor, architecture, fingerprint, first_layers, unwrap, weights_digest
-from hf_rws.quantization import Bits
-from hf_rws.signature import Signature
+from hf_rws.fingerprints import fingerprint, weights_digest
+from hf_rws.layers import LayerTensor, architecture, first_layers, unwrap
+from hf_rws.signature.config import (
+    PROJECTIONS,
+    BaseModel,
+    Corruption,
+    Method,
+    SignatureConfig,
+    TensorSpec,
+)
+from hf_rws.signature.quantization import Bits
+from hf_rws.signature.signature import Signature
+
+__all__ = ["Weights", "describe_base", "difference", "extract", "project_out", "relative_differences"]
 
 Weights: TypeAlias = nn.Module | Mapping[str, Tensor] | str | Path
 
@@ -99,8 +111,7 @@ def extract(
         base_model=describe_base(
             sources["standard"].model or models[0],
             {tensor.name: states["standard"][tensor.name] for tensor in tensors},
-            repo_id=sources["standard"].repo_id,
-            revision=sources["standard"].revision,
+            sources["standard"].origin,
         ),
         corruption=Corruption(names, severity, dataset),
         method=Method("extracted", len(layers), projection, training=dict(training or {})),
@@ -132,10 +143,8 @@ def relative_differences(robust: nn.Module, standard: nn.Module) -> list[float]:
     return found
 
 
-def describe_base(
-    model: nn.Module, touched: Mapping[str, Tensor], *, repo_id: str | None = None, revision: str | None = None
-) -> BaseModel:
-    """What a config says of the base: architecture, preprocessing and the fingerprint of the touched tensors."""
+def describe_base(model: nn.Module, touched: Mapping[str, Tensor], origin: Location | None = None) -> BaseModel:
+    """What a config says of the base: its place on the Hub, architecture, preprocessing, and a fingerprint."""
     config = getattr(model, "pretrained_cfg", None) or {}
     return BaseModel(
         architecture=architecture(model),
@@ -144,8 +153,8 @@ def describe_base(
         std=tuple(config.get("std", ())),
         input_size=tuple(config.get("input_size", ())),
         fingerprint=fingerprint(touched),
-        repo_id=repo_id,
-        revision=revision,
+        repo_id=origin.repo_id if origin else None,
+        revision=origin.revision if origin else None,
     )
 
 
@@ -159,31 +168,26 @@ def project_out(delta: Tensor, direction: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class _Source:
+class _Weights:
     """One of the three inputs: its weights, and what else is known of it."""
 
     state: Mapping[str, Tensor]
     model: nn.Module | None = None
-    repo_id: str | None = None
-    revision: str | None = None
+    origin: Location | None = None
     init_sha256: str | None = None
 
 
-def _open(weights: Weights, role: str) -> _Source:
+def _open(weights: Weights, role: str) -> _Weights:
     if isinstance(weights, nn.Module):
         weights = unwrap(weights)
         if any(getattr(getattr(weights, "rws", None), "scales", {}).values()):
             raise OptionError(f"{role} carries signatures; take them off first: model.rws.clear()")
-        return _Source(_cpu(weights.state_dict()), weights)
+        return _Weights(_cpu(weights.state_dict()), weights)
     if isinstance(weights, Mapping):
-        return _Source(_cpu(weights))
+        return _Weights(_cpu(weights))
     if isinstance(weights, str | Path):
-        from hf_rws import loading  # ids are the business of the modules above
-
-        base = loading.load_base(weights)
-        return _Source(
-            _cpu(base.model.state_dict()), base.model, base.repo_id, base.revision, base.training.get("init_sha256")
-        )
+        base = load_base(weights)
+        return _Weights(_cpu(base.model.state_dict()), base.model, base.origin, base.training.get("init_sha256"))
     raise OptionError(f"{role} must be a model, a state dict, a folder or an id, got {type(weights).__name__}")
 
 
@@ -191,7 +195,7 @@ def _cpu(state: Mapping[str, Any]) -> dict[str, Tensor]:
     return {name: value.detach().cpu() for name, value in state.items() if isinstance(value, Tensor)}
 
 
-def _warn_of_other_start(sources: Mapping[str, _Source]) -> None:
+def _warn_of_other_start(sources: Mapping[str, _Weights]) -> None:
     starts = {
         role: source.init_sha256 for role, source in sources.items() if role != "pretrained" and source.init_sha256
     }
@@ -205,7 +209,7 @@ def _warn_of_other_start(sources: Mapping[str, _Source]) -> None:
         )
 
 
-def _check_tensors(sources: Mapping[str, _Source], tensors: Sequence[LayerTensor]) -> None:
+def _check_tensors(sources: Mapping[str, _Weights], tensors: Sequence[LayerTensor]) -> None:
     expected = sources["standard"].state
     for role, source in sources.items():
         for tensor in tensors:

@@ -6,19 +6,16 @@ timm's `vgg16` / `vgg16_bn`, whose ImageNet weights `pretrained=True` takes. Eve
 and every model is saved by `save_timm_repo`.
 """
 
-from collections.abc import Sequence
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import timm
-from safetensors.torch import save
 from timm.layers import ClassifierHead
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
-from timm.models._hub import save_config_for_hf
 from torch import Tensor, nn
 
 from hf_rws.errors import OptionError
+
+__all__ = ["VGG16GAP", "default_cfgs", "is_ours"]  # timm adds the names of the models
 
 _STAGES = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))
 
@@ -166,36 +163,3 @@ def vgg16_bn_gap(pretrained: bool = False, **kwargs: Any) -> VGG16GAP:
 def is_ours(architecture: str) -> bool:
     """Whether timm knows an architecture only after `import hf_rws`."""
     return timm.is_model(architecture) and timm.model_entrypoint(architecture).__module__ == __name__
-
-
-def save_timm_repo(model: nn.Module, folder: str | Path, *, label_names: Sequence[str] = ()) -> Path:
-    """Write any timm model as a timm repo: config.json and model.safetensors.
-
-    `timm.create_model("local-dir:<folder>", pretrained=True)` loads it, and `hf-hub:` does once it is on the Hub. The
-    files are complete before they replace older ones.
-
-    Args:
-        model: A timm model; its `pretrained_cfg` says what preprocessing is written.
-        folder: Directory, made if needed.
-        label_names: Class names by index, written when given.
-
-    Returns:
-        The folder.
-
-    Raises:
-        OptionError: `folder` is a file.
-    """
-    folder = Path(folder)
-    if folder.exists() and not folder.is_dir():
-        raise OptionError(f"{folder} is a file; give a folder to save the model in")
-    folder.mkdir(parents=True, exist_ok=True)
-    config = {"label_names": list(label_names)} if label_names else {}
-    # safetensors refuses tensors in channels_last layout
-    weights = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
-    with TemporaryDirectory(dir=folder, prefix=".saving-") as temporary:
-        # as bytes: safetensors' save_file makes a file that only its owner can read
-        Path(temporary, "model.safetensors").write_bytes(save(weights, metadata={"format": "pt"}))
-        save_config_for_hf(model, str(Path(temporary, "config.json")), model_config=config)
-        for name in ("config.json", "model.safetensors"):
-            Path(temporary, name).replace(folder / name)
-    return folder

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-Target = TypeVar("Target", Path, io.BytesIO)
+_Target = TypeVar("_Target", Path, io.BytesIO)
 
 _RIGHT, _WRONG, _CLEAN, _CORRUPTED = "#1a7f37", "#c0392b", "#57606a", "#0969da"
 _TILE, _GAP, _LABEL, _LINE, _DOTS = 64, 2, 108, 16, 100  # of a sheet, in pixels; and pixels per inch
@@ -264,7 +264,7 @@ def _save_pixels(figure: "Figure", path: Path) -> None:
     Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3]).save(path, "PNG", optimize=True)
 
 
-def _save(figure: "Figure", target: Target) -> Target:
+def _save(figure: "Figure", target: _Target) -> _Target:
     options: dict[str, Any] = {"dpi": 110, "bbox_inches": "tight", "facecolor": "white"}
     figure.savefig(target, format="png", metadata={"Software": None}, **options)
     return target

@@ -32,12 +32,12 @@ os.environ.setdefault("NUMBA_NUM_THREADS", "1")
 
 import numpy as np
 import torch
-from studies import about
 
 from hf_rws.corruptions import available, corrupt
 from hf_rws.corruptions.batch import parameter_set
 from hf_rws.corruptions.definition import IMAGENET
 from hf_rws.corruptions.registry import find
+from hf_rws.study.provenance import about
 
 SEED = 0
 OURS, PER_IMAGE = "hf_rws", "per image"

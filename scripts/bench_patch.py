@@ -46,13 +46,13 @@ from typing import Any
 import timm
 import torch
 from safetensors.torch import load_file
-from studies import about
 from torch import Tensor, nn
 
 import hf_rws
-from hf_rws.loading import load_base
-from hf_rws.models import save_timm_repo
-from hf_rws.signature import Signature, with_bits
+from hf_rws.bases import load_base
+from hf_rws.signature.signature import Signature, with_bits
+from hf_rws.study.provenance import about
+from hf_rws.timm_repo import save_timm_repo
 
 SEED = 0
 BITS = (8, 4, "small", "tiny")  # 4 is also "default"

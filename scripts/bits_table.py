@@ -16,12 +16,14 @@ from typing import Any
 
 import timm
 import torch
-from studies import StudyFolder, TestImages, about, patched
 from tqdm import tqdm
 
 import hf_rws
-from hf_rws.data import load_split
-from hf_rws.signature import Signature
+from hf_rws.data.datasets import load_split
+from hf_rws.signature.signature import Signature
+from hf_rws.study.layout import StudyFolder
+from hf_rws.study.measuring import TestImages, patched
+from hf_rws.study.provenance import about
 
 Settings = tuple[tuple[int, Any, str], ...]
 # (layers, bits, codec); the first is what the others are compared with

@@ -18,13 +18,15 @@ from pathlib import Path
 from statistics import mean
 
 import torch
-from studies import StudyFolder, TestImages, about, patched
 from torch import Tensor, nn
 from tqdm import tqdm
 
 import hf_rws
-from hf_rws.data import load_split
-from hf_rws.signature import Signature
+from hf_rws.data.datasets import load_split
+from hf_rws.signature.signature import Signature
+from hf_rws.study.layout import StudyFolder
+from hf_rws.study.measuring import TestImages, patched
+from hf_rws.study.provenance import about
 
 Deltas = dict[str, Tensor]
 TUNING_IMAGES = 256

@@ -15,7 +15,8 @@ from torch import Tensor
 
 from hf_rws.corruptions import available, corrupt
 from hf_rws.corruptions.definition import SEVERITIES
-from hf_rws.data import as_array, load_split
+from hf_rws.data.datasets import load_split
+from hf_rws.data.decoding import as_array
 from hf_rws.plots import corruption_sheet
 
 SCRIPTS = Path(__file__).resolve().parent

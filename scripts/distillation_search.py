@@ -25,16 +25,19 @@ from typing import Any
 from unittest.mock import patch
 
 import torch
-from studies import TestImages, about, patched
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 import hf_rws
-from hf_rws import distillation, distiller
-from hf_rws.data import ImageSet, load_split
-from hf_rws.distiller import Distiller
-from hf_rws.loading import load_base
-from hf_rws.signature import Signature
+from hf_rws import distillation
+from hf_rws.bases import load_base
+from hf_rws.data.datasets import load_split
+from hf_rws.data.sets import ImageSet
+from hf_rws.distillation.arguments import OPTIMIZERS
+from hf_rws.distillation.loop import Distiller
+from hf_rws.signature.signature import Signature
+from hf_rws.study.measuring import TestImages, patched
+from hf_rws.study.provenance import about
 
 CORRUPTIONS = ("gaussian_noise", "fog", "contrast")
 PAIRS = tuple(combinations(CORRUPTIONS, 2))
@@ -183,7 +186,7 @@ class Search:
         if options.get("optimizer") == "other":
             options["optimizer"] = "adamw" if self._usual() == "sgd" else "sgd"
         if "lr" in options:
-            options["lr"] *= distiller.OPTIMIZERS[self._usual()]["lr"]
+            options["lr"] *= OPTIMIZERS[self._usual()]["lr"]
         options["steps"] = round(setting.steps * usual_steps(round(0.9 * len(images))))
         loop = type("Loop", (setting.loop,), {"pull": setting.pull, "companions": self._companions(setting, name)})
         with patch.object(distillation, "Distiller", loop):

@@ -24,16 +24,19 @@ from statistics import mean, median
 from typing import Any
 
 import torch
-from studies import StudyFolder, TestImages, about, patched
 from torch import nn
 from torch.nn import functional as F
 
 import hf_rws
+from hf_rws._accelerator import create_accelerator
 from hf_rws.corruptions import BENCHMARK, CORRUPTIONS
-from hf_rws.data import ImageSet, load_split
-from hf_rws.evaluation import Normalize
-from hf_rws.recipes import create_accelerator
-from hf_rws.signature import Signature
+from hf_rws.data.datasets import load_split
+from hf_rws.data.preprocessing import Normalize
+from hf_rws.data.sets import ImageSet
+from hf_rws.signature.signature import Signature
+from hf_rws.study.layout import StudyFolder
+from hf_rws.study.measuring import TestImages, patched
+from hf_rws.study.provenance import about
 
 EPOCH, TIMED_STEPS, BATCH = 50_000, 12, 128
 

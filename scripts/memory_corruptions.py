@@ -18,9 +18,9 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
 import torch
-from studies import about
 
 from hf_rws.corruptions import available, corrupt
+from hf_rws.study.provenance import about
 
 MEGABYTE = 1e6
 

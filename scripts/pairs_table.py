@@ -17,10 +17,12 @@ from pathlib import Path
 from statistics import mean
 
 import torch
-from studies import StudyFolder, TestImages, about, patched
 
-from hf_rws.data import load_split
-from hf_rws.signature import Signature
+from hf_rws.data.datasets import load_split
+from hf_rws.signature.signature import Signature
+from hf_rws.study.layout import StudyFolder
+from hf_rws.study.measuring import TestImages, patched
+from hf_rws.study.provenance import about
 
 CORRUPTIONS = ("gaussian_noise", "glass_blur", "motion_blur", "snow", "fog", "contrast")
 RULES = {"sum": 1.0, "1/sqrt(2)": 2**-0.5, "mean": 0.5}

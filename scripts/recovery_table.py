@@ -29,12 +29,13 @@ import torch
 from tqdm import tqdm
 
 import hf_rws
+from hf_rws.bases import load_base
 from hf_rws.corruptions import corrupt
-from hf_rws.data import ImageSet, load_split
+from hf_rws.data.datasets import load_split
+from hf_rws.data.sets import ImageSet
 from hf_rws.evaluation import accuracy
-from hf_rws.loading import load_base
-from hf_rws.recipes import TrainingArguments
-from hf_rws.study import measure_scales, recovery
+from hf_rws.study.measuring import measure_scales, recovery
+from hf_rws.training.arguments import TrainingArguments
 
 # (name, projection, bits): what is measured of every study
 SETTINGS = (

@@ -6,11 +6,10 @@ python scripts/signature_pictures.py study-vgg16_bn_gap-0 --output-dir scripts/r
 import argparse
 from pathlib import Path
 
-from studies import StudyFolder
-
 from hf_rws import plots
 from hf_rws.extraction import relative_differences
-from hf_rws.signature import similarity
+from hf_rws.signature.signature import similarity
+from hf_rws.study.layout import StudyFolder
 
 
 def main() -> None:

@@ -21,12 +21,15 @@ from pathlib import Path
 from statistics import mean
 
 import torch
-from studies import StudyFolder, TestImages, about, patched
 
 import hf_rws
 from hf_rws.corruptions import CORRUPTIONS
-from hf_rws.data import ImageSet, load_split
-from hf_rws.signature import Signature
+from hf_rws.data.datasets import load_split
+from hf_rws.data.sets import ImageSet
+from hf_rws.signature.signature import Signature
+from hf_rws.study.layout import StudyFolder
+from hf_rws.study.measuring import TestImages, patched
+from hf_rws.study.provenance import about
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,8 @@ from accelerate.state import AcceleratorState, PartialState
 from PIL import Image
 
 import hf_rws  # noqa: F401  (registers our models)
-from hf_rws.data import ImageSet, Splits
-from hf_rws.training import TrainingArguments
+from hf_rws.data.sets import ImageSet, Splits
+from hf_rws.training.arguments import TrainingArguments
 
 CLASSES = ("apple", "bird", "car", "door")
 

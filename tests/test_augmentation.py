@@ -3,7 +3,14 @@ import torch
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.functional import rotate
 
-from hf_rws.augmentation import AUGMENTATIONS, CROP_PADDING, MAX_ROTATION, apply, default_augmentation, draw
+from hf_rws.training.augmentation import (
+    _CROP_PADDING,
+    _MAX_ROTATION,
+    AUGMENTATIONS,
+    apply,
+    default_augmentation,
+    draw,
+)
 from tests.helpers import pixels
 
 
@@ -13,7 +20,7 @@ def _generator(seed=0):
 
 def _still(count, **changed):
     return {
-        "offset": torch.full((count, 2), CROP_PADDING),
+        "offset": torch.full((count, 2), _CROP_PADDING),
         "angle": torch.zeros(count),
         "flip": torch.zeros(count, dtype=torch.bool),
         **changed,
@@ -27,8 +34,8 @@ def test_crop_flip_follows_a_slow_reference(shape):
     found = apply("crop-flip", images, draws)
     height, width = shape[2:]
     for image, result, (top, left), flip in zip(images, found, draws["offset"], draws["flip"], strict=True):
-        padded = torch.zeros(shape[1], height + 2 * CROP_PADDING, width + 2 * CROP_PADDING, dtype=torch.uint8)
-        padded[:, CROP_PADDING:-CROP_PADDING, CROP_PADDING:-CROP_PADDING] = image
+        padded = torch.zeros(shape[1], height + 2 * _CROP_PADDING, width + 2 * _CROP_PADDING, dtype=torch.uint8)
+        padded[:, _CROP_PADDING:-_CROP_PADDING, _CROP_PADDING:-_CROP_PADDING] = image
         expected = padded[:, top : top + height, left : left + width]
         assert torch.equal(result, expected.flip(2) if flip else expected)
 
@@ -77,9 +84,9 @@ def test_rotation_follows_torchvision(size, angle):
 
 def test_draws_cover_their_range():
     crop, rotation = (draw(name, 4000, _generator()) for name in ("crop-flip", "rotation-flip"))
-    assert sorted(set(crop["offset"].flatten().tolist())) == list(range(2 * CROP_PADDING + 1))
-    assert -MAX_ROTATION <= rotation["angle"].min() < -0.99 * MAX_ROTATION
-    assert 0.99 * MAX_ROTATION < rotation["angle"].max() <= MAX_ROTATION
+    assert sorted(set(crop["offset"].flatten().tolist())) == list(range(2 * _CROP_PADDING + 1))
+    assert -_MAX_ROTATION <= rotation["angle"].min() < -0.99 * _MAX_ROTATION
+    assert 0.99 * _MAX_ROTATION < rotation["angle"].max() <= _MAX_ROTATION
     for draws in (crop, rotation):
         assert 0.45 < draws["flip"].float().mean() < 0.55
 

@@ -3,8 +3,9 @@ import pytest
 import torch
 from PIL import Image
 
-from hf_rws import benchmarks, evaluate
-from hf_rws.benchmarks import is_benchmark, open_benchmark
+from hf_rws import evaluate
+from hf_rws.data import benchmarks
+from hf_rws.data.benchmarks import is_benchmark, open_benchmark
 from hf_rws.errors import FormatError, NotFoundError, OptionError
 from tests.helpers import datasets_cache, model, picture, pixels, toy_dataset  # noqa: F401
 

@@ -13,7 +13,7 @@ from huggingface_hub import ModelCard
 from hf_rws import cards
 from hf_rws.cards import text as card_text
 from hf_rws.errors import FormatError, NotFoundError
-from hf_rws.models import save_timm_repo
+from hf_rws.timm_repo import save_timm_repo
 
 SIGNATURE = {
     "format_version": "1.0",
@@ -426,7 +426,7 @@ def test_the_snippet_of_a_base_runs(tmp_path, monkeypatch):
 # --- bases with signatures baked in ---
 
 SHA = SIGNATURE["base_model"]["revision"]
-RECIPE = {
+LOCKFILE = {
     "format_version": "1.0",
     "library_name": "hf-rws",
     "base": {"kind": "hub", "id": "user/base", "revision": SHA, "sha256": "ab" * 32},
@@ -437,7 +437,7 @@ RECIPE = {
 
 
 def test_a_merged_card():
-    card = cards.merged_card(BASE, RECIPE, repo_id="user/robust", nbytes=1_000_000)
+    card = cards.merged_card(BASE, LOCKFILE, repo_id="user/robust", nbytes=1_000_000)
     check_no_holes(card)
     assert ModelCard(card).data.to_dict() == {
         "library_name": "timm",
@@ -447,22 +447,22 @@ def test_a_merged_card():
         "license": "apache-2.0",
         "tags": ["timm", "image-classification", "robust-weight-signatures", "merge"],
     }
-    assert json.loads(re.search(r"```json\n(.*?)```", card, re.DOTALL)[1]) == RECIPE
+    assert json.loads(re.search(r"```json\n(.*?)```", card, re.DOTALL)[1]) == LOCKFILE
     row = f"| rws-fog | [user/rws-fog](https://huggingface.co/user/rws-fog) | {SHA} | 0.7 | `cdcdcdcdcdcd` |"
     assert row in card.splitlines()
     assert 'timm.create_model("hf-hub:user/robust"' in snippet(card)
 
 
 def test_a_merged_card_of_folders_names_them_without_their_place():
-    recipe = copy.deepcopy(RECIPE)
-    recipe["base"] |= {"kind": "local", "id": "/home/somebody/base", "revision": None}
-    recipe["signatures"][0] |= {"kind": "local", "id": "study/rws-fog"}
-    card = cards.merged_card(BASE, recipe, repo_id="robust")
+    lockfile = copy.deepcopy(LOCKFILE)
+    lockfile["base"] |= {"kind": "local", "id": "/home/somebody/base", "revision": None}
+    lockfile["signatures"][0] |= {"kind": "local", "id": "study/rws-fog"}
+    card = cards.merged_card(BASE, lockfile, repo_id="robust")
     for text in ("somebody", "study", "```json"):
         assert text not in card
     assert "| base | base (local) |" in card
     assert "base_model" not in ModelCard(card).data.to_dict()
-    only_digest = {**RECIPE, "base": {"sha256": "ab" * 32}}
+    only_digest = {**LOCKFILE, "base": {"sha256": "ab" * 32}}
     assert "| base |  |  |  | `abababababab` |" in cards.merged_card(BASE, only_digest, repo_id="robust").splitlines()
 
 

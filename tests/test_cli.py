@@ -6,10 +6,11 @@ import pytest
 import timm
 
 import hf_rws
-from hf_rws import cli, training
+from hf_rws import cli
 from hf_rws.cli import making
 from hf_rws.cli.options import parse_bits
 from hf_rws.errors import OptionError
+from hf_rws.training import trainer
 from tests.helpers import datasets_cache, model, on_cpu, pixels, toy_dataset  # noqa: F401
 
 pytestmark = pytest.mark.usefixtures("on_cpu", "datasets_cache")
@@ -233,7 +234,7 @@ def test_train_from_the_command_line(tmp_path, call, monkeypatch):
     code, again, err = call(cli.cli, *asked)
     assert (code, again) == (1, "")
     assert "resume it, or choose another output folder" in err
-    monkeypatch.setattr(training, "_Run", None)
+    monkeypatch.setattr(trainer, "_TrainingRun", None)
     assert call(cli.cli, *asked, "--resume", "--json")[:2] == (0, out)
 
 
@@ -254,7 +255,7 @@ def test_a_study_and_what_is_done_with_its_folders(tmp_path, call, monkeypatch):
 
     written = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
     with monkeypatch.context() as patched:  # a second start trains nothing and finds the same
-        patched.setattr(training, "_Run", None)
+        patched.setattr(trainer, "_TrainingRun", None)
         assert call(cli.study, *asked)[:2] == (0, out)
     assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == written
 

@@ -12,8 +12,8 @@ from huggingface_hub.cli.hf import app as hf_app
 
 import hf_rws
 from hf_rws import cli, hub
-from hf_rws.cli.output import FORMATS, Output
-from hf_rws.models import save_timm_repo
+from hf_rws.cli.output import _FORMATS, Output
+from hf_rws.timm_repo import save_timm_repo
 from tests.hub import hub_fixture  # noqa: F401
 from tests.hub.storage import READ, WRITE
 from tests.models import identical, signature, state, trio
@@ -92,10 +92,10 @@ def test_apply(study, call):  # noqa: F811
     assert call(cli.cli, *asked, "again", "--quiet")[1] == "again\n"
 
 
-def test_apply_a_recipe(study, call):  # noqa: F811
+def test_apply_a_lockfile(study, call):  # noqa: F811
     model = hf_rws.load_patched("base", ["rws-fog"], scales=[0.5])
-    (study / "recipe.json").write_text(json.dumps(model.rws.recipe()))
-    assert call(cli.cli, "apply", "--recipe", "recipe.json", "--output-dir", "robust", "-q") == (0, "robust\n", "")
+    (study / "lockfile.json").write_text(json.dumps(model.rws.lockfile()))
+    assert call(cli.cli, "apply", "--lockfile", "lockfile.json", "--output-dir", "robust", "-q") == (0, "robust\n", "")
     assert identical(timm.create_model("local-dir:robust", pretrained=True), state(model))
 
 
@@ -147,9 +147,9 @@ def test_push_one(logged_in, study, call):  # noqa: F811
         (["info", "rws-fog", "--json", "-q"], "give only one of --format, --json and --quiet"),
         (["info", "rws-fog", "--format", "xml"], "'xml' is not one of"),
         (["apply", "base", "rws-fog"], "--output-dir"),
-        (["apply", "base", "--output-dir", "x"], "give BASE and SIGNATURES, or --recipe"),
-        (["apply", "--output-dir", "x"], "give BASE and SIGNATURES, or --recipe"),
-        (["apply", "base", "rws-fog", "--recipe", "r.json", "--output-dir", "x"], "or --recipe"),
+        (["apply", "base", "--output-dir", "x"], "give BASE and SIGNATURES, or --lockfile"),
+        (["apply", "--output-dir", "x"], "give BASE and SIGNATURES, or --lockfile"),
+        (["apply", "base", "rws-fog", "--lockfile", "r.json", "--output-dir", "x"], "or --lockfile"),
         (["push"], "Missing argument 'FOLDER'"),
         (["push", ".", "--tag", "v1"], "give REPO_ID"),
         (["push", "rws-fog"], "give REPO_ID, e.g. user/rws-fog"),
@@ -189,7 +189,7 @@ def test_our_errors_are_one_line(study, call, arguments, message):  # noqa: F811
 
 
 def test_every_command_has_the_formats_of_hf():
-    assert set(FORMATS) == {style.value for style in OutputFormat}
+    assert set(_FORMATS) == {style.value for style in OutputFormat}
     for name, command in cli.cli.commands.items():
         opts = {opt for param in command.params for opt in param.opts}
         assert opts >= {"--format", "--json", "--quiet", "-q"}, name
@@ -198,7 +198,7 @@ def test_every_command_has_the_formats_of_hf():
 
 def test_auto_is_agent_where_an_agent_runs_the_command(study, call, monkeypatch):  # noqa: F811
     human = call(cli.cli, "info", "rws-fog")[1]
-    monkeypatch.setattr(hub, "is_agent", lambda: True)
+    monkeypatch.setattr("hf_rws.cli.output.is_agent", lambda: True)
     agent = call(cli.cli, "info", "rws-fog", "--format", "auto")[1]
     assert human.startswith("signature  rws-fog")
     assert json.loads(agent)["id"] == "rws-fog"
@@ -208,7 +208,7 @@ def test_tables(capsys):
     first = {"id": "a/b", "tags": ("x", "y"), "n": 1, "none": None}
     rows = [first, {"id": "c\x1b[31m\nd", "tags": (), "n": 20, "none": None}]
     printed = {}
-    for style in FORMATS[1:]:
+    for style in _FORMATS[1:]:
         Output(style).table(rows, id_key="id")
         printed[style] = capsys.readouterr().out
     assert printed["human"] == "ID       TAGS  N\na/b      x, y  1\nc[31m d        20\n"

@@ -14,7 +14,14 @@ from PIL import Image
 from hf_rws import cards, corrupt
 from hf_rws.cards.copies import copy_card
 from hf_rws.copies import copying, shards, write_corrupted_copy
-from hf_rws.errors import AccessError, FormatError, IntegrityError, MissingExtraError, NotFoundError, OptionError
+from hf_rws.errors import (
+    AccessError,
+    FormatError,
+    IntegrityError,
+    MissingExtraError,
+    NotFoundError,
+    OptionError,
+)
 from tests.helpers import CLASSES, datasets_cache, picture, pil, pixels, write_parquet  # noqa: F401
 
 pytestmark = pytest.mark.usefixtures("datasets_cache")
@@ -181,7 +188,7 @@ def test_how_many_images_a_file_holds(tmp_path, monkeypatch):
 
     assert planned(32) == 10_000
     assert planned(224) == 2**28 // (3 * 224 * 224)
-    monkeypatch.setattr(copying, "SHARD_BYTES", 1)
+    monkeypatch.setattr(copying, "_SHARD_BYTES", 1)
     assert planned(33) == 100
 
 
@@ -352,7 +359,7 @@ def test_options_that_make_no_sense(corruption, options, error, message, source,
 
 
 def test_frost_without_its_pictures(source, tmp_path, monkeypatch):
-    monkeypatch.setattr("hf_rws.corruptions.frost.ASSET_PACKAGE", "no_such_package")
+    monkeypatch.setattr("hf_rws.corruptions.frost._ASSET_PACKAGE", "no_such_package")
     monkeypatch.delenv("HF_RWS_FROST", raising=False)
     with pytest.raises(MissingExtraError, match=r"hf-rws\[frost\]"):
         write_corrupted_copy(source, tmp_path / "copy", "frost")

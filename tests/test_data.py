@@ -3,8 +3,8 @@ import numpy as np
 import pytest
 import torch
 
-from hf_rws import data
-from hf_rws.data import ImageSet, Splits, keep_classes, load_split, load_splits, parse_classes
+from hf_rws.data.datasets import load_split, load_splits
+from hf_rws.data.sets import ImageSet, Splits, keep_classes, parse_classes
 from hf_rws.errors import FormatError, NotFoundError, OptionError
 from tests.helpers import (
     CLASSES,
@@ -214,7 +214,7 @@ def test_decoded_once(tmp_path, monkeypatch):
     folder = str(toy_dataset(tmp_path / "toy"))
     first = load_splits(folder, cache_dir=tmp_path / "cache")
     assert len(list((tmp_path / "cache").iterdir())) == 2
-    monkeypatch.setattr(data, "as_array", None)
+    monkeypatch.setattr("hf_rws.data.decoding.as_array", None)
     second = load_splits(folder, cache_dir=tmp_path / "cache", split_seed=0)
     assert torch.equal(first.train.images, second.train.images)
     assert torch.equal(first.test.images, second.test.images)

@@ -11,16 +11,18 @@ import pytest
 import torch
 
 import hf_rws
-from hf_rws import distiller
-from hf_rws.data import ImageSet
-from hf_rws.distillation import distill
-from hf_rws.distiller import DistillationArguments, Distiller, default_steps, one_cycle
+from hf_rws.bases import load_base
+from hf_rws.corruptions.mixing import Mixture
+from hf_rws.data.preprocessing import Normalize
+from hf_rws.data.sets import ImageSet
+from hf_rws.data.unlabelled import as_images
+from hf_rws.distillation import loop
+from hf_rws.distillation._distill import distill
+from hf_rws.distillation.arguments import DistillationArguments, default_steps
+from hf_rws.distillation.loop import Distiller, _one_cycle
 from hf_rws.errors import MismatchError, OptionError
-from hf_rws.evaluation import Normalize
 from hf_rws.layers import first_layers
-from hf_rws.loading import load_base
-from hf_rws.mixtures import Mixture
-from hf_rws.unlabelled import as_images
+from hf_rws.timm_repo import save_timm_repo
 from tests import helpers
 from tests.helpers import datasets_cache, on_cpu, pil, pixels, toy_dataset  # noqa: F401
 from tests.models import MATRIX, create, identical, state
@@ -61,7 +63,7 @@ def answers(model, images):
 
 @pytest.mark.parametrize("name", ["vgg16_gap", "vgg16_bn_gap"])
 def test_the_base_stays_and_the_patched_base_is_the_student(name, monkeypatch):
-    monkeypatch.setattr(distiller, "LOOKS", 1)  # at the last state only
+    monkeypatch.setattr(loop, "_LOOKS", 1)  # at the last state only
     real = Distiller._look
     monkeypatch.setattr(Distiller, "_look", lambda self, check: last_is_best(self, real(self, check)))
     model = base(name)
@@ -145,7 +147,7 @@ def test_the_best_state_is_kept(monkeypatch):
     real = Distiller._look
 
     def look(self, check):
-        return distiller.Look(next(looks), 1, 1, real(self, check).deltas)
+        return loop.Look(next(looks), 1, 1, real(self, check).deltas)
 
     monkeypatch.setattr(Distiller, "_look", look)
     model = base()
@@ -263,7 +265,7 @@ def test_batches_are_clean_in_part_mirrored_with_their_answers_and_see_every_ima
     run = Distiller(model, tensors, {}, marked, Mixture(lambda x: x | 1), arguments, progress=False)
     seen, mirrored = [], 0
     batches = run._batches()
-    for _ in range(distiller.BLOCK):
+    for _ in range(loop._BLOCK):
         images, wanted = next(batches)
         for position, (image, answer) in enumerate(zip(images, wanted, strict=True)):
             flipped = bool(image[0, 0, 31] < 100)
@@ -284,7 +286,7 @@ def test_batches_are_clean_in_part_mirrored_with_their_answers_and_see_every_ima
 
 def test_a_time_budget(monkeypatch):
     now = iter(range(10_000))  # every look at the clock takes a second
-    monkeypatch.setattr(distiller.time, "perf_counter", lambda: float(next(now)))
+    monkeypatch.setattr(loop.time, "perf_counter", lambda: float(next(now)))
     rates = []
     learn = Distiller._learn
     monkeypatch.setattr(
@@ -325,7 +327,7 @@ def test_what_is_worse_than_nothing_is_not_kept():
 
 
 def test_the_learning_rate_runs_through_one_cycle():
-    rates = [one_cycle(i / 100) for i in range(101)]
+    rates = [_one_cycle(i / 100) for i in range(101)]
     top = rates.index(max(rates))
     assert max(rates) == pytest.approx(1)
     assert rates[:top] == sorted(rates[:top])
@@ -454,7 +456,7 @@ def test_bases_that_cannot_be_distilled(tmp_path):
 
 def test_saved_loaded_and_put_on(tmp_path):
     model = base()
-    hf_rws.models.save_timm_repo(model, tmp_path / "base")
+    save_timm_repo(model, tmp_path / "base")
     signature = distill(tmp_path / "base", IMAGES, corruption=["fog", darker], dataset="toy", bits=4, **QUICK)
     assert signature.config.corruption.names == ("fog", "darker")
     assert signature.config.method.kind == "distilled"
@@ -480,7 +482,7 @@ def test_two_processes_return_the_same_signature(tmp_path):
     script = tmp_path / "both.py"
     script.write_text(
         "import os, sys, torch, hf_rws\n"
-        "from hf_rws.distiller import Distiller\n"
+        "from hf_rws.distillation.loop import Distiller\n"
         "from tests.test_distillation import last_is_best\n"
         "real = Distiller._look\n"
         "Distiller._look = lambda self, check: last_is_best(self, real(self, check))\n"
@@ -503,7 +505,7 @@ def test_two_processes_return_the_same_signature(tmp_path):
 def test_the_command(tmp_path, capsys, monkeypatch):
     from hf_rws import cli
 
-    hf_rws.models.save_timm_repo(base(), tmp_path / "base")
+    save_timm_repo(base(), tmp_path / "base")
     dataset = toy_dataset(tmp_path / "toy")
     command = ["distill", "--base", str(tmp_path / "base"), "--images", str(dataset), *COMMAND]
     with pytest.raises(SystemExit) as ended:
@@ -533,7 +535,7 @@ def test_the_command_keeps_what_cannot_be_pushed(tmp_path, capsys, monkeypatch):
         raise hf_rws.errors.AccessError("the token may only read")
 
     monkeypatch.chdir(tmp_path)
-    hf_rws.models.save_timm_repo(base(), "base")
+    save_timm_repo(base(), "base")
     toy_dataset(tmp_path / "toy")
     monkeypatch.setattr(hf_rws.Signature, "push_to_hub", refuse)
     for folder in ("rws-fog", "rws-fog-2"):

@@ -10,9 +10,17 @@ from torchvision.transforms.functional import normalize
 
 from hf_rws import corrupt, evaluate
 from hf_rws.corruptions import CORRUPTIONS
-from hf_rws.data import ImageSet
+from hf_rws.data.preprocessing import Normalize
+from hf_rws.data.sets import ImageSet
 from hf_rws.errors import OptionError
-from hf_rws.evaluation import Evaluation, Normalize, Row, accuracy, as_image_set, evaluating, predict
+from hf_rws.evaluation import (
+    Evaluation,
+    Row,
+    _as_image_set,
+    _evaluating,
+    accuracy,
+    predict,
+)
 from tests.helpers import CLASSES, datasets_cache, image_set, model, pixels, toy_dataset  # noqa: F401
 
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.247, 0.2435, 0.2616)
@@ -90,7 +98,7 @@ def test_every_module_gets_its_mode_back(training):
     accuracy(created, image_set(8))
     assert [module.training for module in created.modules()] == before
     assert torch.equal(created.features[1].running_mean, statistics)
-    with evaluating(created):
+    with _evaluating(created):
         assert not any(module.training for module in created.modules())
     assert [module.training for module in created.modules()] == before
 
@@ -191,11 +199,11 @@ def test_what_a_dataset_may_be(tmp_path):
     folder = toy_dataset(tmp_path / "toy", test_images=8)
     expected = ImageSet(pixels(8, seed=1), torch.arange(8) % 4, CLASSES, "toy")
     for given in (str(folder), folder):
-        found = as_image_set(given)
+        found = _as_image_set(given)
         assert torch.equal(found.images, expected.images)
         assert (found.labels.tolist(), found.classes, found.name) == (expected.labels.tolist(), CLASSES, "toy")
-    assert as_image_set(expected) is expected
-    pair = as_image_set((expected.images.numpy(), expected.labels.tolist()))
+    assert _as_image_set(expected) is expected
+    pair = _as_image_set((expected.images.numpy(), expected.labels.tolist()))
     created = model()
     results = {evaluate(created, given, "fog") for given in (str(folder), expected, pair)}
     assert len(results) == 1

@@ -4,7 +4,7 @@ import torch
 import hf_rws
 from hf_rws.errors import MismatchError, OptionError
 from hf_rws.extraction import project_out
-from hf_rws.models import save_timm_repo
+from hf_rws.timm_repo import save_timm_repo
 from tests.models import create, identical, moved, signature, state, trio
 
 

@@ -6,6 +6,8 @@ import pytest
 import timm
 from huggingface_hub import constants
 
+from hf_rws._transport import calls
+from hf_rws._transport.ids import Location, parse_id
 from hf_rws.errors import (
     AccessError,
     FormatError,
@@ -14,8 +16,8 @@ from hf_rws.errors import (
     OptionError,
     RWSError,
 )
-from hf_rws.hub import Location, calls, fetch, parse_id, push_base
-from tests.hub import Fault, hub_fixture  # noqa: F401
+from hf_rws.hub.bases import push_base
+from tests.hub import Fault, fetch, hub_fixture  # noqa: F401
 from tests.hub.samples import CARD, CONFIG, FILES, NAMES, PUSHED, SHA, contents, folder_fixture, push  # noqa: F401
 from tests.hub.server import OTHER, READ, WRITE
 

@@ -7,10 +7,18 @@ import pytest
 from huggingface_hub import constants
 
 import hf_rws
-from hf_rws.errors import AccessError, FormatError, NetworkError, NotFoundError, OptionError, RWSError
-from hf_rws.hub import calls, info, list_signatures
-from hf_rws.hub.headers import FIRST_BYTES
-from hf_rws.models import save_timm_repo
+from hf_rws._transport import calls
+from hf_rws._transport.headers import _FIRST_BYTES
+from hf_rws.errors import (
+    AccessError,
+    FormatError,
+    NetworkError,
+    NotFoundError,
+    OptionError,
+    RWSError,
+)
+from hf_rws.hub import info, list_signatures
+from hf_rws.timm_repo import save_timm_repo
 from tests.hub import Fault, hub_fixture  # noqa: F401
 from tests.hub.storage import OTHER, READ, WRITE
 from tests.models import signature, trio
@@ -29,7 +37,7 @@ MIXED = [8, 4, "ternary", 2, 1, None, 3]
 def made(label="fog", bits=None):
     """A signature that says all that one can say; by default with float32 values, longer than what a look fetches."""
     found = signature(NAME, label, bits=bits).with_results(metrics=METRICS, recommended_scale=0.8)
-    assert bits is not None or found.nbytes > 2 * FIRST_BYTES
+    assert bits is not None or found.nbytes > 2 * _FIRST_BYTES
     return found
 
 
@@ -73,7 +81,7 @@ def test_a_look_at_a_signature_on_the_hub(pushed):
 def test_a_look_fetches_the_config_and_the_head_of_the_weights(pushed):
     info("user/rws-fog")
     weights = [headers["range"] for request, headers in pushed.requests if "signature.safetensors" in request]
-    assert weights == [f"bytes=0-{FIRST_BYTES - 1}"]
+    assert weights == [f"bytes=0-{_FIRST_BYTES - 1}"]
     assert pushed.asked("GET .*config.json") == 1
     assert all(headers["user-agent"].startswith("hf-rws/") for _, headers in pushed.requests)
     hf_rws.Signature.from_pretrained("user/rws-fog")

@@ -21,6 +21,7 @@ from huggingface_hub.utils import _http
 from huggingface_hub.utils import logging as hub_logging
 
 import hf_rws
+from hf_rws._transport import calls, reading
 from hf_rws.errors import (
     AccessError,
     FormatError,
@@ -29,8 +30,7 @@ from hf_rws.errors import (
     NotFoundError,
     RWSError,
 )
-from hf_rws.hub import calls, fetch, reading
-from tests.hub import Fault, hub_fixture  # noqa: F401
+from tests.hub import Fault, fetch, hub_fixture  # noqa: F401
 from tests.hub.samples import CARD, FILES, NAMES, PUSHED, REPO, SHA, contents, folder_fixture, push  # noqa: F401
 from tests.hub.server import OTHER, READ, WRITE
 from tests.models import create, identical, signature, state
@@ -717,7 +717,7 @@ def test_killed_while_saving(tmp_path, monkeypatch, call, number, survivor):
         loaded = hf_rws.Signature.from_pretrained(folder)
     expected = new if survivor == "new" else old
     assert (loaded.sha256, loaded.config) == (expected.sha256, expected.config)
-    assert ["a save was killed" in str(warning.message) for warning in warned] == [True] * (
+    assert ["a save was cut off" in str(warning.message) for warning in warned] == [True] * (
         (call, number) == ("replace", 1)
     )
     assert hf_rws.Signature.from_pretrained(new.save_pretrained(folder)).sha256 == new.sha256

@@ -9,10 +9,18 @@ from huggingface_hub import ModelCard
 
 import hf_rws
 from hf_rws import cards, plots
-from hf_rws.errors import AccessError, FormatError, MismatchError, NetworkError, NotFoundError, OptionError
+from hf_rws.bases import load_base
+from hf_rws.errors import (
+    AccessError,
+    FormatError,
+    MismatchError,
+    NetworkError,
+    NotFoundError,
+    OptionError,
+)
 from hf_rws.hub import folders, push_all, push_folder
-from hf_rws.loading import load_base, load_patched, save_patched
-from hf_rws.models import save_timm_repo
+from hf_rws.loading import load_patched, save_patched
+from hf_rws.timm_repo import save_timm_repo
 from tests.hub import Fault, hub_fixture  # noqa: F401
 from tests.hub.storage import READ, WRITE
 from tests.models import identical, signature, state, trio
@@ -268,7 +276,7 @@ def test_one_model_from_its_own_folder(hub, study, monkeypatch):
     assert identical(load_base("user/vgg").model, state(trio(NAME).standard))
 
 
-def test_a_baked_model_keeps_its_recipe(hub, study):
+def test_a_baked_model_keeps_its_lockfile(hub, study):
     save_patched(load_patched(study / "base", [study / "rws-fog"]), "robust")
     push_folder("robust", "user/robust", token=WRITE)
     card = hub.files("user/robust")["README.md"].decode()

@@ -9,7 +9,7 @@ from itertools import product
 
 from huggingface_hub import constants
 
-from hf_rws.hub import push_folder_files
+from hf_rws._transport.pushing import push_folder_files
 from tests.hub import hub_fixture  # noqa: F401
 from tests.hub.server import WRITE
 from tests.models import signature

@@ -13,10 +13,11 @@ from huggingface_hub.utils import logging as hub_logging
 
 import hf_rws
 from hf_rws import hub as our_hub
+from hf_rws._transport.ids import parse_id
+from hf_rws.bases import load_base
 from hf_rws.errors import RWSError
-from hf_rws.loading import load_base
-from hf_rws.models import save_timm_repo
-from tests.hub import Fault, hub_fixture  # noqa: F401
+from hf_rws.timm_repo import save_timm_repo
+from tests.hub import Fault, fetch, hub_fixture  # noqa: F401
 from tests.hub.server import TOKENS
 from tests.models import signature, trio
 
@@ -60,7 +61,7 @@ ERRORS = [
     (Fault("nothing"), lambda: pull(token=TOKEN + "2")),
     (Fault("nothing"), lambda: pull(cache_dir="token")),
     (Fault("nothing"), lambda: hf_rws.Signature.from_pretrained("user/nothing")),
-    (Fault("nothing"), lambda: our_hub.fetch("user/rws-fog@nothing", ["config.json"], local_files_only=True)),
+    (Fault("nothing"), lambda: fetch("user/rws-fog@nothing", ["config.json"], local_files_only=True)),
 ]
 ECHO = {"X-Error-Message": f"the token {TOKEN} (Bearer {TOKEN}) is not liked"}
 ECHOES = [
@@ -87,14 +88,14 @@ def test_no_token_and_no_home_path_anywhere(hub, home, caplog):
         )
         said.append(made.push_to_hub("user/rws-fog", tag="v1", private=True))
         said.append(hf_rws.Signature.from_pretrained(made.save_pretrained(home / "saved")))
-        fetched = our_hub.fetch("user/rws-fog", ["config.json"], optional=["README.md"])
+        fetched = fetch("user/rws-fog", ["config.json"], optional=["README.md"])
         model = hf_rws.load_patched("user/base", ["user/rws-fog@v1"])
-        said += [fetched, model.rws, our_hub.parse_id("user/rws-fog@v1"), *model.rws.signatures.values()]
-        model_recipe = model.rws.recipe()
+        said += [fetched, model.rws, parse_id("user/rws-fog@v1"), *model.rws.signatures.values()]
+        model_lockfile = model.rws.lockfile()
         said.append(our_hub.push_base(model.rws.bake(), "user/baked", create_pr=True))
         pulled = timm.create_model("hf-hub:user/baked@refs/pr/1", pretrained=False)
         said.append(pulled.pretrained_cfg)
-        said += [model_recipe, hf_rws.info("user/rws-fog"), hf_rws.list_signatures()]
+        said += [model_lockfile, hf_rws.info("user/rws-fog"), hf_rws.list_signatures()]
         said.append(our_hub.push_all(home, namespace="user", name="study"))
         uploads = list(hub.uploads)
         commits = [(name, commit) for name, repo in hub.repos.items() for commit in repo.commits]

@@ -5,7 +5,8 @@ from torch import nn
 
 import hf_rws  # noqa: F401
 from hf_rws.errors import OptionError
-from hf_rws.layers import digest, find_layers, fingerprint, first_layers, has_fingerprint, head_names, weights_digest
+from hf_rws.fingerprints import digest, fingerprint, has_fingerprint, weights_digest
+from hf_rws.layers import find_layers, first_layers, head_names
 from tests.models import create, moved, trio
 
 

@@ -10,9 +10,17 @@ import torch
 from huggingface_hub import constants
 
 import hf_rws
-from hf_rws.errors import AccessError, FormatError, IntegrityError, MismatchError, NotFoundError, OptionError
-from hf_rws.loading import load_base, save_patched
-from hf_rws.models import save_timm_repo
+from hf_rws.bases import load_base
+from hf_rws.errors import (
+    AccessError,
+    FormatError,
+    IntegrityError,
+    MismatchError,
+    NotFoundError,
+    OptionError,
+)
+from hf_rws.loading import save_patched
+from hf_rws.timm_repo import save_timm_repo
 from tests.hub import Fault, hub_fixture  # noqa: F401
 from tests.hub.server import WRITE
 from tests.models import identical, signature, state, trio
@@ -99,7 +107,7 @@ def test_load_base_reads_the_training_record_and_takes_model_options(study):
     (study / "base" / "training_args.json").write_text('{"init_sha256": "abc"}')
     base = load_base("base", num_classes=3)
     assert base.training == {"init_sha256": "abc"}
-    assert base.repo_id is None
+    assert base.origin.repo_id is None
     assert base.model.get_classifier().out_features == 3
 
 
@@ -137,144 +145,144 @@ def test_a_base_whose_weights_do_not_fit_its_config(study):
         load_base("base")
 
 
-# --- recipes ---
+# --- lockfiles ---
 
 
-def rebuilt(recipe, *given, **options):
-    """The model of a recipe that has been through JSON."""
-    return hf_rws.load_patched(*given, recipe=json.loads(json.dumps(recipe)), **options)
+def rebuilt(lockfile, *given, **options):
+    """The model of a lockfile that has been through JSON."""
+    return hf_rws.load_patched(*given, lockfile=json.loads(json.dumps(lockfile)), **options)
 
 
-def test_a_recipe_of_folders_makes_the_same_model(study):
+def test_a_lockfile_of_folders_makes_the_same_model(study):
     model = hf_rws.load_patched("base", ["rws-fog", ("white", "rws-snow")], scales=[0.7, 0.1])
     model.rws.add(study / "rws-fog", 0.0, name="off")
-    again = rebuilt(model.rws.recipe())
+    again = rebuilt(model.rws.lockfile())
     assert identical(again, state(model))
     assert again.rws.scales == model.rws.scales == {"rws-fog": 0.7, "white": 0.1, "off": 0.0}
-    assert again.rws.recipe() == model.rws.recipe()
+    assert again.rws.lockfile() == model.rws.lockfile()
     model.rws.set({"white": -2.0})
     assert not identical(again, state(model))
-    assert identical(rebuilt(model.rws.recipe()), state(model))
-    assert len(json.dumps(model.rws.recipe())) < 1000
+    assert identical(rebuilt(model.rws.lockfile()), state(model))
+    assert len(json.dumps(model.rws.lockfile())) < 1000
 
 
-def test_a_recipe_file_is_read_beside_its_folders(study, tmp_path_factory, monkeypatch):
+def test_a_lockfile_file_is_read_beside_its_folders(study, tmp_path_factory, monkeypatch):
     model = hf_rws.load_patched("base", ["rws-fog"])
-    (study / "recipe.json").write_text(json.dumps(model.rws.recipe()))
-    (study / "mine.json").write_text(json.dumps(model.rws.recipe()))
+    (study / "lockfile.json").write_text(json.dumps(model.rws.lockfile()))
+    (study / "mine.json").write_text(json.dumps(model.rws.lockfile()))
     monkeypatch.chdir(tmp_path_factory.mktemp("elsewhere"))
-    for recipe in (study, str(study / "mine.json")):
-        assert identical(hf_rws.load_patched(recipe=recipe), state(model))
+    for lockfile in (study, str(study / "mine.json")):
+        assert identical(hf_rws.load_patched(lockfile=lockfile), state(model))
 
 
-def test_a_recipe_of_a_model_of_ones_own(study):
+def test_a_lockfile_of_a_model_of_ones_own(study):
     model = hf_rws.load_patched(trio("vgg16_bn_gap").base(), ["rws-fog"])
-    recipe = model.rws.recipe()
-    assert set(recipe["base"]) == {"sha256"}
+    lockfile = model.rws.lockfile()
+    assert set(lockfile["base"]) == {"sha256"}
     with pytest.raises(OptionError, match="where its base is"):
-        rebuilt(recipe)
+        rebuilt(lockfile)
     for base in (trio("vgg16_bn_gap").base(), "base"):
-        assert identical(rebuilt(recipe, base), state(model))
+        assert identical(rebuilt(lockfile, base), state(model))
     other = trio("vgg16_bn_gap").start
-    with pytest.raises(IntegrityError, match="the base is not the one of the recipe"):
-        rebuilt(recipe, copy.deepcopy(other))
+    with pytest.raises(IntegrityError, match="the base is not the one of the lockfile"):
+        rebuilt(lockfile, copy.deepcopy(other))
 
 
-def test_a_recipe_is_of_the_clean_weights_whatever_is_on(study):
+def test_a_lockfile_is_of_the_clean_weights_whatever_is_on(study):
     model = hf_rws.load_patched("base", ["rws-fog", "rws-snow"])
-    shares = model.rws.recipe()
+    shares = model.rws.lockfile()
     model.rws.clear()
-    assert model.rws.recipe()["base"] == shares["base"]
+    assert model.rws.lockfile()["base"] == shares["base"]
     model.rws.bake()
     hf_rws.patch(model, [])
-    assert model.rws.recipe()["base"]["sha256"] == shares["base"]["sha256"]
+    assert model.rws.lockfile()["base"]["sha256"] == shares["base"]["sha256"]
 
 
-def test_what_has_changed_since_a_recipe_was_taken_is_told(study):
-    recipe = hf_rws.load_patched("base", ["rws-fog"]).rws.recipe()
+def test_what_has_changed_since_a_lockfile_was_taken_is_told(study):
+    lockfile = hf_rws.load_patched("base", ["rws-fog"]).rws.lockfile()
     signature("vgg16_bn_gap", "snow").save_pretrained("rws-fog")
-    with pytest.raises(IntegrityError, match="the signature 'rws-fog' is not the one of the recipe"):
-        rebuilt(recipe)
+    with pytest.raises(IntegrityError, match="the signature 'rws-fog' is not the one of the lockfile"):
+        rebuilt(lockfile)
     signature("vgg16_bn_gap", "fog").save_pretrained("rws-fog")
     save_timm_repo(trio("vgg16_bn_gap").start, "base")
-    with pytest.raises(IntegrityError, match="the base is not the one of the recipe"):
-        rebuilt(recipe)
+    with pytest.raises(IntegrityError, match="the base is not the one of the lockfile"):
+        rebuilt(lockfile)
 
 
 def test_a_base_that_was_trained_on_does_not_pass_for_the_one_that_was_loaded(study):
     model = hf_rws.load_patched("base", ["rws-fog"])
     with torch.no_grad():
         model.head.fc.weight.add_(0.1)
-    with pytest.raises(IntegrityError, match="the model had when the recipe was taken"):
-        rebuilt(model.rws.recipe())
+    with pytest.raises(IntegrityError, match="the model had when the lockfile was taken"):
+        rebuilt(model.rws.lockfile())
 
 
-def test_signatures_made_in_memory_have_no_recipe(study):
+def test_signatures_made_in_memory_have_no_lockfile(study):
     model = hf_rws.load_patched("base", [signature("vgg16_bn_gap", "fog"), "rws-snow"])
     with pytest.raises(OptionError, match=r"'fog': made in memory.*save or push it"):
-        model.rws.recipe()
+        model.rws.lockfile()
     model.rws.remove("fog")
-    assert [part["name"] for part in model.rws.recipe()["signatures"]] == ["rws-snow"]
+    assert [part["name"] for part in model.rws.lockfile()["signatures"]] == ["rws-snow"]
 
 
-def broken(recipe, *path, value=None):
-    recipe = copy.deepcopy(recipe)
+def broken(lockfile, *path, value=None):
+    lockfile = copy.deepcopy(lockfile)
     *parents, last = path
-    inner = recipe
+    inner = lockfile
     for key in parents:
         inner = inner[key]
     if value is None:
         del inner[last]
     else:
         inner[last] = value
-    return recipe
+    return lockfile
 
 
-def test_broken_recipes_are_explained(study):
-    recipe = hf_rws.load_patched("base", ["rws-fog"]).rws.recipe()
-    signatures = [recipe["signatures"][0]] * 2
+def test_broken_lockfiles_are_explained(study):
+    lockfile = hf_rws.load_patched("base", ["rws-fog"]).rws.lockfile()
+    signatures = [lockfile["signatures"][0]] * 2
     for wrong, error, words in [
-        ({}, FormatError, "not a recipe"),
-        (broken(recipe, "signatures"), FormatError, "not a recipe"),
-        (broken(recipe, "format_version", value="2.0"), FormatError, "upgrade"),
-        (broken(recipe, "format_version", value=1), FormatError, "format_version"),
-        (broken(recipe, "base"), FormatError, "base: must be an object"),
-        (broken(recipe, "base", "sha256"), FormatError, "base: must be an object with a sha256"),
-        (broken(recipe, "base", "kind", value="web"), FormatError, "base: kind must be one of"),
-        (broken(recipe, "base", "id", value=["base"]), FormatError, "base: kind must be one of"),
-        (broken(recipe, "base", "id", value="gone"), NotFoundError, "gone"),
-        (broken(recipe, "base", "revision", value=7), FormatError, "base: kind must be"),
-        (broken(recipe, "signatures", 0, value="rws-fog"), FormatError, "signature 0: must be an object"),
-        (broken(recipe, "signatures", 0, "name"), FormatError, "signature 0: needs a name"),
-        (broken(recipe, "signatures", 0, "scale", value="1"), FormatError, "finite scale"),
-        (broken(recipe, "signatures", 0, "scale", value=float("nan")), FormatError, "finite scale"),
-        (broken(recipe, "signatures", value=signatures), FormatError, "the same name"),
+        ({}, FormatError, "not a lockfile"),
+        (broken(lockfile, "signatures"), FormatError, "not a lockfile"),
+        (broken(lockfile, "format_version", value="2.0"), FormatError, "upgrade"),
+        (broken(lockfile, "format_version", value=1), FormatError, "format_version"),
+        (broken(lockfile, "base"), FormatError, "base: must be an object"),
+        (broken(lockfile, "base", "sha256"), FormatError, "base: must be an object with a sha256"),
+        (broken(lockfile, "base", "kind", value="web"), FormatError, "base: kind must be one of"),
+        (broken(lockfile, "base", "id", value=["base"]), FormatError, "base: kind must be one of"),
+        (broken(lockfile, "base", "id", value="gone"), NotFoundError, "gone"),
+        (broken(lockfile, "base", "revision", value=7), FormatError, "base: kind must be"),
+        (broken(lockfile, "signatures", 0, value="rws-fog"), FormatError, "signature 0: must be an object"),
+        (broken(lockfile, "signatures", 0, "name"), FormatError, "signature 0: needs a name"),
+        (broken(lockfile, "signatures", 0, "scale", value="1"), FormatError, "finite scale"),
+        (broken(lockfile, "signatures", 0, "scale", value=float("nan")), FormatError, "finite scale"),
+        (broken(lockfile, "signatures", value=signatures), FormatError, "the same name"),
         ("nowhere.json", NotFoundError, "nowhere.json"),
-        ("rws-fog", NotFoundError, "recipe.json"),
-        (7, OptionError, "a recipe is a mapping"),
+        ("rws-fog", NotFoundError, "lockfile.json"),
+        (7, OptionError, "a lockfile is a mapping"),
     ]:
         with pytest.raises(error, match=words):
-            hf_rws.load_patched(recipe=wrong)
+            hf_rws.load_patched(lockfile=wrong)
     (study / "broken.json").write_text("{")
     with pytest.raises(FormatError, match=r"broken\.json: not valid JSON"):
-        hf_rws.load_patched(recipe="broken.json")
+        hf_rws.load_patched(lockfile="broken.json")
 
 
 @pytest.mark.parametrize(
     "options", [{"signatures": ["rws-fog"]}, {"scales": [1.0]}, {"revision": "main"}, {"signature_revisions": []}]
 )
-def test_a_recipe_says_it_all(study, options):
-    recipe = hf_rws.load_patched("base", ["rws-fog"]).rws.recipe()
+def test_a_lockfile_says_it_all(study, options):
+    lockfile = hf_rws.load_patched("base", ["rws-fog"]).rws.lockfile()
     with pytest.raises(OptionError, match="leave them out"):
-        hf_rws.load_patched(recipe=recipe, **options)
-    with pytest.raises(OptionError, match="give a base, or a recipe"):
+        hf_rws.load_patched(lockfile=lockfile, **options)
+    with pytest.raises(OptionError, match="give a base, or a lockfile"):
         hf_rws.load_patched()
 
 
 # --- baked models and bundles ---
 
 
-def test_a_baked_model_is_a_timm_repo_with_the_recipe(study):
+def test_a_baked_model_is_a_timm_repo_with_the_lockfile(study):
     model = hf_rws.load_patched("base", ["rws-fog", "rws-snow"], scales=[0.7, 0.3])
     assert save_patched(model, "robust") == Path("robust")
     assert model.rws.scales == {"rws-fog": 0.7, "rws-snow": 0.3}
@@ -312,24 +320,24 @@ def test_a_bundle_loads_on_a_machine_without_network(study, tmp_path_factory, mo
     made = hf_rws.hub.bundle("base", ["rws-fog", ("my snow!", signature("vgg16_bn_gap", "snow"))], study / "pack/age")
     names = {path.relative_to(made).as_posix() for path in made.rglob("*") if path.is_file()}
     signature_files = {f"signatures/{name}/{file}" for name in ("rws-fog", "signature-1") for file in SIGNATURE_FILES}
-    assert names == {"recipe.json", "base/config.json", "base/model.safetensors"} | signature_files
+    assert names == {"lockfile.json", "base/config.json", "base/model.safetensors"} | signature_files
     assert [path.name for path in made.parent.iterdir()] == ["age"]
     expected = state(hf_rws.load_patched("base", ["rws-fog", "rws-snow"]))
     moved = tmp_path_factory.mktemp("other-machine") / "bundle"
     made.rename(moved)
     monkeypatch.chdir(moved.parent)
-    for recipe in (moved, moved / "recipe.json", "bundle"):
-        model = hf_rws.load_patched(recipe=recipe)
+    for lockfile in (moved, moved / "lockfile.json", "bundle"):
+        model = hf_rws.load_patched(lockfile=lockfile)
         assert identical(model, expected)
         assert model.rws.scales == {"rws-fog": 0.5, "my snow!": 0.5}
-    assert str(study) not in (moved / "recipe.json").read_text()
+    assert str(study) not in (moved / "lockfile.json").read_text()
 
 
 def test_a_bundle_of_a_model(study):
     model = trio("vgg16_bn_gap").base()
     bundle = hf_rws.hub.bundle(model, "rws-fog", "bundle", scales=[0.25])
     assert not hasattr(model, "rws")
-    assert identical(hf_rws.load_patched(recipe=bundle), state(hf_rws.load_patched("base", "rws-fog", scales=[0.25])))
+    assert identical(hf_rws.load_patched(lockfile=bundle), state(hf_rws.load_patched("base", "rws-fog", scales=[0.25])))
 
 
 @pytest.mark.parametrize(
@@ -408,20 +416,20 @@ def test_missing_repos_and_revisions_are_named(on_the_hub, monkeypatch, wrong):
         hf_rws.load_patched(wrong)
 
 
-def test_a_recipe_pins_commits(on_the_hub, monkeypatch, tmp_path):
+def test_a_lockfile_pins_commits(on_the_hub, monkeypatch, tmp_path):
     monkeypatch.chdir("elsewhere")
     model = hf_rws.load_patched("user/base", ["user/rws-fog@main", "hf-hub:user/rws-snow"], scales=[0.7, 0.3])
-    recipe = model.rws.recipe()
+    lockfile = model.rws.lockfile()
     heads = {name: on_the_hub.repos[f"user/{name}"].refs["main"] for name in ("base", "rws-fog", "rws-snow")}
-    assert [recipe["base"]["id"], recipe["base"]["revision"]] == ["user/base", heads["base"]]
-    for part in recipe["signatures"]:
+    assert [lockfile["base"]["id"], lockfile["base"]["revision"]] == ["user/base", heads["base"]]
+    for part in lockfile["signatures"]:
         assert (part["kind"], part["id"], part["revision"]) == ("hub", f"user/{part['name']}", heads[part["name"]])
     signature("vgg16_bn_gap", "snow").push_to_hub("user/rws-fog", token=WRITE)
     hf_rws.push_base(trio("vgg16_bn_gap").start, "user/base", token=WRITE)
     (tmp_path / "elsewhere" / "user" / "base").mkdir(parents=True)  # would win over a bare id
-    assert identical(rebuilt(recipe), state(model))
-    assert identical(rebuilt(recipe, local_files_only=True), state(model))
-    assert rebuilt(recipe).rws.recipe() == recipe
+    assert identical(rebuilt(lockfile), state(model))
+    assert identical(rebuilt(lockfile, local_files_only=True), state(model))
+    assert rebuilt(lockfile).rws.lockfile() == lockfile
 
 
 def test_signatures_are_fetched_in_parallel(on_the_hub, monkeypatch, tmp_path):
@@ -446,15 +454,15 @@ def test_baked_models_and_bundles_from_the_hub(on_the_hub, monkeypatch, tmp_path
     monkeypatch.chdir("elsewhere")
     model = hf_rws.load_patched("user/base", ["user/rws-fog"], scales=[0.7])
     card = (save_patched(model, "robust", repo_id="user/robust") / "README.md").read_text()
-    recipe = json.loads(re.search(r"```json\n(.*?)```", card, re.DOTALL)[1])
-    assert identical(rebuilt(recipe), state(model))
+    lockfile = json.loads(re.search(r"```json\n(.*?)```", card, re.DOTALL)[1])
+    assert identical(rebuilt(lockfile), state(model))
     bundle = hf_rws.hub.bundle("user/base", ["user/rws-fog"], "bundle", scales=[0.7])
     assert (bundle / "base" / "README.md").is_file()
-    packed = json.loads((bundle / "recipe.json").read_text())
+    packed = json.loads((bundle / "lockfile.json").read_text())
     for part, name in ((packed["base"], "base"), (packed["signatures"][0], "rws-fog")):
         assert part["copy_of"] == f"user/{name}@{on_the_hub.repos[f'user/{name}'].refs['main']}"
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:1")
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "nothing"))
     on_the_hub.requests.clear()
-    assert identical(hf_rws.load_patched(recipe=bundle), state(model))
+    assert identical(hf_rws.load_patched(lockfile=bundle), state(model))
     assert not on_the_hub.requests

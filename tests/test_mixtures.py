@@ -3,8 +3,8 @@ from functools import partial
 import pytest
 import torch
 
+from hf_rws.corruptions.mixing import Mixture
 from hf_rws.errors import OptionError
-from hf_rws.mixtures import Mixture
 
 
 def darker(images, by=4):

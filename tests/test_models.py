@@ -9,7 +9,7 @@ from timm.models import load_model_config_from_hf, save_for_hf
 from torch import nn
 
 from hf_rws.errors import OptionError
-from hf_rws.models import save_timm_repo
+from hf_rws.timm_repo import save_timm_repo
 from tests.helpers import CLASSES, model, same, weights
 from tests.hub import hub_fixture  # noqa: F401
 

@@ -1,4 +1,3 @@
-import ast
 import os
 import subprocess
 import sys
@@ -13,37 +12,6 @@ from hf_rws import cards
 ROOT = Path(__file__).resolve().parent.parent
 MODULES = sorted((ROOT / "hf_rws").rglob("*.py"))
 TEMPLATES = {path.name for path in (ROOT / "model_cards").glob("*.jinja")}
-
-# Each imports from earlier tiers only. A package is one module here.
-TIERS = (
-    {"errors"},
-    {"packing"},
-    {"decoding"},
-    {"layers", "quantization", "corruptions", "models", "augmentation"},
-    {"format", "data", "recipes", "mixtures"},
-    {"saving", "benchmarks", "unlabelled"},
-    {"signature"},
-    {"evaluation", "sums"},
-    {"recalibration", "touched", "extraction", "fitting", "training", "patch_recipe"},
-    {"distiller"},
-    {"patching", "distillation"},
-    {"routing", "plots"},
-    {"cards"},
-    {"hub"},
-    {"loading"},
-    {"study", "copies"},
-    {"quickstart"},
-    {"cli"},
-)
-# From inside functions: signatures are fetched, pushed and saved with a card; `extract` takes folders and ids; a bundle
-# is loaded once before it is in place.
-REACHES_UP = {
-    ("signature", "hub"),
-    ("signature", "cards"),
-    ("extraction", "loading"),
-    ("distillation", "loading"),
-    ("hub", "loading"),
-}
 
 
 @pytest.fixture(scope="module")
@@ -114,79 +82,6 @@ def test_the_checkout_renders_cards():
     assert Path(hf_rws.__file__).is_relative_to(ROOT)
     assert cards.base_card({"architecture": "vgg16_gap"}, repo_id="user/base").startswith("---\n")
     assert {"base.md.jinja", "signature.md.jinja"} <= TEMPLATES
-
-
-# --- the surface ---
-
-
-def test_public_names():
-    assert len(hf_rws.__all__) <= 12
-    assert sorted(hf_rws.__all__) == list(hf_rws.__all__)
-    for name in hf_rws.__all__:
-        value = getattr(hf_rws, name)
-        assert isinstance(value, tuple) or (value.__doc__ or "").strip(), f"{name} says nothing about itself"
-
-
-@pytest.mark.parametrize("path", MODULES, ids=lambda path: path.relative_to(ROOT / "hf_rws").as_posix())
-def test_modules_are_documented_and_short(path):
-    text = path.read_text()
-    assert ast.get_docstring(ast.parse(text)) or not text.strip()
-    assert text.count("\n") < 400
-
-
-# --- the direction of imports ---
-
-
-def _module(path):
-    parts = path.relative_to(ROOT / "hf_rws").parts
-    return parts[0].removesuffix(".py")
-
-
-def _imported(path):
-    """Pairs (module, whether that is on import) of everything that a file imports, but for types."""
-    tree = ast.parse(path.read_text())
-    late, for_types = set(), set()
-    for parent in ast.walk(tree):
-        if isinstance(parent, ast.FunctionDef):
-            late |= {id(node) for node in ast.walk(parent)}
-        elif isinstance(parent, ast.If) and ast.unparse(parent.test) == "TYPE_CHECKING":
-            for_types |= {id(node) for node in ast.walk(parent)}
-    for node in ast.walk(tree):
-        if id(node) in for_types:
-            continue
-        if isinstance(node, ast.Import):
-            yield from ((alias.name, id(node) not in late) for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{path}: relative import"
-            names = [f"hf_rws.{alias.name}" for alias in node.names] if node.module == "hf_rws" else [node.module]
-            yield from ((name, id(node) not in late) for name in names)
-
-
-def test_imports_point_one_way():
-    tier = {name: number for number, names in enumerate(TIERS) for name in names}
-    for path in MODULES:
-        module = _module(path)
-        if module == "__init__":
-            continue
-        assert module in tier, f"give {module} a place in TIERS"
-        for name, on_import in _imported(path):
-            target = name.removeprefix("hf_rws.").partition(".")[0]
-            if not name.startswith("hf_rws.") or target in (module, "__version__"):
-                continue
-            allowed = tier[target] < tier[module] or ((module, target) in REACHES_UP and not on_import)
-            assert allowed, f"{module} imports {target}, which is not below it"
-
-
-def test_only_cards_and_hub_import_huggingface_hub():
-    for path in MODULES:
-        if _module(path) not in ("cards", "hub"):
-            assert not [name for name, _ in _imported(path) if name.partition(".")[0] == "huggingface_hub"], path.name
-
-
-def test_what_is_slow_or_optional_is_imported_late():
-    for path in MODULES:
-        on_import = {name.partition(".")[0] for name, at_once in _imported(path) if at_once}
-        assert not on_import & {"datasets", "accelerate", "matplotlib"}, path.name
 
 
 # --- the commands that the project promises ---

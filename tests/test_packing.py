@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hf_rws.packing import num_bytes, pack, top_code, unpacking
+from hf_rws.signature._packing import num_bytes, pack, top_code, unpacking
 
 WIDTHS = (*range(1, 9), "ternary")
 

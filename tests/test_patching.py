@@ -11,7 +11,7 @@ from torch import nn
 
 import hf_rws
 from hf_rws.errors import IntegrityError, MismatchError, OptionError
-from hf_rws.sums import Tile
+from hf_rws.patching._tiles import Tile
 from tests.models import ARCHITECTURES, CONV_NETS, DEVICES, create, identical, moved, signature, state, trio
 
 LABELS = ("fog", "gaussian_noise", "snow")

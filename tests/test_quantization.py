@@ -11,7 +11,15 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
 from hf_rws.errors import FormatError, OptionError
-from hf_rws.quantization import CODECS, PRESETS, decode, encode, packed_sizes, resolve_bits, rounded
+from hf_rws.signature.quantization import (
+    CODECS,
+    PRESETS,
+    decode,
+    encode,
+    packed_sizes,
+    resolve_bits,
+    rounded,
+)
 
 pytestmark = pytest.mark.filterwarnings("error")
 

@@ -4,44 +4,44 @@ import pytest
 import torch
 
 import hf_rws
-import hf_rws.quickstart as module
-from hf_rws.data import load_splits
-from hf_rws.layers import weights_digest
-from hf_rws.loading import load_base
-from hf_rws.study import create_start
+from hf_rws.bases import load_base
+from hf_rws.data.datasets import load_splits
+from hf_rws.fingerprints import weights_digest
+from hf_rws.study import quickstart as module
+from hf_rws.study.run import create_start
 
-REAL = module.EMBEDDED
+REAL = module._EMBEDDED
 
 
 @pytest.fixture
 def quick(monkeypatch):
     """The real sample and the real start, a little of each."""
-    whole = load_splits(str(module.EMBEDDED / "cifar10-sample"))
+    whole = load_splits(str(module._EMBEDDED / "cifar10-sample"))
     part = replace(whole, train=whole.train.subset(slice(40)), test=whole.test.subset(slice(20)))
     part = replace(part, validation=whole.validation.subset(slice(20)))
     monkeypatch.setattr(module, "_data", lambda dataset, embedded: part)
-    monkeypatch.setattr(module, "RECIPE", replace(module.RECIPE, epochs=1, batch_size=20))
-    monkeypatch.setattr("hf_rws.distiller.default_steps", lambda *arguments, **options: 2)
+    monkeypatch.setattr(module, "_RECIPE", replace(module._RECIPE, epochs=1, batch_size=20))
+    monkeypatch.setattr("hf_rws.distillation.loop.default_steps", lambda *arguments, **options: 2)
     return part
 
 
 def test_the_sample_is_real_and_small():
-    data = load_splits(str(module.EMBEDDED / "cifar10-sample"))
+    data = load_splits(str(module._EMBEDDED / "cifar10-sample"))
     assert (len(data.train), len(data.validation), len(data.test)) == (3600, 400, 1000)
     assert data.train.images.shape[1:] == (3, 32, 32)
     assert data.train.classes[0] == "airplane"
     assert data.test.labels.bincount().tolist() == [100] * 10
-    assert sum(path.stat().st_size for path in (module.EMBEDDED / "cifar10-sample").iterdir()) < 10_000_000
-    assert (module.EMBEDDED / "NOTICE").is_file()
+    assert sum(path.stat().st_size for path in (module._EMBEDDED / "cifar10-sample").iterdir()) < 10_000_000
+    assert (module._EMBEDDED / "NOTICE").is_file()
     mean = torch.tensor(data.train.mean_std()[0])
     assert (mean - torch.tensor([0.4914, 0.4822, 0.4465])).abs().max() < 0.01  # CIFAR-10's own
 
 
 def test_the_start_is_a_timm_model_that_says_how_it_was_trained():
-    base = load_base(module.EMBEDDED / "start")
+    base = load_base(module._EMBEDDED / "start")
     assert base.training["epochs"] == 8
-    data = load_splits(str(module.EMBEDDED / "cifar10-sample"))
-    assert weights_digest(create_start(module.EMBEDDED / "start", data)) == weights_digest(base.model)
+    data = load_splits(str(module._EMBEDDED / "cifar10-sample"))
+    assert weights_digest(create_start(module._EMBEDDED / "start", data)) == weights_digest(base.model)
 
 
 def test_quickstart_from_any_folder_leaves_what_the_design_says(quick, tmp_path, monkeypatch, capsys):
@@ -72,7 +72,7 @@ def test_without_matplotlib_there_is_a_table_all_the_same(quick, tmp_path, monke
 
 
 def test_without_the_sample_the_hub_is_asked(tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "EMBEDDED", tmp_path / "not-there")
+    monkeypatch.setattr(module, "_EMBEDDED", tmp_path / "not-there")
     asked = []
     real = load_splits(str(REAL / "cifar10-sample"))
 

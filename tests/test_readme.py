@@ -11,7 +11,7 @@ import timm
 
 import hf_rws
 from hf_rws import cli
-from hf_rws.models import save_timm_repo
+from hf_rws.timm_repo import save_timm_repo
 from tests.helpers import model, pixels
 from tests.hub import hub_fixture  # noqa: F401
 from tests.hub.storage import WRITE

@@ -104,8 +104,8 @@ def test_what_holds_the_statistics_and_what_ends_them():
     twin = deepcopy(model)
     twin.rws.verify()
     assert identical(twin, measured)
-    with pytest.raises(OptionError, match="recipe does not hold"):
-        patcher.recipe()
+    with pytest.raises(OptionError, match="lockfile does not hold"):
+        patcher.lockfile()
     patcher.add(signature("vgg16_bn_gap", "snow"), scale=0.0)
     assert identical(model, patched_state)
     assert "statistics" not in repr(patcher)

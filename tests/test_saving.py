@@ -54,7 +54,7 @@ def test_a_readme_that_is_not_utf8_stops_a_save_and_stays(tmp_path):
     folder = signature(ARCHITECTURE).save_pretrained(tmp_path / "rws-fog")
     (folder / "README.md").write_bytes(b"# caf\xe9")
     before = {file.name: file.read_bytes() for file in folder.iterdir()}
-    with pytest.raises(FormatError, match=r"README.md is not UTF-8"):
+    with pytest.raises(FormatError, match=r"README.md: is not UTF-8"):
         signature(ARCHITECTURE, "snow").save_pretrained(folder)
     assert {file.name: file.read_bytes() for file in folder.iterdir()} == before
     (folder / "README.md").write_text("My own words.\n", encoding="utf-8-sig")
@@ -70,6 +70,6 @@ def test_a_readme_that_is_not_utf8_stops_the_save_of_a_model_and_stays(tmp_path)
     folder = tmp_path / "model"
     folder.mkdir()
     (folder / "README.md").write_bytes(b"# caf\xe9")
-    with pytest.raises(FormatError, match=r"README.md is not UTF-8"):
+    with pytest.raises(FormatError, match=r"README.md: is not UTF-8"):
         save_patched(model, folder)
     assert [file.name for file in folder.iterdir()] == ["README.md"]

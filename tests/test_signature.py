@@ -12,9 +12,16 @@ from safetensors.torch import load_file, save
 
 import hf_rws
 from hf_rws import Signature
-from hf_rws.errors import AccessError, FormatError, IntegrityError, MismatchError, NotFoundError, OptionError
-from hf_rws.format import ARRAYS
-from hf_rws.signature import similarity, with_bits
+from hf_rws.errors import (
+    AccessError,
+    FormatError,
+    IntegrityError,
+    MismatchError,
+    NotFoundError,
+    OptionError,
+)
+from hf_rws.signature.arrays import ARRAYS
+from hf_rws.signature.signature import similarity, with_bits
 from tests.models import moved, signature, trio
 
 BITS = [None, 8, 4, 3, 1, "ternary", "small", [8, 8, 4, 4, 3, "ternary", "ternary"]]

@@ -9,15 +9,16 @@ import timm
 import torch
 
 import hf_rws
+from hf_rws.bases import load_base
 from hf_rws.corruptions import corrupt
-from hf_rws.data import ImageSet, Splits
+from hf_rws.data.sets import ImageSet, Splits
 from hf_rws.errors import OptionError
 from hf_rws.evaluation import accuracy
-from hf_rws.layers import weights_digest
-from hf_rws.loading import load_base
-from hf_rws.models import save_timm_repo
-from hf_rws.study import Study, StudyRow, create_start, measure_scales, recovery, run_study
-from hf_rws.training import TrainingArguments
+from hf_rws.fingerprints import weights_digest
+from hf_rws.study.measuring import Study, StudyRow, measure_scales, recovery
+from hf_rws.study.run import create_start, run_study
+from hf_rws.timm_repo import save_timm_repo
+from hf_rws.training.arguments import TrainingArguments
 from tests.models import identical, signature, state, trio
 
 
@@ -37,7 +38,7 @@ def data():
 
 QUICK = TrainingArguments.from_recipe("short", epochs=1, batch_size=20, mixed_precision="no")
 SETTINGS = {"corruptions": ("fog", "contrast"), "distilled": 25, "notes": {"dataset": "noise"}}
-KINDS = {"distilled": "-distilled", "extracted": ""}  # and the ends of their folders' names
+_KINDS = {"distilled": "-distilled", "extracted": ""}  # and the ends of their folders' names
 
 pytestmark = pytest.mark.filterwarnings("ignore:the distillation did not help")  # on noise
 
@@ -45,7 +46,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:the distillation did not help") 
 @pytest.fixture(autouse=True, scope="module")
 def few_steps():
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr("hf_rws.distiller.default_steps", lambda *arguments, **options: 2)
+        patched.setattr("hf_rws.distillation.loop.default_steps", lambda *arguments, **options: 2)
         yield
 
 
@@ -60,7 +61,7 @@ def finished(data, tmp_path_factory):
 def test_a_study_leaves_repos_that_load(finished, data):
     folder = finished.folder
     names = {path.name for path in folder.iterdir()}
-    signatures = {f"rws-{name}{end}" for name in ("fog", "contrast") for end in KINDS.values()}
+    signatures = {f"rws-{name}{end}" for name in ("fog", "contrast") for end in _KINDS.values()}
     assert names == {"pretrained", "base", "robust-fog", "robust-contrast", "study.json"} | signatures
     for name in ("base", "robust-fog", "rws-fog", "rws-fog-distilled"):
         assert (folder / name / "README.md").read_text().startswith("---\n")
@@ -95,7 +96,7 @@ def test_the_rows_are_what_the_models_do(finished, data):
             "standard": load_base(folder / "base").model,
             "robust": load_base(folder / f"robust-{row.corruption}").model,
         }
-        for kind, end in KINDS.items():
+        for kind, end in _KINDS.items():
             signature = folder / f"rws-{row.corruption}{end}"
             models[kind] = hf_rws.load_patched(folder / "base", signature, strict=True)
             config = json.loads((signature / "config.json").read_text())
@@ -144,8 +145,8 @@ def test_a_study_without_robust_models_goes_on_to_one_with_them(finished, data, 
 
 
 def test_a_second_start_trains_nothing_and_says_the_same(finished, data, monkeypatch):
-    monkeypatch.setattr("hf_rws.training._Run", None)  # training anything would call it
-    monkeypatch.setattr("hf_rws.study.distill", None)
+    monkeypatch.setattr("hf_rws.training.trainer._TrainingRun", None)  # training anything would call it
+    monkeypatch.setattr("hf_rws.study.run.distill", None)
     start = create_start("vgg16_bn_gap", data, width=0.05)
     again = run_study(start, data, finished.folder, QUICK, **SETTINGS)
     assert again.to_markdown() == finished.to_markdown()

@@ -17,8 +17,9 @@ from torch._dynamo.testing import CompileCounter
 import hf_rws
 from hf_rws.errors import IntegrityError, OptionError
 from hf_rws.extraction import describe_base
-from hf_rws.format import Corruption, Method, SignatureConfig, TensorSpec, pack
 from hf_rws.layers import layer_tensors
+from hf_rws.signature.arrays import pack
+from hf_rws.signature.config import Corruption, Method, SignatureConfig, TensorSpec
 from tests.models import DEVICES, create, identical, make_trio, moved, signature, state, trio
 
 

@@ -12,13 +12,15 @@ import timm
 import torch
 from safetensors.torch import load_file
 
-from hf_rws import augmentation, corrupt, training
+from hf_rws import corrupt
+from hf_rws._accelerator import resolve_precision
 from hf_rws.cli import run
 from hf_rws.cli.making import train as train_command
 from hf_rws.errors import OptionError
 from hf_rws.evaluation import accuracy
-from hf_rws.recipes import RECIPES, create_scheduler, resolve_precision
-from hf_rws.training import TrainingArguments, corrupted, train
+from hf_rws.training import augmentation, trainer
+from hf_rws.training.arguments import RECIPES, TrainingArguments, create_scheduler
+from hf_rws.training.trainer import corrupted, train
 from tests.helpers import (
     arguments,
     datasets_cache,  # noqa: F401
@@ -107,7 +109,7 @@ def test_resumed_from_between_two_steps(step, tmp_path, monkeypatch):
 
     _, expected = _trained(tmp_path / "whole")
     with monkeypatch.context() as patched:
-        patched.setattr(training if step == "_remove" else training._Run, step, stop)
+        patched.setattr(trainer if step == "_remove" else trainer._TrainingRun, step, stop)
         with pytest.raises(KeyboardInterrupt):
             train(model(), splits(), tmp_path / "cut", arguments())
     train(model(), splits(), tmp_path / "cut", arguments(), resume=True)
@@ -141,7 +143,7 @@ def test_a_checkpoint_is_there_at_any_moment(tmp_path, monkeypatch):
 def test_a_finished_run_is_returned_as_it_is(tmp_path, monkeypatch):
     result, saved = _trained(tmp_path / "run")
     assert not list((tmp_path / "run").glob("*checkpoint*"))
-    monkeypatch.setattr(training, "_Run", None)
+    monkeypatch.setattr(trainer, "_TrainingRun", None)
     again = train(model(), splits(), tmp_path / "run", arguments(), resume=True)
     assert again == result
     assert same(_saved(tmp_path / "run"), saved)
@@ -308,7 +310,7 @@ def test_the_best_epoch_is_kept_and_the_test_split_is_seen_once(tmp_path, monkey
             return next(scores)
         return 0.25
 
-    monkeypatch.setattr(training, "accuracy", accuracy)
+    monkeypatch.setattr(trainer, "accuracy", accuracy)
     network = model()
     result, saved = _trained(tmp_path / "run", network, epochs=4, corruption=("fog", "contrast"))
     assert seen == [12] * 4 + [20] * 3
@@ -408,7 +410,7 @@ def test_draws_of_training_validation_and_test_differ(fresh, tmp_path, monkeypat
         seeds.setdefault(len(images), []).append(seed)
         return images
 
-    monkeypatch.setattr(training, "corrupt", spy)
+    monkeypatch.setattr(trainer, "corrupt", spy)
     _trained(tmp_path / "run", corruption=("fog",), epochs=3, fresh_corruption=fresh)
     assert len(seeds[32]) == len(set(seeds[32])) == (3 if fresh else 1)
     assert (len(seeds[12]), seeds[20]) == (1, [0])
@@ -461,8 +463,8 @@ def test_the_other_schedules():
 
 @pytest.mark.parametrize("nesterov", [True, False])
 def test_the_optimizer_is_as_asked(nesterov, tmp_path, monkeypatch):
-    made, create = [], training.create_optimizer_v2
-    monkeypatch.setattr(training, "create_optimizer_v2", lambda *a, **o: made.append(create(*a, **o)) or made[-1])
+    made, create = [], trainer.create_optimizer_v2
+    monkeypatch.setattr(trainer, "create_optimizer_v2", lambda *a, **o: made.append(create(*a, **o)) or made[-1])
     network = model("vgg16_bn_gap")
     _trained(tmp_path / "run", network, epochs=1, lr=0.03, momentum=0.8, weight_decay=0.007, nesterov=nesterov)
     (group,) = made[0].param_groups

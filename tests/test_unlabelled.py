@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 import torch
 
-from hf_rws.distillation import distill
+from hf_rws.data.unlabelled import as_images
+from hf_rws.distillation._distill import distill
 from hf_rws.errors import OptionError
-from hf_rws.unlabelled import as_images
 from tests.helpers import datasets_cache, model, on_cpu, pil, pixels, toy_dataset  # noqa: F401
 
 pytestmark = pytest.mark.usefixtures("on_cpu", "datasets_cache")

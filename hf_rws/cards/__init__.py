@@ -12,7 +12,7 @@ from hf_rws.cards.merging import (
     merge_card,
     read_metadata,
     readdress,
-    readme_text,
+    updated,
 )
 from hf_rws.cards.metadata import checked_metrics, corruption_tag
 from hf_rws.cards.text import publishable
@@ -30,7 +30,7 @@ __all__ = [
     "publishable",
     "read_metadata",
     "readdress",
-    "readme_text",
     "signature_card",
     "signature_files",
+    "updated",
 ]

@@ -9,6 +9,7 @@ from typing import Any
 from huggingface_hub import ModelCardData
 
 from hf_rws import plots
+from hf_rws._files import README_NAME
 from hf_rws.cards.metadata import (
     MODELS,
     TASK,
@@ -24,7 +25,6 @@ from hf_rws.cards.metadata import (
 from hf_rws.cards.text import clean, local_name, render, rows, titled
 from hf_rws.errors import MissingExtraError
 
-CARD_NAME = "README.md"
 PICTURE_NAME = "before-and-after.png"
 
 
@@ -52,7 +52,7 @@ def signature_files(
     card = signature_card(
         content, repo_id=repo_id, nbytes=nbytes, download_nbytes=download, license=license, pictures=names
     )
-    return {CARD_NAME: card.encode(), **files}
+    return {README_NAME: card.encode(), **files}
 
 
 def signature_card(
@@ -170,7 +170,7 @@ def base_card(
 
 def merged_card(
     config: Mapping[str, Any],
-    recipe: Mapping[str, Any],
+    lockfile: Mapping[str, Any],
     *,
     repo_id: str | None = None,
     nbytes: int | None = None,
@@ -181,7 +181,7 @@ def merged_card(
 
     Args:
         config: timm's config.json.
-        recipe: What `model.rws.recipe()` gave. Of folders on this machine only the names are told.
+        lockfile: What `model.rws.lockfile()` gave. Of folders on this machine only the names are told.
         repo_id: As for `base_card`, and so are all further options.
         nbytes: See there.
         license: See there.
@@ -189,7 +189,7 @@ def merged_card(
     """
     config = clean(config)
     values = _timm_values(config, repo_id, nbytes, needs_import)
-    parts = [{"name": "base", **recipe["base"]}, *recipe["signatures"]]
+    parts = [{"name": "base", **lockfile["base"]}, *lockfile["signatures"]]
     public = all(part.get("kind") in ("hub", "name") for part in parts)
     on_the_hub = [part["id"] for part in parts if part.get("kind") == "hub"]
     data = ModelCardData(
@@ -205,12 +205,12 @@ def merged_card(
         data,
         **values,
         parts=[clean(_part(part)) for part in parts],
-        recipe=json.dumps(clean(recipe), indent=2) if public else None,
+        lockfile=json.dumps(clean(lockfile), indent=2) if public else None,
     )
 
 
 def _part(part: Mapping[str, Any]) -> dict[str, Any]:
-    """A line of a recipe's table."""
+    """A line of a lockfile's table."""
     id = part.get("id")
     return {**part, "id": local_name(id) if id and part.get("kind") == "local" else id}
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from huggingface_hub import RepoCard
 
+from hf_rws._files import read_text
 from hf_rws.errors import FormatError
 
 RESULTS_BEGIN = "<!-- hf-rws:results -->"
@@ -115,9 +116,11 @@ def _merged_text(old: str, new: str) -> str:
     return f"{old.rstrip()}\n\n{results}\n" if found else old
 
 
-def readme_text(path: Path) -> str:
-    """The text of a README that is to be merged with a new one; FormatError if it is not UTF-8."""
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise FormatError(f"{path} is not UTF-8 text: mend it, or take it away") from error
+def updated(path: Path, fresh: str) -> str:
+    """A card for the place of the README at `path`: merged with it if it is there, see `merge_card`.
+
+    Raises:
+        FormatError: The one that is there is not UTF-8 text, too large, or its metadata cannot be read.
+        AccessError: It cannot be read.
+    """
+    return merge_card(read_text(path, str(path)), fresh) if path.is_file() else fresh

@@ -9,7 +9,7 @@ from huggingface_hub import EvalResult
 TASK = "image-classification"
 MODELS = (("standard", "standard"), ("patched", "patched"), ("robust", "robust model"))  # rows of the results
 
-LARGEST_SCALE = 1e6  # of a scale curve: what can be drawn
+_LARGEST_SCALE = 1e6  # of a scale curve: what can be drawn
 
 _HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?", re.ASCII)
 _REPORTED = ("images", "held_out", "steps")  # of a distillation
@@ -50,7 +50,7 @@ def checked_metrics(metrics: Any) -> dict[str, Any]:
     curve = given.get("scale_curve")
     points = [mapping(point) for point in curve] if isinstance(curve, list) else []
     if points and all(
-        _is_number(p.get("scale"), most=LARGEST_SCALE) and _is_accuracy(p.get("ta")) and _is_accuracy(p.get("ra"))
+        _is_number(p.get("scale"), most=_LARGEST_SCALE) and _is_accuracy(p.get("ta")) and _is_accuracy(p.get("ra"))
         for p in points
     ):
         found["scale_curve"] = sorted(points, key=lambda point: point["scale"])

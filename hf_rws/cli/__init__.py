@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import click
 
-from hf_rws import __version__
+from hf_rws._version import __version__
 from hf_rws.cli.corrupting import corrupt
 from hf_rws.cli.distilling import distill
 from hf_rws.cli.hub import apply, info, ls, push

@@ -9,17 +9,17 @@ from typing import Any
 
 import click
 
+from hf_rws._accelerator import is_main_process
+from hf_rws._transport.ids import REPO_ID
+from hf_rws.bases import load_base
 from hf_rws.cli.options import corruption_option, number_or_word, parse_bits
 from hf_rws.cli.output import Output, output_options
+from hf_rws.data.preprocessing import input_side
+from hf_rws.data.unlabelled import as_images
 from hf_rws.distillation import distill as distill_signature
-from hf_rws.distillation import input_side
-from hf_rws.distiller import OPTIMIZERS
+from hf_rws.distillation.arguments import OPTIMIZERS
 from hf_rws.errors import OptionError, RWSError
-from hf_rws.hub.ids import REPO_ID
-from hf_rws.loading import load_base
-from hf_rws.signature import Signature
-from hf_rws.study import is_main_process
-from hf_rws.unlabelled import as_images
+from hf_rws.signature.signature import Signature
 
 
 @click.command(short_help="Make a signature from unlabelled images.")
@@ -104,7 +104,7 @@ def distill(
     )
     if not is_main_process():
         return
-    origin = replace(signature.config.base_model, repo_id=loaded.repo_id, revision=loaded.revision)
+    origin = replace(signature.config.base_model, repo_id=loaded.origin.repo_id, revision=loaded.origin.revision)
     signature = signature.with_results(base_model=origin)
     made_by = signature.config.method.training
     click.echo(

@@ -12,16 +12,18 @@ import click
 from hf_rws import hub
 from hf_rws.cli.options import output_dir_option, together
 from hf_rws.cli.output import Output, output_options
-from hf_rws.format import CONFIG_NAME
+from hf_rws.hub.catalogue import SORTS
 from hf_rws.loading import load_patched, save_patched
+from hf_rws.signature.config import CONFIG_NAME
+from hf_rws.timm_repo import MODEL_NAME
 
-token_option = click.option(
+_token_option = click.option(
     "--token", help="User access token.  [default: that of `hf auth login` or HF_TOKEN, which no history keeps]"
 )
-fetch_options = together(
+_fetch_options = together(
     click.option("--cache-dir", type=click.Path(path_type=Path), help="Instead of the Hub's own cache."),
     click.option("--local-files-only", is_flag=True, help="Do not ask the Hub; take what is in the cache."),
-    token_option,
+    _token_option,
 )
 
 
@@ -29,7 +31,7 @@ fetch_options = together(
 @click.argument("signature")
 @click.option("--base", help="Folder or Hub id of a model: say whether the signature fits it, too.")
 @click.option("--revision", help="Branch, tag or commit of the signature.")
-@fetch_options
+@_fetch_options
 @output_options
 def info(signature: str, output: Output, **options: Any) -> None:
     """What a SIGNATURE (a folder or a Hub id) is, without downloading its weights.
@@ -47,37 +49,37 @@ def info(signature: str, output: Output, **options: Any) -> None:
 @click.argument("base", required=False)
 @click.argument("signatures", nargs=-1)
 @click.option("--scale", "scales", type=float, multiple=True, help="One per signature.  [default: 1/n each]")
-@click.option("--recipe", type=click.Path(path_type=Path), help="File or bundle, instead of BASE and SIGNATURES.")
+@click.option("--lockfile", type=click.Path(path_type=Path), help="File or bundle, instead of BASE and SIGNATURES.")
 @click.option("--strict", is_flag=True, help="Refuse signatures that were made from another base.")
 @click.option("--revision", help="Branch, tag or commit of the base; a signature's is part of its id: user/rws-fog@v1.")
 @output_dir_option
-@fetch_options
+@_fetch_options
 @output_options
 def apply(
     base: str | None,
     signatures: tuple[str, ...],
     scales: tuple[float, ...],
-    recipe: Path | None,
+    lockfile: Path | None,
     output_dir: Path,
     output: Output,
     **options: Any,
 ) -> None:
-    """Write BASE with SIGNATURES on as a plain timm repo, for good, with a card that holds the recipe.
+    """Write BASE with SIGNATURES on as a plain timm repo, for good, with a card that holds the lockfile.
 
     \b
     Examples:
       hf-rws apply user/model user/rws-fog --output-dir model-fog
       hf-rws apply base rws-fog rws-snow --scale 0.7 --scale 0.3 --output-dir model-winter
     """
-    if (base is None) == (recipe is None) or (recipe is None and not signatures):
-        raise click.UsageError("give BASE and SIGNATURES, or --recipe")
-    model = load_patched(base, list(signatures), scales=list(scales) or None, recipe=recipe, **options)
+    if (base is None) == (lockfile is None) or (lockfile is None and not signatures):
+        raise click.UsageError("give BASE and SIGNATURES, or --lockfile")
+    model = load_patched(base, list(signatures), scales=list(scales) or None, lockfile=lockfile, **options)
     folder = save_patched(model, output_dir)
     output.record(
         {
             "folder": str(folder),
             "scales": [f"{name}={scale:g}" for name, scale in model.rws.scales.items()],
-            "nbytes": (folder / "model.safetensors").stat().st_size,
+            "nbytes": (folder / MODEL_NAME).stat().st_size,
         },
         id_key="folder",
     )
@@ -95,7 +97,7 @@ def apply(
 @click.option("--create-pr", is_flag=True, help="Open a pull request instead.")
 @click.option("--commit-message", help="First line of the commit.")
 @click.option("--tag", help="Tag to put on the commit.")
-@token_option
+@_token_option
 @output_options
 def push(
     folder: Path,
@@ -151,9 +153,9 @@ def push(
 @click.option("--kind", type=click.Choice(["extracted", "distilled", "combined"]), help="Made this way.")
 @click.option("--author", help="By this user or organisation.")
 @click.option("--search", help="With this in their ids.")
-@click.option("--sort", type=click.Choice(hub.SORTS), help="Order, the largest first.  [default: the Hub's]")
+@click.option("--sort", type=click.Choice(SORTS), help="Order, the largest first.  [default: the Hub's]")
 @click.option("--limit", type=click.IntRange(1), default=30, show_default=True, help="At most so many.")
-@token_option
+@_token_option
 @output_options
 def ls(corruption: tuple[str, ...], output: Output, **options: Any) -> None:
     """List signatures on the Hub.

@@ -7,6 +7,7 @@ from typing import Any
 import click
 import timm
 
+from hf_rws._accelerator import is_main_process
 from hf_rws.cli.options import (
     corruption_option,
     data_options,
@@ -18,12 +19,14 @@ from hf_rws.cli.options import (
     recipe_options,
 )
 from hf_rws.cli.output import Output, output_options
-from hf_rws.data import Splits, load_splits
+from hf_rws.data.datasets import load_splits
+from hf_rws.data.sets import Splits
 from hf_rws.errors import OptionError
 from hf_rws.extraction import extract as extract_signature
-from hf_rws.recipes import TrainingArguments
-from hf_rws.study import create_start, is_main_process, run_study, write_base_card
-from hf_rws.training import train as train_model
+from hf_rws.study.run import create_start, run_study, write_base_card
+from hf_rws.timm_repo import MODEL_NAME
+from hf_rws.training.arguments import TrainingArguments
+from hf_rws.training.trainer import train as train_model
 
 
 @click.command(short_help="Train a standard or a robust model.")
@@ -45,7 +48,7 @@ def train(output_dir: Path, resume: bool, corruption: tuple[str, ...], output: O
     arguments = _training_arguments(options, corruption)
     data, start, notes = _start(options, arguments.seed)
     result = train_model(start, data, output_dir, arguments, resume=resume, notes=notes)
-    if (output_dir / "model.safetensors").is_file() and is_main_process():
+    if (output_dir / MODEL_NAME).is_file() and is_main_process():
         write_base_card(output_dir, result)
         click.echo(
             f"{result.folder}: best epoch {result.best_epoch}, validation {result.validation_accuracy:.4f}", err=True

@@ -8,10 +8,11 @@ from pathlib import Path
 
 import click
 
-from hf_rws.benchmarks import Benchmark, is_benchmark, open_benchmark
 from hf_rws.cli.options import corruption_option
 from hf_rws.cli.output import Output, output_options
-from hf_rws.data import ImageSet, load_split
+from hf_rws.data.benchmarks import Benchmark, is_benchmark, open_benchmark
+from hf_rws.data.datasets import load_split
+from hf_rws.data.sets import ImageSet
 from hf_rws.evaluation import evaluate as evaluate_model
 from hf_rws.loading import load_patched
 
@@ -95,7 +96,7 @@ def quickstart(output_dir: Path, corruption: tuple[str, ...], dataset: str | Non
       hf-rws quickstart && cd hf-rws-quickstart
       python -c 'import hf_rws; print(hf_rws.load_patched("base", ["rws-fog-distilled"]).rws)'
     """
-    from hf_rws.quickstart import quickstart as run_quickstart
+    from hf_rws.study.quickstart import quickstart as run_quickstart
 
     text = run_quickstart(output_dir, corruptions=corruption or None, dataset=dataset)
     output.table(json.loads((output_dir / "study.json").read_text()), id_key="corruption", human=text)

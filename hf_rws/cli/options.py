@@ -6,9 +6,10 @@ from typing import Any
 
 import click
 
-from hf_rws.augmentation import AUGMENTATIONS
+from hf_rws._accelerator import PRECISIONS
 from hf_rws.corruptions import CORRUPTIONS
-from hf_rws.recipes import PRECISIONS, RECIPES, SCHEDULES
+from hf_rws.training.arguments import RECIPES, SCHEDULES
+from hf_rws.training.augmentation import AUGMENTATIONS
 
 Command = Callable[..., Any]
 

@@ -9,9 +9,9 @@ from typing import Any
 
 import click
 
-from hf_rws import hub
+from hf_rws._transport.calls import is_agent
 
-FORMATS = ("auto", "human", "agent", "json", "quiet")
+_FORMATS = ("auto", "human", "agent", "json", "quiet")
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ def output_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """The options of `hf` for its formats; the command gets an `Output` as `output`."""
 
     @click.option(
-        "--format", "style", type=click.Choice(FORMATS), help="Of what is printed.  [default: auto, human or agent]"
+        "--format", "style", type=click.Choice(_FORMATS), help="Of what is printed.  [default: auto, human or agent]"
     )
     @click.option("--json", "as_json", is_flag=True, help="The same as --format json.")
     @click.option("-q", "--quiet", is_flag=True, help="The same as --format quiet: one id a line.")
@@ -80,7 +80,7 @@ def _resolved(style: str = "auto") -> str:
     """As `hf` does: "agent" where a coding agent runs the command, else "human"."""
     if style != "auto":
         return style
-    return "human" if sys.stdout.isatty() or not hub.is_agent() else "agent"
+    return "human" if sys.stdout.isatty() or not is_agent() else "agent"
 
 
 def _columns(rows: Sequence[Mapping[str, Any]]) -> str:

@@ -9,18 +9,26 @@ import PIL
 import torch
 from tqdm.auto import tqdm
 
-from hf_rws import __version__
-from hf_rws.copies.folder import DATA, UNFINISHED, begin, file_errors, finish, is_finished
+from hf_rws._version import __version__
+from hf_rws.copies.folder import (
+    DATA,
+    UNFINISHED,
+    begin,
+    file_errors,
+    finish,
+    is_finished,
+)
 from hf_rws.copies.shards import BATCH, Shard, write_all
 from hf_rws.copies.treatment import Treatment, read_images
-from hf_rws.data import dataset_name, find_image_column, open_dataset
+from hf_rws.data.datasets import dataset_name, open_dataset
+from hf_rws.data.decoding import find_image_column
 from hf_rws.errors import NotFoundError, OptionError
 
 if TYPE_CHECKING:
     import datasets
 
-SHARD_BYTES = 2**28  # of pixels: 10,000 images of 32 px, 1,700 of 224 px
-SHARD_IMAGES = 10_000  # at most
+_SHARD_BYTES = 2**28  # of pixels: 10,000 images of 32 px, 1,700 of 224 px
+_SHARD_IMAGES = 10_000  # at most
 
 
 def write_corrupted_copy(
@@ -137,11 +145,11 @@ def _image_column(splits: Mapping[str, "datasets.Dataset"], named: str | None, d
 
 
 def _images_per_shard(splits: Mapping[str, "datasets.Dataset"], column: str, dataset: str) -> int:
-    """As many images of the first one's size as have `SHARD_BYTES` of pixels."""
+    """As many images of the first one's size as have `_SHARD_BYTES` of pixels."""
     name, split = next(iter(splits.items()))
     table = split.with_format("arrow")[:1]
     (image,) = read_images(table, split.features[column], column, 0, f"{dataset} {name}")
-    return max(BATCH, min(SHARD_IMAGES, SHARD_BYTES // (3 * image.width * image.height)))
+    return max(BATCH, min(_SHARD_IMAGES, _SHARD_BYTES // (3 * image.width * image.height)))
 
 
 def _parts(split: "datasets.Dataset", name: str, size: int) -> Iterator[tuple["datasets.Dataset", int, str]]:

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hf_rws._files import README_NAME
 from hf_rws.cards.copies import copy_card
 from hf_rws.errors import AccessError, FormatError, IntegrityError, OptionError, RWSError
 
@@ -15,7 +16,6 @@ if TYPE_CHECKING:
     import datasets
 
 RECORD = "corruption.json"
-README = "README.md"
 UNFINISHED = ".unfinished"
 DATA = "data"
 
@@ -25,7 +25,7 @@ def is_finished(folder: Path, record: Mapping[str, Any]) -> bool:
     if (folder / RECORD).exists():
         _check_same(folder, folder / RECORD, record)
         return (folder / DATA).exists()
-    for name in (DATA, README):
+    for name in (DATA, README_NAME):
         if (folder / name).exists():
             raise OptionError(f"{folder} already has {name} of something else: choose another folder")
     return False
@@ -72,7 +72,7 @@ def finish(folder: Path, splits: Mapping[str, "datasets.Dataset"], *, on_hub: bo
     record = json.loads((work / RECORD).read_text())
     del record["source"]  # what this machine's cache calls it
     _write(folder / RECORD, json.dumps(record, indent=2) + "\n")
-    _write(folder / README, copy_card(record, info, name=folder.resolve().name, on_hub=on_hub))
+    _write(folder / README_NAME, copy_card(record, info, name=folder.resolve().name, on_hub=on_hub))
     (work / DATA).replace(folder / DATA)
     shutil.rmtree(work)
 

@@ -15,9 +15,9 @@ from hf_rws.corruptions.registry import find
 from hf_rws.errors import OptionError
 
 # Values per chunk: temporaries that stay in a CPU's cache (as floats, 2 MB) are several times faster than larger ones.
-CPU_CHUNK = 2**19
-DEVICE_CHUNK = 2**24
-AUTO = "auto"
+_CPU_CHUNK = 2**19
+_DEVICE_CHUNK = 2**24
+_AUTO = "auto"
 _SET_BELOW_SIDE = ((48, CIFAR), (128, TINY_IMAGENET))
 
 
@@ -72,7 +72,7 @@ def corrupt(
     channels, height, width = batch.shape[1:]
     shape = (channels, height, width)
     result = torch.empty_like(batch)  # in the layout of the input, which `back` then need not change
-    limit = CPU_CHUNK if batch.device.type == "cpu" else DEVICE_CHUNK
+    limit = _CPU_CHUNK if batch.device.type == "cpu" else _DEVICE_CHUNK
     size = max(1, limit // (channels * height * width))
     for start in range(0, len(batch), size):
         chunk = batch[start : start + size]
@@ -100,8 +100,8 @@ def check_parameter_set(parameters: str) -> str:
     Raises:
         OptionError: It is neither.
     """
-    if parameters not in (AUTO, *PARAMETER_SETS):
-        raise OptionError(f"Unknown parameters {parameters!r}: use {', '.join(map(repr, (AUTO, *PARAMETER_SETS)))}.")
+    if parameters not in (_AUTO, *PARAMETER_SETS):
+        raise OptionError(f"Unknown parameters {parameters!r}: use {', '.join(map(repr, (_AUTO, *PARAMETER_SETS)))}.")
     return parameters
 
 
@@ -118,7 +118,7 @@ def check_severity(severity: int | str) -> int:
 
 def parameter_set(parameters: str, shorter_side: int) -> str:
     """The parameter set for images of this size: the one named, or that of the nearest published size."""
-    if check_parameter_set(parameters) != AUTO:
+    if check_parameter_set(parameters) != _AUTO:
         return parameters
     return next((name for below, name in _SET_BELOW_SIDE if shorter_side < below), IMAGENET)
 

@@ -17,22 +17,22 @@ from hf_rws.corruptions.definition import CIFAR, IMAGENET, TINY_IMAGENET, Corrup
 from hf_rws.corruptions.randomness import Source
 from hf_rws.corruptions.rounds import until_stable
 
-DEFOCUS_RADIUS_ALIAS = {
+_DEFOCUS_RADIUS_ALIAS = {
     CIFAR: ((0.3, 0.4), (0.4, 0.5), (0.5, 0.6), (1, 0.2), (1.5, 0.1)),
     TINY_IMAGENET: ((0.5, 0.6), (1, 0.1), (1.5, 0.1), (2.5, 0.01), (3, 0.1)),
     IMAGENET: ((3, 0.1), (4, 0.5), (6, 0.5), (8, 0.5), (10, 0.5)),
 }
-GLASS_SIGMA_DELTA_ROUNDS = {
+_GLASS_SIGMA_DELTA_ROUNDS = {
     CIFAR: ((0.05, 1, 1), (0.25, 1, 1), (0.4, 1, 1), (0.25, 1, 2), (0.4, 1, 2)),
     TINY_IMAGENET: ((0.1, 1, 1), (0.5, 1, 1), (0.6, 1, 2), (0.7, 2, 1), (0.9, 2, 2)),
     IMAGENET: ((0.7, 1, 2), (0.9, 2, 1), (1, 2, 3), (1.1, 3, 2), (1.5, 4, 2)),
 }
-MOTION_RADIUS_SIGMA = {
+_MOTION_RADIUS_SIGMA = {
     CIFAR: ((6, 1), (6, 1.5), (6, 2), (8, 2), (9, 2.5)),
     TINY_IMAGENET: ((10, 1), (10, 1.5), (10, 2), (10, 2.5), (12, 3)),
     IMAGENET: ((10, 3), (15, 5), (15, 8), (15, 12), (20, 15)),
 }
-ZOOM_STOP_STEP = {
+_ZOOM_STOP_STEP = {
     CIFAR: ((1.06, 0.01), (1.11, 0.01), (1.16, 0.01), (1.21, 0.01), (1.26, 0.01)),
     TINY_IMAGENET: ((1.06, 0.01), (1.11, 0.01), (1.16, 0.01), (1.21, 0.01), (1.26, 0.01)),
     IMAGENET: ((1.11, 0.01), (1.16, 0.01), (1.21, 0.02), (1.26, 0.02), (1.31, 0.03)),
@@ -49,11 +49,11 @@ def _gaussian(images: Tensor, draws: Draws, sigma: float) -> Tensor:
 
 
 def _defocus(images: Tensor, draws: Draws, constants: tuple[float, float]) -> Tensor:
-    return filters.correlate(images, defocus_kernel(*constants))
+    return filters.correlate(images, _defocus_kernel(*constants))
 
 
 @lru_cache(maxsize=32)
-def defocus_kernel(radius: float, alias: float) -> np.ndarray:
+def _defocus_kernel(radius: float, alias: float) -> np.ndarray:
     """The image of a point: a disk, its staircase edge softened by a Gaussian of `alias` standard deviation.
 
     Returns:
@@ -81,13 +81,13 @@ def _draw_glass(source: Source, shape: tuple[int, int, int], constants: tuple[fl
 def _glass(images: Tensor, draws: Draws, constants: tuple[float, int, int]) -> Tensor:
     sigma, delta, _ = constants
     count, channels = images.shape[:2]
-    origin = glass_origins(draws[0], delta)[:, None].expand(count, channels, -1)
+    origin = _glass_origins(draws[0], delta)[:, None].expand(count, channels, -1)
     blurred = filters.gaussian_blur(images, sigma).clamp_(0, 255).floor_()
     shuffled = blurred.flatten(2).gather(2, origin).view(images.shape)
     return filters.gaussian_blur(shuffled, sigma)
 
 
-def glass_origins(uniform: Tensor, delta: int) -> Tensor:
+def _glass_origins(uniform: Tensor, delta: int) -> Tensor:
     """Which pixel each pixel of a glass blur comes from.
 
     Each round visits the pixels from the last to the first (not those nearer than `delta` to an edge) and copies to
@@ -147,7 +147,7 @@ def _zoom(images: Tensor, draws: Draws, constants: tuple[float, float]) -> Tenso
 
 
 gaussian_blur = Corruption("gaussian_blur", GAUSSIAN_SIGMA, _gaussian)
-defocus_blur = Corruption("defocus_blur", DEFOCUS_RADIUS_ALIAS, _defocus)
-glass_blur = Corruption("glass_blur", GLASS_SIGMA_DELTA_ROUNDS, _glass, _draw_glass)
-motion_blur = Corruption("motion_blur", MOTION_RADIUS_SIGMA, _motion, _draw_angle)
-zoom_blur = Corruption("zoom_blur", ZOOM_STOP_STEP, _zoom)
+defocus_blur = Corruption("defocus_blur", _DEFOCUS_RADIUS_ALIAS, _defocus)
+glass_blur = Corruption("glass_blur", _GLASS_SIGMA_DELTA_ROUNDS, _glass, _draw_glass)
+motion_blur = Corruption("motion_blur", _MOTION_RADIUS_SIGMA, _motion, _draw_angle)
+zoom_blur = Corruption("zoom_blur", _ZOOM_STOP_STEP, _zoom)

@@ -11,17 +11,17 @@ from torch import Tensor
 from hf_rws.corruptions.definition import CIFAR, IMAGENET, TINY_IMAGENET, Corruption, Draws
 from hf_rws.corruptions.filters import wide_float
 
-BRIGHTNESS_ADDED = {
+_BRIGHTNESS_ADDED = {
     CIFAR: (0.05, 0.1, 0.15, 0.2, 0.3),
     TINY_IMAGENET: (0.1, 0.2, 0.3, 0.4, 0.5),
     IMAGENET: (0.1, 0.2, 0.3, 0.4, 0.5),
 }
-CONTRAST_FACTOR = {
+_CONTRAST_FACTOR = {
     CIFAR: (0.75, 0.5, 0.4, 0.3, 0.15),
     TINY_IMAGENET: (0.4, 0.3, 0.2, 0.1, 0.05),
     IMAGENET: (0.4, 0.3, 0.2, 0.1, 0.05),
 }
-SATURATE_FACTOR_ADDED = {
+_SATURATE_FACTOR_ADDED = {
     CIFAR: ((0.3, 0), (0.1, 0), (1.5, 0), (2, 0.1), (2.5, 0.2)),
     TINY_IMAGENET: ((0.3, 0), (0.1, 0), (2, 0), (5, 0.1), (30, 0.2)),
     IMAGENET: ((0.3, 0), (0.1, 0), (2, 0), (5, 0.1), (20, 0.2)),
@@ -56,6 +56,6 @@ def _saturate(images: Tensor, draws: Draws, constants: tuple[float, float]) -> T
     return levels
 
 
-brightness = Corruption("brightness", BRIGHTNESS_ADDED, _brightness)
-contrast = Corruption("contrast", CONTRAST_FACTOR, _contrast)
-saturate = Corruption("saturate", SATURATE_FACTOR_ADDED, _saturate, needs_colour=True)
+brightness = Corruption("brightness", _BRIGHTNESS_ADDED, _brightness)
+contrast = Corruption("contrast", _CONTRAST_FACTOR, _contrast)
+saturate = Corruption("saturate", _SATURATE_FACTOR_ADDED, _saturate, needs_colour=True)

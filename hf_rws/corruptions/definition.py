@@ -17,7 +17,7 @@ SEVERITIES = (1, 2, 3, 4, 5)
 Draws = tuple[Tensor, ...]
 
 
-def no_draws(source: Source, shape: tuple[int, int, int], constants: Any) -> Draws:
+def _no_draws(source: Source, shape: tuple[int, int, int], constants: Any) -> Draws:
     """The `draw` of a corruption without randomness."""
     return ()
 
@@ -40,6 +40,6 @@ class Corruption:
     name: str
     constants: Mapping[str, tuple[Any, ...]]
     apply: Callable[[Tensor, Draws, Any], Tensor]
-    draw: Callable[[Source, tuple[int, int, int], Any], Draws] = no_draws
+    draw: Callable[[Source, tuple[int, int, int], Any], Draws] = _no_draws
     needs_colour: bool = False
     any_layout: bool = False

@@ -15,14 +15,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-Border = Literal["replicate", "mirror", "reflect"]
+_Border = Literal["replicate", "mirror", "reflect"]
 
 # Weights sum to a hair over 1: rounding would otherwise truncate flat areas (255 above all) one level too low.
 GAIN = 1 + 2**-18
-LONGEST_SHIFTED_REACH = 12
-MOST_SHIFTED_TAPS = 64
-MOST_GATHERED = 6000  # values of an image
-STRIP = 48
+_LONGEST_SHIFTED_REACH = 12
+_MOST_SHIFTED_TAPS = 64
+_MOST_GATHERED = 6000  # values of an image
+_STRIP = 48
 NEGLIGIBLE = 1e-6
 
 
@@ -46,7 +46,7 @@ def gaussian_weights(sigma: float, reach: int) -> np.ndarray:
     return weights / weights.sum()
 
 
-def gaussian_blur(images: Tensor, sigma: float, *, border: Border = "replicate", truncate: float = 4.0) -> Tensor:
+def gaussian_blur(images: Tensor, sigma: float, *, border: _Border = "replicate", truncate: float = 4.0) -> Tensor:
     """Gaussian blur of the last two dimensions, as SciPy defines it.
 
     Args:
@@ -61,7 +61,7 @@ def gaussian_blur(images: Tensor, sigma: float, *, border: Border = "replicate",
     reach = int(truncate * sigma + 0.5)
     if reach == 0:
         return images.float()
-    if reach <= LONGEST_SHIFTED_REACH and border == "replicate":
+    if reach <= _LONGEST_SHIFTED_REACH and border == "replicate":
         return _blur_by_shifts(images, gaussian_weights(sigma, reach) * math.sqrt(GAIN))
     height, width = images.shape[-2:]
     vertical, horizontal = (
@@ -74,9 +74,9 @@ def gaussian_blur(images: Tensor, sigma: float, *, border: Border = "replicate",
 def _band_product(matrix: Tensor, images: Tensor, reach: int) -> Tensor:
     """`matrix @ images`, in strips that leave out most of the zeros farther than `reach` from the diagonal."""
     size = len(matrix)
-    if size <= 2 * STRIP:
+    if size <= 2 * _STRIP:
         return matrix @ images
-    strips = [(slice(i, i + STRIP), slice(max(0, i - reach), i + STRIP + reach)) for i in range(0, size, STRIP)]
+    strips = [(slice(i, i + _STRIP), slice(max(0, i - reach), i + _STRIP + reach)) for i in range(0, size, _STRIP)]
     return torch.cat([matrix[rows, columns] @ images[..., columns, :] for rows, columns in strips], -2)
 
 
@@ -95,7 +95,7 @@ def _blur_by_shifts(images: Tensor, weights: np.ndarray) -> Tensor:
 
 
 @lru_cache(maxsize=32)
-def _blur_matrix(size: int, sigma: float, reach: int, border: Border) -> np.ndarray:
+def _blur_matrix(size: int, sigma: float, reach: int, border: _Border) -> np.ndarray:
     """The (size, size) float64 matrix of a Gaussian blur along one dimension."""
     source = border_index(np.arange(size)[:, None] + np.arange(-reach, reach + 1), size, border)
     matrix = np.zeros((size, size))
@@ -103,7 +103,7 @@ def _blur_matrix(size: int, sigma: float, reach: int, border: Border) -> np.ndar
     return matrix * math.sqrt(GAIN)
 
 
-def border_index(positions: np.ndarray, size: int, border: Border) -> np.ndarray:
+def border_index(positions: np.ndarray, size: int, border: _Border) -> np.ndarray:
     """Where positions outside 0..size-1 read from."""
     if border == "replicate":
         return positions.clip(0, size - 1)
@@ -126,7 +126,7 @@ def correlate(images: Tensor, kernel: np.ndarray) -> Tensor:
         float32 (N, C, H, W).
     """
     taps = np.argwhere(kernel > NEGLIGIBLE)
-    if len(taps) > MOST_SHIFTED_TAPS:
+    if len(taps) > _MOST_SHIFTED_TAPS:
         return _correlate_by_fft(images, kernel)
     reach = kernel.shape[0] // 2
     height, width = images.shape[-2:]
@@ -178,7 +178,7 @@ def line_blur(images: Tensor, angles: Tensor, radius: float, sigma: float) -> Te
     steps = torch.arange(len(weights), device=images.device)
     shifts = (steps * radians.sin() - 0.5).ceil() * row + (steps * radians.cos() - 0.5).ceil()
     firsts = shifts.long() + reach * (row + 1)
-    if images.device.type == "cpu" and images[:1].numel() > MOST_GATHERED:
+    if images.device.type == "cpu" and images[:1].numel() > _MOST_GATHERED:
         return _sum_of_views(padded, firsts, weights, images.shape)
     return _sum_of_gathers(padded, firsts, weights, images.shape)
 
@@ -226,7 +226,7 @@ def clipped_zoom(planes: Tensor, factor: float, scratch: Tensor | None = None) -
     """
     rows, columns, other = planes.new_empty(3, *planes.shape) if scratch is None else scratch
     for dim, source, result in ((0, planes, rows), (1, rows, columns)):
-        low, high, share = (on_device(a, planes.device) for a in zoom_positions(planes.shape[dim], factor))
+        low, high, share = (on_device(a, planes.device) for a in _zoom_positions(planes.shape[dim], factor))
         torch.index_select(source, dim, low, out=result)
         torch.index_select(source, dim, high, out=other)
         torch.lerp(result, other, share.view((-1, 1) if dim else (-1, 1, 1)), out=result)
@@ -234,7 +234,7 @@ def clipped_zoom(planes: Tensor, factor: float, scratch: Tensor | None = None) -
 
 
 @lru_cache(maxsize=256)
-def zoom_positions(size: int, factor: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _zoom_positions(size: int, factor: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """For each output position of a clipped zoom: the two input positions and the share of the second."""
     crop = math.ceil(size / factor)
     enlarged = round(crop * factor)

@@ -26,12 +26,12 @@ from hf_rws.corruptions.randomness import Source
 from hf_rws.errors import FormatError, MissingExtraError, NotFoundError
 
 FOLDER_VARIABLE = "HF_RWS_FROST"
-ASSET_PACKAGE = "torch_uncertainty_assets"
-MOST_PICTURES = 5
-PICTURE_ENDINGS = (".jpg", ".jpeg", ".png")
+_ASSET_PACKAGE = "torch_uncertainty_assets"
+_MOST_PICTURES = 5
+_PICTURE_ENDINGS = (".jpg", ".jpeg", ".png")
 
 
-class Frost(NamedTuple):
+class _Frost(NamedTuple):
     """Weights of the image and of the frost, and by what the pictures are resized."""
 
     image: float
@@ -39,14 +39,14 @@ class Frost(NamedTuple):
     resize: float
 
 
-FROST = {
-    CIFAR: tuple(Frost(w, f, 0.2) for w, f in ((1, 0.2), (1, 0.3), (0.9, 0.4), (0.85, 0.4), (0.75, 0.45))),
-    TINY_IMAGENET: tuple(Frost(w, f, 0.3) for w, f in ((1, 0.3), (0.9, 0.4), (0.8, 0.45), (0.75, 0.5), (0.7, 0.55))),
-    IMAGENET: tuple(Frost(w, f, 1) for w, f in ((1, 0.4), (0.8, 0.6), (0.7, 0.7), (0.65, 0.7), (0.6, 0.75))),
+_FROST = {
+    CIFAR: tuple(_Frost(w, f, 0.2) for w, f in ((1, 0.2), (1, 0.3), (0.9, 0.4), (0.85, 0.4), (0.75, 0.45))),
+    TINY_IMAGENET: tuple(_Frost(w, f, 0.3) for w, f in ((1, 0.3), (0.9, 0.4), (0.8, 0.45), (0.75, 0.5), (0.7, 0.55))),
+    IMAGENET: tuple(_Frost(w, f, 1) for w, f in ((1, 0.4), (0.8, 0.6), (0.7, 0.7), (0.65, 0.7), (0.6, 0.75))),
 }
 
 
-class Album(NamedTuple):
+class _Album(NamedTuple):
     """Pictures of different sizes in one tensor.
 
     Attributes:
@@ -70,7 +70,7 @@ def picture_paths() -> tuple[Path, ...]:
         NotFoundError: The folder does not exist or holds no pictures.
     """
     folder = os.environ.get(FOLDER_VARIABLE)
-    return _pictures_in(_asset_folder(ASSET_PACKAGE) if folder is None else folder)
+    return _pictures_in(_asset_folder(_ASSET_PACKAGE) if folder is None else folder)
 
 
 @lru_cache(maxsize=1)
@@ -86,10 +86,10 @@ def _asset_folder(package: str) -> str:
 
 @lru_cache(maxsize=8)
 def _pictures_in(folder: str) -> tuple[Path, ...]:
-    paths = sorted(path for path in Path(folder).glob("*") if path.suffix.lower() in PICTURE_ENDINGS)
+    paths = sorted(path for path in Path(folder).glob("*") if path.suffix.lower() in _PICTURE_ENDINGS)
     if not paths:
-        raise NotFoundError(f"No pictures for frost in {folder} ({', '.join(PICTURE_ENDINGS)}).")
-    return tuple(paths[:MOST_PICTURES])
+        raise NotFoundError(f"No pictures for frost in {folder} ({', '.join(_PICTURE_ENDINGS)}).")
+    return tuple(paths[:_MOST_PICTURES])
 
 
 def has_pictures() -> bool:
@@ -101,7 +101,7 @@ def has_pictures() -> bool:
 
 
 @lru_cache(maxsize=8)
-def _album(paths: tuple[Path, ...], resize: float, height: int, width: int, device: torch.device) -> Album:
+def _album(paths: tuple[Path, ...], resize: float, height: int, width: int, device: torch.device) -> _Album:
     """Pictures resized by `resize`, or by more where needed to be larger than (height, width)."""
     pictures = []
     for path in paths:
@@ -115,7 +115,7 @@ def _album(paths: tuple[Path, ...], resize: float, height: int, width: int, devi
     sizes = torch.tensor([picture.shape[1:] for picture in pictures])
     ends = sizes.prod(1).cumsum(0)
     pixels = torch.cat([picture.flatten(1) for picture in pictures], 1)
-    return Album(*(t.to(device) for t in (pixels, ends - sizes.prod(1), sizes[:, 0], sizes[:, 1])))
+    return _Album(*(t.to(device) for t in (pixels, ends - sizes.prod(1), sizes[:, 0], sizes[:, 1])))
 
 
 def _read(path: Path) -> np.ndarray:
@@ -127,12 +127,12 @@ def _read(path: Path) -> np.ndarray:
         raise FormatError(f"{path} is not a picture that can be read: {error}") from error
 
 
-def _draw_frost(source: Source, shape: tuple[int, int, int], constants: Frost) -> Draws:
+def _draw_frost(source: Source, shape: tuple[int, int, int], constants: _Frost) -> Draws:
     """Which picture, and how far down and right in it, as shares."""
     return (source.uniform(3),)
 
 
-def _frost(images: Tensor, draws: Draws, constants: Frost) -> Tensor:
+def _frost(images: Tensor, draws: Draws, constants: _Frost) -> Tensor:
     height, width = images.shape[2:]
     album = _album(picture_paths(), constants.resize, height, width, images.device)
     picture, top, left = draws[0].unbind(1)
@@ -147,4 +147,4 @@ def _frost(images: Tensor, draws: Draws, constants: Frost) -> Tensor:
     return images.float().mul_(constants.image).add_(cut, alpha=constants.frost)
 
 
-frost = Corruption("frost", FROST, _frost, _draw_frost, needs_colour=True)
+frost = Corruption("frost", _FROST, _frost, _draw_frost, needs_colour=True)

@@ -17,13 +17,13 @@ from hf_rws.corruptions.filters import GAIN, gaussian_blur, on_device
 from hf_rws.corruptions.randomness import Source
 
 # alpha, sigma and the farthest affine step, in pixels over the set's unit (244 is what the published code has)
-ELASTIC_UNIT = {CIFAR: 32, TINY_IMAGENET: 64, IMAGENET: 244}
-ELASTIC_ALPHA_SIGMA_AFFINE = {
+_ELASTIC_UNIT = {CIFAR: 32, TINY_IMAGENET: 64, IMAGENET: 244}
+_ELASTIC_ALPHA_SIGMA_AFFINE = {
     CIFAR: ((0, 0, 0.08), (0.05, 0.2, 0.07), (0.08, 0.06, 0.06), (0.1, 0.04, 0.05), (0.1, 0.03, 0.03)),
     TINY_IMAGENET: ((0, 0, 0.08), (0.05, 0.3, 0.06), (0.1, 0.08, 0.06), (0.1, 0.03, 0.03), (0.16, 0.03, 0.02)),
     IMAGENET: ((2, 0.7, 0.1), (2, 0.08, 0.2), (0.05, 0.01, 0.02), (0.07, 0.01, 0.02), (0.12, 0.01, 0.02)),
 }
-PIXELATE_FACTOR = {
+_PIXELATE_FACTOR = {
     CIFAR: (0.95, 0.9, 0.85, 0.75, 0.65),
     TINY_IMAGENET: (0.9, 0.8, 0.7, 0.6, 0.5),
     IMAGENET: (0.6, 0.5, 0.4, 0.3, 0.25),
@@ -46,7 +46,7 @@ def _pixelate(images: Tensor, draws: Draws, factor: float) -> Tensor:
 
 def _box_means(planes: Tensor, reduced: int) -> Tensor:
     """Shrink (N, C, H, W) to (N, C, reduced, W): in this direction whole rows move at once."""
-    rows, weights = (on_device(a, planes.device) for a in box_taps(planes.shape[2], reduced))
+    rows, weights = (on_device(a, planes.device) for a in _box_taps(planes.shape[2], reduced))
     total = torch.zeros_like(planes[:, :, :reduced])
     for row, weight in zip(rows, weights, strict=True):
         total.addcmul_(planes.index_select(2, row), weight[:, None])
@@ -59,7 +59,7 @@ def nearest(size: int, enlarged: int) -> np.ndarray:
 
 
 @lru_cache(maxsize=32)
-def box_taps(size: int, reduced: int) -> tuple[np.ndarray, np.ndarray]:
+def _box_taps(size: int, reduced: int) -> tuple[np.ndarray, np.ndarray]:
     """Each output is the mean of the pixels whose centres lie in its window.
 
     Returns:
@@ -139,10 +139,10 @@ def _affine_positions(moves: Tensor, width: int, height: int) -> Tensor:
 elastic_transform = Corruption(
     "elastic_transform",
     {
-        name: tuple(tuple(value * ELASTIC_UNIT[name] for value in row) for row in rows)
-        for name, rows in ELASTIC_ALPHA_SIGMA_AFFINE.items()
+        name: tuple(tuple(value * _ELASTIC_UNIT[name] for value in row) for row in rows)
+        for name, rows in _ELASTIC_ALPHA_SIGMA_AFFINE.items()
     },
     _elastic,
     _draw_elastic,
 )
-pixelate = Corruption("pixelate", PIXELATE_FACTOR, _pixelate, any_layout=True)
+pixelate = Corruption("pixelate", _PIXELATE_FACTOR, _pixelate, any_layout=True)

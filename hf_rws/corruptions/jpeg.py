@@ -22,9 +22,9 @@ from torch.nn import functional
 from hf_rws.corruptions.definition import CIFAR, IMAGENET, TINY_IMAGENET, Corruption, Draws
 from hf_rws.corruptions.filters import on_device
 
-JPEG_QUALITY = {CIFAR: (80, 65, 58, 50, 40), TINY_IMAGENET: (65, 58, 50, 40, 25), IMAGENET: (25, 18, 15, 10, 7)}
+_JPEG_QUALITY = {CIFAR: (80, 65, 58, 50, 40), TINY_IMAGENET: (65, 58, 50, 40, 25), IMAGENET: (25, 18, 15, 10, 7)}
 
-LUMA_STEPS = (
+_LUMA_STEPS = (
     (16, 11, 10, 16, 24, 40, 51, 61),
     (12, 12, 14, 19, 26, 58, 60, 55),
     (14, 13, 16, 24, 40, 57, 69, 56),
@@ -34,7 +34,7 @@ LUMA_STEPS = (
     (49, 64, 78, 87, 103, 121, 120, 101),
     (72, 92, 95, 98, 112, 100, 103, 99),
 )
-CHROMA_STEPS = (
+_CHROMA_STEPS = (
     (17, 18, 24, 47, 99, 99, 99, 99),
     (18, 21, 26, 66, 99, 99, 99, 99),
     (24, 26, 56, 99, 99, 99, 99, 99),
@@ -42,20 +42,20 @@ CHROMA_STEPS = (
     *((99,) * 8,) * 4,
 )
 # In 16-bit fixed point: RGB to Y, Cb, Cr and what they are rounded with.
-TO_YCC = ((19595, 38470, 7471), (-11059, -21709, 32768), (32768, -27439, -5329))
-YCC_OFFSETS = (2**15, (128 << 16) + 2**15 - 1, (128 << 16) + 2**15 - 1)
-FEWEST_PIXELS_FOR_PILLOW = 96 * 96
-RED_CR, GREEN_CB, GREEN_CR, BLUE_CB = 91881, -22554, -46802, 116130
+_TO_YCC = ((19595, 38470, 7471), (-11059, -21709, 32768), (32768, -27439, -5329))
+_YCC_OFFSETS = (2**15, (128 << 16) + 2**15 - 1, (128 << 16) + 2**15 - 1)
+_FEWEST_PIXELS_FOR_PILLOW = 96 * 96
+_RED_CR, _GREEN_CB, _GREEN_CR, _BLUE_CB = 91881, -22554, -46802, 116130
 
 
 def _jpeg(images: Tensor, draws: Draws, quality: int) -> Tensor:
-    large = images.shape[2] * images.shape[3] >= FEWEST_PIXELS_FOR_PILLOW
+    large = images.shape[2] * images.shape[3] >= _FEWEST_PIXELS_FOR_PILLOW
     if large and images.device.type == "cpu":
-        return with_pillow(images, quality)
-    return without_file(images.contiguous(), quality)
+        return _with_pillow(images, quality)
+    return _without_file(images.contiguous(), quality)
 
 
-def with_pillow(images: Tensor, quality: int) -> Tensor:
+def _with_pillow(images: Tensor, quality: int) -> Tensor:
     """Write (N, C, H, W) uint8 images as files and read them back, on the CPU."""
     results = []
     interleaved = images.permute(0, 2, 3, 1)
@@ -68,14 +68,14 @@ def with_pillow(images: Tensor, quality: int) -> Tensor:
     return torch.from_numpy(np.stack(results)).permute(0, 3, 1, 2)
 
 
-def without_file(images: Tensor, quality: int) -> Tensor:
+def _without_file(images: Tensor, quality: int) -> Tensor:
     """The same by arithmetic, on any device: float32 levels, to be clipped."""
     if images.shape[1] == 1:
-        return _through_blocks(images.float(), _steps(LUMA_STEPS, quality))
+        return _through_blocks(images.float(), _steps(_LUMA_STEPS, quality))
     height, width = images.shape[2:]
     luma, chroma = _to_ycc(images)
-    luma = _through_blocks(luma, _steps(LUMA_STEPS, quality))
-    chroma = _through_blocks(_halve(chroma), _steps(CHROMA_STEPS, quality))[..., : (width + 1) // 2]
+    luma = _through_blocks(luma, _steps(_LUMA_STEPS, quality))
+    chroma = _through_blocks(_halve(chroma), _steps(_CHROMA_STEPS, quality))[..., : (width + 1) // 2]
     return _to_rgb(luma, _double(chroma)[..., :height, :width])
 
 
@@ -84,16 +84,16 @@ def _to_ycc(images: Tensor) -> tuple[Tensor, Tensor]:
     red, green, blue = images.to(torch.int32).split(1, 1)
     planes = [
         (red * weights[0]).add_(green, alpha=weights[1]).add_(blue, alpha=weights[2]).add_(offset) >> 16
-        for weights, offset in zip(TO_YCC, YCC_OFFSETS, strict=True)
+        for weights, offset in zip(_TO_YCC, _YCC_OFFSETS, strict=True)
     ]
     return planes[0].float(), torch.cat(planes[1:], 1).float()
 
 
 def _to_rgb(luma: Tensor, chroma: Tensor) -> Tensor:
     blueness, redness = (chroma.to(torch.int32) - 128).split(1, 1)
-    red = (redness * RED_CR).add_(2**15) >> 16
-    green = (blueness * GREEN_CB).add_(redness, alpha=GREEN_CR).add_(2**15) >> 16
-    blue = (blueness * BLUE_CB).add_(2**15) >> 16
+    red = (redness * _RED_CR).add_(2**15) >> 16
+    green = (blueness * _GREEN_CB).add_(redness, alpha=_GREEN_CR).add_(2**15) >> 16
+    blue = (blueness * _BLUE_CB).add_(2**15) >> 16
     return torch.cat((red, green, blue), 1).float().add_(luma)
 
 
@@ -130,7 +130,7 @@ def _through_blocks(planes: Tensor, steps: np.ndarray) -> Tensor:
     blocks = padded.view(-1, (height + down) // 8, 8, (width + across) // 8, 8)
     # To (row in block, column in block, blocks): products with a long last dimension.
     samples = blocks.permute(2, 4, 0, 1, 3).reshape(8, 8, -1)
-    forward, step = (on_device(array, planes.device) for array in (dct_matrix(), steps[..., None]))
+    forward, step = (on_device(array, planes.device) for array in (_dct_matrix(), steps[..., None]))
 
     coefficients = _descale(forward.float() @ samples, 11).to(forward.dtype)
     coefficients = _descale((forward @ coefficients.view(8, -1)).view(samples.shape), 15)
@@ -149,7 +149,7 @@ def _descale(values: Tensor, bits: int) -> Tensor:
 
 
 @lru_cache(maxsize=1)
-def dct_matrix() -> np.ndarray:
+def _dct_matrix() -> np.ndarray:
     """(8, 8) float64: the forward DCT of the reference in 13-bit fixed point, sqrt(8) times the orthonormal one."""
     s = np.eye(8, dtype=np.int64)
     mirror_sums, mirror_differences = s[:4] + s[:3:-1], s[:4] - s[:3:-1]
@@ -179,4 +179,4 @@ def _steps(table: tuple[tuple[int, ...], ...], quality: int) -> np.ndarray:
     return ((np.array(table) * percent + 50) // 100).clip(1, 255).astype(np.float64)
 
 
-jpeg_compression = Corruption("jpeg_compression", JPEG_QUALITY, _jpeg, any_layout=True)
+jpeg_compression = Corruption("jpeg_compression", _JPEG_QUALITY, _jpeg, any_layout=True)

@@ -21,17 +21,17 @@ GAUSSIAN_SIGMA = {
     TINY_IMAGENET: (0.04, 0.08, 0.12, 0.15, 0.18),
     IMAGENET: (0.08, 0.12, 0.18, 0.26, 0.38),
 }
-SHOT_PHOTONS = {
+_SHOT_PHOTONS = {
     CIFAR: (500, 250, 100, 75, 50),
     TINY_IMAGENET: (250, 100, 50, 30, 15),
     IMAGENET: (60, 25, 12, 5, 3),
 }
-IMPULSE_AMOUNT = {
+_IMPULSE_AMOUNT = {
     CIFAR: (0.01, 0.02, 0.03, 0.05, 0.07),
     TINY_IMAGENET: (0.01, 0.02, 0.05, 0.08, 0.14),
     IMAGENET: (0.03, 0.06, 0.09, 0.17, 0.27),
 }
-SPECKLE_SIGMA = {
+_SPECKLE_SIGMA = {
     CIFAR: (0.06, 0.1, 0.12, 0.16, 0.2),
     TINY_IMAGENET: (0.15, 0.2, 0.25, 0.3, 0.35),
     IMAGENET: (0.15, 0.2, 0.35, 0.45, 0.6),
@@ -73,19 +73,19 @@ def _shot(images: Tensor, draws: Draws, photons: float) -> Tensor:
     (words,) = draws
     column = words >> 23
     places = images.to(torch.int32).mul_(256).add_(column)
-    entry = on_device(shot_table(photons), images.device).index_select(0, places.flatten()).view_as(words)
+    entry = on_device(_shot_table(photons), images.device).index_select(0, places.flatten()).view_as(words)
     alias = entry & 0xFF
     return (words & 0x7FFFFF).lt_(entry >> 8).mul_(column - alias).add_(alias).to(torch.uint8)
 
 
 @lru_cache(maxsize=16)
-def shot_table(photons: float) -> np.ndarray:
+def _shot_table(photons: float) -> np.ndarray:
     """Walker's alias table of what becomes of each grey level.
 
     Returns:
         int32 (65536,): at 256 * level + column, threshold * 256 + alias, the threshold out of 2**23.
     """
-    remaining = shot_probabilities(photons) * 256
+    remaining = _shot_probabilities(photons) * 256
     thresholds, aliases = np.full((256, 256), 2**23 - 1), np.tile(np.arange(256), (256, 1))
     levels, settled = np.arange(256), np.zeros((256, 256), bool)
     for _ in range(255):
@@ -99,7 +99,7 @@ def shot_table(photons: float) -> np.ndarray:
     return (thresholds * 256 + aliases).astype(np.int32).ravel()
 
 
-def shot_probabilities(photons: float) -> np.ndarray:
+def _shot_probabilities(photons: float) -> np.ndarray:
     """(256, 256) float64: how probable each grey level is after shot noise (second axis), given the one before."""
     counts = np.arange(photons)
     rates = np.arange(256)[:, None] / 255 * photons
@@ -114,6 +114,6 @@ def shot_probabilities(photons: float) -> np.ndarray:
 
 
 gaussian_noise = Corruption("gaussian_noise", GAUSSIAN_SIGMA, _gaussian, _draw_normal)
-shot_noise = Corruption("shot_noise", SHOT_PHOTONS, _shot, _draw_words)
-impulse_noise = Corruption("impulse_noise", IMPULSE_AMOUNT, _impulse, _draw_uniform)
-speckle_noise = Corruption("speckle_noise", SPECKLE_SIGMA, _speckle, _draw_normal)
+shot_noise = Corruption("shot_noise", _SHOT_PHOTONS, _shot, _draw_words)
+impulse_noise = Corruption("impulse_noise", _IMPULSE_AMOUNT, _impulse, _draw_uniform)
+speckle_noise = Corruption("speckle_noise", _SPECKLE_SIGMA, _speckle, _draw_normal)

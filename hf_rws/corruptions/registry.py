@@ -5,7 +5,16 @@ from __future__ import annotations
 import difflib
 import warnings
 
-from hf_rws.corruptions import blur, colour, frost, geometry, jpeg, noise, spatter, weather
+from hf_rws.corruptions import (
+    blur,
+    colour,
+    frost,
+    geometry,
+    jpeg,
+    noise,
+    spatter,
+    weather,
+)
 from hf_rws.corruptions.definition import Corruption
 from hf_rws.errors import OptionError
 

@@ -1,6 +1,6 @@
 """Spatter: drops of water or mud on the lens.
 
-Constants: hendrycks/robustness, make_cifar_c.py, make_tinyimagenet_c.py, make_imagenet_c.py. The relief of the drops
+Constants: hendrycks/robustness, make_cifar_c.py, make_tinyimagenet_c.py, make_imagenet_c.py. The _relief of the drops
 follows OpenCV: Canny's edge detector, a 5 x 5 chamfer distance, histogram equalization, all in its integer arithmetic.
 """
 
@@ -19,7 +19,7 @@ from hf_rws.corruptions.randomness import Source
 from hf_rws.corruptions.rounds import until_stable
 
 
-class Spatter(NamedTuple):
+class _Spatter(NamedTuple):
     """Mean and deviation of the liquid, its blur, the level that it must pass, strength or blur of the mask, kind."""
 
     location: float
@@ -30,64 +30,64 @@ class Spatter(NamedTuple):
     mud: bool
 
 
-SPATTER = {
+_SPATTER = {
     CIFAR: (
-        Spatter(0.62, 0.1, 0.7, 0.7, 0.5, False),
-        Spatter(0.65, 0.1, 0.8, 0.7, 0.5, False),
-        Spatter(0.65, 0.3, 1, 0.69, 0.5, False),
-        Spatter(0.65, 0.1, 0.7, 0.69, 0.6, True),
-        Spatter(0.65, 0.1, 0.5, 0.68, 0.6, True),
+        _Spatter(0.62, 0.1, 0.7, 0.7, 0.5, False),
+        _Spatter(0.65, 0.1, 0.8, 0.7, 0.5, False),
+        _Spatter(0.65, 0.3, 1, 0.69, 0.5, False),
+        _Spatter(0.65, 0.1, 0.7, 0.69, 0.6, True),
+        _Spatter(0.65, 0.1, 0.5, 0.68, 0.6, True),
     ),
     TINY_IMAGENET: (
-        Spatter(0.62, 0.1, 0.7, 0.7, 0.6, False),
-        Spatter(0.65, 0.1, 0.8, 0.7, 0.6, False),
-        Spatter(0.65, 0.3, 1, 0.69, 0.6, False),
-        Spatter(0.65, 0.1, 0.7, 0.68, 0.6, True),
-        Spatter(0.65, 0.1, 0.5, 0.67, 0.6, True),
+        _Spatter(0.62, 0.1, 0.7, 0.7, 0.6, False),
+        _Spatter(0.65, 0.1, 0.8, 0.7, 0.6, False),
+        _Spatter(0.65, 0.3, 1, 0.69, 0.6, False),
+        _Spatter(0.65, 0.1, 0.7, 0.68, 0.6, True),
+        _Spatter(0.65, 0.1, 0.5, 0.67, 0.6, True),
     ),
     IMAGENET: (
-        Spatter(0.65, 0.3, 4, 0.69, 0.6, False),
-        Spatter(0.65, 0.3, 3, 0.68, 0.6, False),
-        Spatter(0.65, 0.3, 2, 0.68, 0.5, False),
-        Spatter(0.65, 0.3, 1, 0.65, 1.5, True),
-        Spatter(0.67, 0.4, 1, 0.65, 1.5, True),
+        _Spatter(0.65, 0.3, 4, 0.69, 0.6, False),
+        _Spatter(0.65, 0.3, 3, 0.68, 0.6, False),
+        _Spatter(0.65, 0.3, 2, 0.68, 0.5, False),
+        _Spatter(0.65, 0.3, 1, 0.65, 1.5, True),
+        _Spatter(0.67, 0.4, 1, 0.65, 1.5, True),
     ),
 }
-WATER = np.array((175, 238, 238), np.float32).reshape(3, 1, 1)
-MUD = np.array((63, 42, 20), np.float32).reshape(3, 1, 1)
-MUD_CUT = 0.8
+_WATER = np.array((175, 238, 238), np.float32).reshape(3, 1, 1)
+_MUD = np.array((63, 42, 20), np.float32).reshape(3, 1, 1)
+_MUD_CUT = 0.8
 
-EDGE_LOW, EDGE_HIGH = 50, 150
-TANGENT_22 = 13573 / 2**15  # of 22.5 degrees, as OpenCV has it
+_EDGE_LOW, _EDGE_HIGH = 50, 150
+_TANGENT_22 = 13573 / 2**15  # of 22.5 degrees, as OpenCV has it
 # Chamfer: moves and their lengths in 16-bit fixed point; distances end at 20 pixels.
-CHAMFER = (
+_CHAMFER = (
     (65536, ((0, 1), (1, 0), (0, -1), (-1, 0))),
     (91750, ((1, 1), (1, -1), (-1, 1), (-1, -1))),
     (143976, ((1, 2), (2, 1), (1, -2), (2, -1), (-1, 2), (-2, 1), (-1, -2), (-2, -1))),
 )
-FARTHEST = 20 << 16
-EMBOSS = np.array([[[[-2, -1, 0], [-1, 1, 1], [0, 1, 2]]]], np.float32)
+_FARTHEST = 20 << 16
+_EMBOSS = np.array([[[[-2, -1, 0], [-1, 1, 1], [0, 1, 2]]]], np.float32)
 
 
-def _draw_spatter(source: Source, shape: tuple[int, int, int], constants: Spatter) -> Draws:
+def _draw_spatter(source: Source, shape: tuple[int, int, int], constants: _Spatter) -> Draws:
     return (source.normal(*shape[1:]),)
 
 
-def _spatter(images: Tensor, draws: Draws, constants: Spatter) -> Tensor:
+def _spatter(images: Tensor, draws: Draws, constants: _Spatter) -> Tensor:
     liquid = gaussian_blur(draws[0][:, None] * constants.scale + constants.location, constants.sigma)
-    colour = on_device(MUD if constants.mud else WATER, images.device)
+    colour = on_device(_MUD if constants.mud else _WATER, images.device)
     if constants.mud:
         mask = gaussian_blur(liquid.gt_(constants.threshold), constants.strength)
-        mask = torch.threshold_(mask, MUD_CUT - 1e-6, 0)
+        mask = torch.threshold_(mask, _MUD_CUT - 1e-6, 0)
         return torch.lerp(images.float(), colour, mask)
     liquid = torch.threshold_(liquid, constants.threshold, 0)
     liquid = (liquid * 255).to(torch.int32).bitwise_and_(255).float()  # 256 and more wrap, as in the original
-    mask = relief(liquid).mul_(liquid)
+    mask = _relief(liquid).mul_(liquid)
     mask = mask / mask.amax((2, 3), keepdim=True).clamp(min=1) * constants.strength
     return (mask * colour).add_(images)
 
 
-def relief(liquid: Tensor) -> Tensor:
+def _relief(liquid: Tensor) -> Tensor:
     """How drops bulge: the distance from their edges, equalized and embossed.
 
     Args:
@@ -96,14 +96,14 @@ def relief(liquid: Tensor) -> Tensor:
     Returns:
         (N, 1, H, W) float32, integers 0..255.
     """
-    distance = chamfer_distance(canny_edges(liquid))
+    distance = _chamfer_distance(_canny_edges(liquid))
     distance = (_sum_3x3(distance) / (9 << 16)).floor_()
     equalized = _equalize(distance)
-    embossed = functional.conv2d(_mirror(equalized), on_device(EMBOSS, liquid.device))
+    embossed = functional.conv2d(_mirror(equalized), on_device(_EMBOSS, liquid.device))
     return (_sum_3x3(embossed.clamp_(0, 255)) / 9).round_()
 
 
-def canny_edges(grey: Tensor) -> Tensor:
+def _canny_edges(grey: Tensor) -> Tensor:
     """Canny's edges with 3 x 3 Sobel gradients, their L1 norm, and OpenCV's rules for ties.
 
     Args:
@@ -125,7 +125,7 @@ def canny_edges(grey: Tensor) -> Tensor:
     def neighbour(down: int, right: int) -> Tensor:
         return around[:, :, 1 + down : 1 + down + height, 1 + right : 1 + right + width]
 
-    horizontal, vertical = y < x * TANGENT_22, y > x * (TANGENT_22 + 2)
+    horizontal, vertical = y < x * _TANGENT_22, y > x * (_TANGENT_22 + 2)
     falling = (dx * dy) >= 0
     along_row = (norm > neighbour(0, -1)) & (norm >= neighbour(0, 1))
     along_column = (norm > neighbour(-1, 0)) & (norm >= neighbour(1, 0))
@@ -133,13 +133,13 @@ def canny_edges(grey: Tensor) -> Tensor:
     along_rising = (norm > neighbour(-1, 1)) & (norm > neighbour(1, -1))
     diagonal = torch.where(falling, along_falling, along_rising)
     ridge = torch.where(horizontal, along_row, torch.where(vertical, along_column, diagonal))
-    weak = (ridge & (norm > EDGE_LOW)).float()
-    strong = weak * (norm > EDGE_HIGH)
+    weak = (ridge & (norm > _EDGE_LOW)).float()
+    strong = weak * (norm > _EDGE_HIGH)
     grown = until_stable(lambda edges: functional.max_pool2d(edges, 3, 1, 1) * weak, strong, max(height, width))
     return grown > 0
 
 
-def chamfer_distance(edges: Tensor) -> Tensor:
+def _chamfer_distance(edges: Tensor) -> Tensor:
     """Distance to the nearest edge, measured in moves of a 5 x 5 neighbourhood, 20 pixels at most.
 
     The shortest way between two points needs moves in two directions only, in any order: so one direction after the
@@ -153,13 +153,13 @@ def chamfer_distance(edges: Tensor) -> Tensor:
     """
     height, width = edges.shape[2:]
     margin = 2 * 16
-    canvas = functional.pad((~edges).float().mul_(FARTHEST), (margin,) * 4, value=FARTHEST)
+    canvas = functional.pad((~edges).float().mul_(_FARTHEST), (margin,) * 4, value=_FARTHEST)
     inner = canvas[:, :, margin : margin + height, margin : margin + width]
-    for length, moves in CHAMFER:
+    for length, moves in _CHAMFER:
         for down, right in moves:
             stride = 16
             while stride:
-                if stride * length < FARTHEST:
+                if stride * length < _FARTHEST:
                     top, left = margin + stride * down, margin + stride * right
                     other = canvas[:, :, top : top + height, left : left + width]
                     inner.copy_(torch.minimum(inner, other + stride * length))
@@ -190,4 +190,4 @@ def _mirror(values: Tensor) -> Tensor:
     return functional.pad(values, (1, 1, 1, 1), mode="reflect")
 
 
-spatter = Corruption("spatter", SPATTER, _spatter, _draw_spatter, needs_colour=True)
+spatter = Corruption("spatter", _SPATTER, _spatter, _draw_spatter, needs_colour=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -12,11 +13,12 @@ from hf_rws.corruptions.batch import check_parameter_set, check_severity, corrup
 from hf_rws.corruptions.definition import SEVERITIES
 from hf_rws.corruptions.filters import on_device
 from hf_rws.corruptions.images import to_batch
+from hf_rws.corruptions.mixing import change_groups
 from hf_rws.corruptions.registry import all_names, find
 from hf_rws.errors import OptionError
 
-ALL = "all"
-RANDOM = "random"
+_ALL = "all"
+_RANDOM = "random"
 
 
 class Corrupt(nn.Module):
@@ -70,21 +72,21 @@ class RandomCorrupt(nn.Module):
 
     def __init__(
         self,
-        names: str | Sequence[str] = ALL,
+        names: str | Sequence[str] = _ALL,
         severity: int | str = 5,
         *,
         clean: float = 0.0,
         parameters: str = "auto",
     ):
         super().__init__()
-        if isinstance(names, str) and names != ALL:
-            raise OptionError(f"names must be a list of corruptions or {ALL!r}, not {names!r}.")
+        if isinstance(names, str) and names != _ALL:
+            raise OptionError(f"names must be a list of corruptions or {_ALL!r}, not {names!r}.")
         if not 0 <= clean <= 1:
             raise OptionError(f"clean is a share from 0 to 1, not {clean!r}.")
-        self.names = all_names() if names == ALL else tuple(find(name).name for name in names)
+        self.names = all_names() if names == _ALL else tuple(find(name).name for name in names)
         if not self.names:
             raise OptionError("names is empty: name at least one corruption.")
-        self.severities = SEVERITIES if severity == RANDOM else (check_severity(severity),)
+        self.severities = SEVERITIES if severity == _RANDOM else (check_severity(severity),)
         self.clean = clean
         self.parameter_set = check_parameter_set(parameters)
 
@@ -93,18 +95,23 @@ class RandomCorrupt(nn.Module):
         batch, back = to_batch(images)
         kinds = len(self.names) * len(self.severities)
         choices = torch.where(torch.rand(len(batch)) < self.clean, kinds, torch.randint(kinds, (len(batch),)))
-        result = batch.clone()
-        for choice in choices.unique().tolist():
-            if choice < kinds:
-                which = on_device((choices == choice).numpy().nonzero()[0], batch.device)
-                result[which] = corrupt(
-                    batch[which],
-                    self.names[choice // len(self.severities)],
-                    self.severities[choice % len(self.severities)],
-                    parameters=self.parameter_set,
-                    generator=_global_generator(batch.device),
-                )
-        return back(result)
+        groups = [
+            (on_device((choices == choice).numpy().nonzero()[0], batch.device), partial(self._one, choice))
+            for choice in choices.unique().tolist()
+            if choice < kinds
+        ]
+        return back(change_groups(batch, groups))
+
+    def _one(self, choice: int, images: Tensor) -> Tensor:
+        name, severity = divmod(choice, len(self.severities))
+        changed: Tensor = corrupt(
+            images,
+            self.names[name],
+            self.severities[severity],
+            parameters=self.parameter_set,
+            generator=_global_generator(images.device),
+        )
+        return changed
 
     def extra_repr(self) -> str:
         """Arguments, for the module's repr."""

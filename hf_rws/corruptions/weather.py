@@ -12,13 +12,13 @@ from hf_rws.corruptions import filters
 from hf_rws.corruptions.definition import CIFAR, IMAGENET, TINY_IMAGENET, Corruption, Draws
 from hf_rws.corruptions.randomness import Source
 
-FOG_AMOUNT_DECAY = {
+_FOG_AMOUNT_DECAY = {
     CIFAR: ((0.2, 3), (0.5, 3), (0.75, 2.5), (1, 2), (1.5, 1.75)),
     TINY_IMAGENET: ((0.4, 3), (0.7, 3), (1, 2.5), (1.5, 2), (2, 1.75)),
     IMAGENET: ((1.5, 2), (2, 2), (2.5, 1.7), (2.5, 1.5), (3, 1.4)),
 }
 # location and scale of the flakes' brightness, zoom, threshold, radius and sigma of the motion, share of the image
-SNOW = {
+_SNOW = {
     CIFAR: (
         (0.1, 0.2, 1, 0.6, 8, 3, 0.95),
         (0.1, 0.2, 1, 0.5, 10, 4, 0.9),
@@ -41,7 +41,7 @@ SNOW = {
         (0.55, 0.3, 2.5, 0.85, 12, 12, 0.55),
     ),
 }
-GREY_WEIGHTS = (0.299, 0.587, 0.114)
+_GREY_WEIGHTS = (0.299, 0.587, 0.114)
 
 
 def _draw_snow(source: Source, shape: tuple[int, int, int], constants: tuple[float, ...]) -> Draws:
@@ -63,7 +63,7 @@ def _grey(images: Tensor) -> Tensor:
     """Luma, (N, 1, H, W) float32."""
     if images.shape[1] == 1:
         return images.float()
-    red, green, blue = GREY_WEIGHTS
+    red, green, blue = _GREY_WEIGHTS
     return (images[:, :1] * red).add_(images[:, 1:2], alpha=green).add_(images[:, 2:], alpha=blue)
 
 
@@ -75,12 +75,12 @@ def _draw_fog(source: Source, shape: tuple[int, int, int], constants: tuple[floa
 def _fog(images: Tensor, draws: Draws, constants: tuple[float, float]) -> Tensor:
     amount, decay = constants
     height, width = images.shape[2:]
-    fog = diamond_square(draws[0], decay)[:, None, :height, :width]
+    fog = _diamond_square(draws[0], decay)[:, None, :height, :width]
     brightest = images.amax((1, 2, 3), keepdim=True).float()
     return (fog * (255 * amount) + images).mul_(brightest / (brightest + 255 * amount))
 
 
-def diamond_square(uniform: Tensor, decay: float) -> Tensor:
+def _diamond_square(uniform: Tensor, decay: float) -> Tensor:
     """Cloud-like fractals by midpoint displacement on a torus.
 
     Args:
@@ -117,5 +117,5 @@ def _displaced(moves: Tensor, neighbours: Tensor, amplitude: float) -> Tensor:
     return (moves * amplitude).add_(neighbours, alpha=0.25)
 
 
-snow = Corruption("snow", SNOW, _snow, _draw_snow)
-fog = Corruption("fog", FOG_AMOUNT_DECAY, _fog, _draw_fog)
+snow = Corruption("snow", _SNOW, _snow, _draw_snow)
+fog = Corruption("fog", _FOG_AMOUNT_DECAY, _fog, _draw_fog)

@@ -1,4 +1,4 @@
-"""Bundles: a base, its signatures and a recipe in one folder, for a machine without network."""
+"""Bundles: a base, its signatures and a lockfile in one folder, for a machine without network."""
 
 import json
 import os
@@ -7,28 +7,28 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import nn
 
+from hf_rws._files import README_NAME
+from hf_rws._transport.ids import NAME, Location, parse_id
+from hf_rws._transport.reading import fetch
+from hf_rws.bases import load_base
 from hf_rws.errors import AccessError, OptionError, RWSError
-from hf_rws.hub.ids import NAME, Location, parse_id
-from hf_rws.hub.reading import fetch
-from hf_rws.models import save_timm_repo
-from hf_rws.patch_recipe import RECIPE_NAME
-from hf_rws.patching import listed, split_name
-from hf_rws.signature import Signature
+from hf_rws.loading import load_patched
+from hf_rws.patching.lockfile import LOCKFILE_NAME
+from hf_rws.patching.patcher import SignatureLike, listed, split_name
+from hf_rws.signature.signature import Signature
+from hf_rws.timm_repo import CONFIG_NAME, MODEL_NAME, TRAINING_NAME, save_timm_repo
 
-if TYPE_CHECKING:
-    from hf_rws.patching import SignatureLike
-
-_FILES = ("config.json", "model.safetensors")
-_OPTIONAL = ("training_args.json", "README.md")
+_FILES = (CONFIG_NAME, MODEL_NAME)
+_OPTIONAL = (TRAINING_NAME, README_NAME)
 
 
 def bundle(
     base: str | Path | nn.Module,
-    signatures: "Sequence[SignatureLike] | SignatureLike",
+    signatures: Sequence[SignatureLike] | SignatureLike,
     folder: str | os.PathLike[str],
     *,
     scales: Sequence[float] | None = None,
@@ -39,11 +39,11 @@ def bundle(
 
     ```python
     hf_rws.hub.bundle("user/base", ["user/rws-fog", "user/rws-snow"], "bundle")
-    model = hf_rws.load_patched(recipe="bundle")
+    model = hf_rws.load_patched(lockfile="bundle")
     ```
 
-    The folder holds `base/`, a folder for each signature under `signatures/`, and `recipe.json` with the scales. It is
-    loaded once before it is in place, so what does not fit shows here. An architecture of hf_rws itself needs
+    The folder holds `base/`, a folder for each signature under `signatures/`, and `lockfile.json` with the scales. It
+    is loaded once before it is in place, so what does not fit shows here. An architecture of hf_rws itself needs
     `import hf_rws` there, which `load_patched` has done.
 
     Args:
@@ -71,7 +71,7 @@ def bundle(
         try:
             origin = _pack_base(base, temporary / "base", revision, load_options)
             packed = _pack_signatures(listed(signatures), temporary / "signatures", load_options)
-            _write_recipe(temporary, packed, scales, [origin, *(signature.origin for _, signature, _ in packed)])
+            _write_lockfile(temporary, packed, scales, [origin, *(signature.origin for _, signature, _ in packed)])
             temporary.chmod(0o755)  # mkdtemp's is for its owner only
             temporary.replace(folder)
         except BaseException:
@@ -88,8 +88,6 @@ def _pack_base(
     base: str | Path | nn.Module, target: Path, revision: str | None, load_options: dict[str, Any]
 ) -> Location | None:
     """The files of a repo as they are; a model, or what timm fetches itself, is saved. Where it is from."""
-    from hf_rws.loading import load_base
-
     if isinstance(base, nn.Module):
         save_timm_repo(base, target)
         return None
@@ -97,7 +95,7 @@ def _pack_base(
     if where.kind == "name":
         save_timm_repo(load_base(base, revision=revision, **load_options).model, target)
         return where
-    fetched = fetch(base, _FILES, optional=_OPTIONAL, revision=revision, **load_options)
+    fetched = fetch(where, _FILES, optional=_OPTIONAL, **load_options)
     target.mkdir()
     for name in (*_FILES, *_OPTIONAL):
         if (fetched.folder / name).is_file():
@@ -106,7 +104,7 @@ def _pack_base(
 
 
 def _pack_signatures(
-    signatures: "Sequence[SignatureLike]", target: Path, load_options: dict[str, Any]
+    signatures: Sequence[SignatureLike], target: Path, load_options: dict[str, Any]
 ) -> list[tuple[str, Signature, Path]]:
     """Save each signature; its name and its folder."""
     packed: list[tuple[str, Signature, Path]] = []
@@ -121,18 +119,16 @@ def _pack_signatures(
     return packed
 
 
-def _write_recipe(
+def _write_lockfile(
     folder: Path,
     packed: Sequence[tuple[str, Signature, Path]],
     scales: Sequence[float] | None,
     origins: Sequence[Location | None],
 ) -> None:
-    """The recipe of what the packed files give, with folders relative to it, and what they are copies of on the Hub."""
-    from hf_rws.loading import load_patched
-
-    recipe = load_patched(folder / "base", [(name, place) for name, _, place in packed], scales=scales).rws.recipe()
-    for part, origin in zip((recipe["base"], *recipe["signatures"]), origins, strict=True):
+    """The lockfile of the packed files, with folders relative to it and what they are copies of on the Hub."""
+    lockfile = load_patched(folder / "base", [(name, place) for name, _, place in packed], scales=scales).rws.lockfile()
+    for part, origin in zip((lockfile["base"], *lockfile["signatures"]), origins, strict=True):
         part["id"] = Path(part["id"]).relative_to(folder).as_posix()
         if origin is not None and origin.kind == "hub":
             part["copy_of"] = str(origin)
-    (folder / RECIPE_NAME).write_text(json.dumps(recipe, indent=2) + "\n", encoding="utf-8")
+    (folder / LOCKFILE_NAME).write_text(json.dumps(lockfile, indent=2) + "\n", encoding="utf-8")

@@ -9,12 +9,15 @@ from typing import Any
 from huggingface_hub import ModelInfo, is_offline_mode
 
 from hf_rws import cards
-from hf_rws.errors import AccessError, FormatError, OptionError
-from hf_rws.format import ARRAYS, CONFIG_NAME, WEIGHTS_NAME, SignatureConfig, StoredBits, parse_config
-from hf_rws.hub import calls
-from hf_rws.hub.headers import Header, read_header
-from hf_rws.hub.ids import Location, parse_id
-from hf_rws.hub.reading import fetch
+from hf_rws._files import parse_json, read_bytes
+from hf_rws._transport import calls
+from hf_rws._transport.headers import Header, read_header
+from hf_rws._transport.ids import Location, parse_id
+from hf_rws._transport.reading import fetch
+from hf_rws.errors import FormatError, OptionError
+from hf_rws.signature.arrays import ARRAYS
+from hf_rws.signature.config import CONFIG_NAME, LARGEST_CONFIG, WEIGHTS_NAME, SignatureConfig, StoredBits, parse_config
+from hf_rws.timm_repo import MODEL_NAME
 
 SORTS = ("created_at", "downloads", "last_modified", "likes", "trending_score")
 
@@ -118,7 +121,7 @@ def info(
         NetworkError: The Hub cannot be reached; or offline, and not in the cache.
     """
     options = {"token": token, "cache_dir": cache_dir, "local_files_only": local_files_only}
-    where, text, header = _look(id, WEIGHTS_NAME, revision, options)
+    where, text, header = _look(parse_id(id, revision=revision), WEIGHTS_NAME, options)
     config, _ = parse_config(text, f"{where} {CONFIG_NAME}")
     _check_arrays(header, config, f"{where} {WEIGHTS_NAME}")
     origin, corruption, method = config.base_model, config.corruption, config.method
@@ -242,20 +245,15 @@ def _listed(model: ModelInfo) -> ListedSignature:
     )
 
 
-def _look(
-    id: str | os.PathLike[str], weights: str, revision: str | None, options: Mapping[str, Any]
-) -> tuple[Location, bytes, Header]:
+def _look(asked: Location, weights: str, options: Mapping[str, Any]) -> tuple[Location, bytes, Header]:
     """Where a repo is, pinned to a commit; its config.json; and the header of its weights."""
-    fetched = fetch(id, (CONFIG_NAME,), revision=revision, **options)
-    where = replace(parse_id(id, revision=revision), revision=fetched.revision)
+    fetched = fetch(asked, (CONFIG_NAME,), **options)
+    where = replace(asked, revision=fetched.revision)
     if not (fetched.folder / weights).is_file() and (
         where.path is not None or options["local_files_only"] or is_offline_mode()
     ):
-        fetch(id, (weights,), revision=revision, **options)  # says what is in the way
-    try:
-        text = (fetched.folder / CONFIG_NAME).read_bytes()
-    except OSError as error:
-        raise AccessError(f"{where} ({CONFIG_NAME}): cannot be read: {error.strerror}") from error
+        fetch(asked, (weights,), **options)  # says what is in the way
+    text = read_bytes(fetched.folder / CONFIG_NAME, f"{where} {CONFIG_NAME}", limit=LARGEST_CONFIG)
     return where, text, read_header(where, fetched.folder / weights, weights, token=options["token"])
 
 
@@ -275,11 +273,10 @@ def _check_arrays(header: Header, config: SignatureConfig, where: str) -> None:
 
 
 def _misfits(config: SignatureConfig, base: str | os.PathLike[str], options: Mapping[str, Any]) -> tuple[str, ...]:
-    where, text, header = _look(base, "model.safetensors", None, options)
-    try:
-        architecture = json.loads(text)["architecture"]
-    except (ValueError, TypeError, KeyError) as error:
-        raise FormatError(f"{where} {CONFIG_NAME}: not a timm model's config (it names no architecture)") from error
+    where, text, header = _look(parse_id(base), MODEL_NAME, options)
+    architecture = parse_json(text, f"{where} {CONFIG_NAME}").get("architecture")
+    if not isinstance(architecture, str):
+        raise FormatError(f"{where} {CONFIG_NAME}: not a timm model's config (it names no architecture)")
     problems = []
     if architecture != config.base_model.architecture:
         problems.append(f"the signature is for {config.base_model.architecture}, {where} is {architecture}")

@@ -16,18 +16,19 @@ from safetensors import safe_open
 from tqdm.auto import tqdm
 
 from hf_rws import cards
+from hf_rws._files import README_NAME, read_json, read_text
+from hf_rws._transport import calls
+from hf_rws._transport.headers import read_header
+from hf_rws._transport.ids import REPO_ID, Location, parse_id
+from hf_rws._transport.pushing import push_folder_files
 from hf_rws.errors import AccessError, FormatError, MismatchError, NotFoundError, OptionError
-from hf_rws.format import CONFIG_NAME, WEIGHTS_NAME
-from hf_rws.hub import calls
-from hf_rws.hub.headers import read_header
-from hf_rws.hub.ids import REPO_ID, Location, parse_id
-from hf_rws.hub.writing import push_folder_files
-from hf_rws.layers import has_fingerprint
+from hf_rws.fingerprints import has_fingerprint
 from hf_rws.models import is_ours
-from hf_rws.signature import Signature
+from hf_rws.signature.config import CONFIG_NAME, WEIGHTS_NAME
+from hf_rws.signature.signature import Signature
+from hf_rws.timm_repo import METRICS_NAME, MODEL_NAME, TRAINING_NAME
 
 BASE = "base"  # what a study calls the folder of its standard model
-BASE_WEIGHTS, TRAINING, METRICS, README = "model.safetensors", "training_args.json", "metrics.jsonl", "README.md"
 
 _LONGEST_TITLE = 59  # of a collection
 
@@ -80,8 +81,8 @@ def push_all(
         RWSError: Others, as `push_folder_files` raises them. What has been pushed until then stays: push again.
     """
     folder = Path(folder)
-    if not (folder / BASE / BASE_WEIGHTS).is_file():
-        raise NotFoundError(f"{os.fspath(folder)!r} holds no {BASE}/{BASE_WEIGHTS}: give the folder of a study")
+    if not (folder / BASE / MODEL_NAME).is_file():
+        raise NotFoundError(f"{os.fspath(folder)!r} holds no {BASE}/{MODEL_NAME}: give the folder of a study")
     found = sorted(path.parent for path in folder.glob(f"[!.]*/{WEIGHTS_NAME}"))
     signatures = {path.name: Signature.from_pretrained(path) for path in found}
     for signature in signatures.values():
@@ -143,12 +144,12 @@ def push_folder(
         if (folder / WEIGHTS_NAME).is_file():
             at = None if base is None else _resolved(base, token)
             _write_signature(folder, target, addresses | ({BASE: at.id} if at else {}), at, None)
-        elif (folder / BASE_WEIGHTS).is_file():
+        elif (folder / MODEL_NAME).is_file():
             if base is not None:
                 raise OptionError(f"{os.fspath(folder)!r} holds a model, not a signature: leave out base")
             _write_base(folder, target, addresses, _base_metrics(folder, ()))
         else:
-            raise NotFoundError(f"{os.fspath(folder)!r} holds neither {WEIGHTS_NAME} nor {BASE_WEIGHTS}")
+            raise NotFoundError(f"{os.fspath(folder)!r} holds neither {WEIGHTS_NAME} nor {MODEL_NAME}")
         return push_folder_files(
             repo_id,
             target,
@@ -174,9 +175,9 @@ def _write_signature(
     if base is not None and origin.repo_id is None:
         named = replace(signature.config, base_model=replace(origin, repo_id=base.id, revision=base.revision))
         signature = replace(signature, config=named)
-    existing = _text(source / README)
+    existing = _text(source / README_NAME)
     if existing is not None and not cards.is_unedited(existing):
-        (target / README).write_text(cards.readdress(existing, name, addresses), encoding="utf-8")
+        (target / README_NAME).write_text(cards.readdress(existing, name, addresses), encoding="utf-8")
     signature.save_pretrained(target, repo_id=addresses[name], license=license)
 
 
@@ -185,35 +186,35 @@ def _write_base(source: Path, target: Path, addresses: Mapping[str, str], metric
     name, config = _name(source), _json(source / CONFIG_NAME)
     if not isinstance(config.get("architecture"), str):
         raise FormatError(f"{source / CONFIG_NAME}: not a timm model's config (it names no architecture)")
-    read_header(Location("local", os.fspath(source)), source / BASE_WEIGHTS, BASE_WEIGHTS)
-    for filename in (CONFIG_NAME, BASE_WEIGHTS):
+    read_header(Location("local", os.fspath(source)), source / MODEL_NAME, MODEL_NAME)
+    for filename in (CONFIG_NAME, MODEL_NAME):
         shutil.copyfile(_no_link(source / filename), target / filename)
-    training = cards.publishable(_json(source / TRAINING)) if (source / TRAINING).is_file() else {}
+    training = cards.publishable(_json(source / TRAINING_NAME)) if (source / TRAINING_NAME).is_file() else {}
     if training:
-        (target / TRAINING).write_text(json.dumps(training, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+        (target / TRAINING_NAME).write_text(json.dumps(training, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     card = cards.base_card(
         config,
         training=training,
         metrics=metrics,
         repo_id=addresses[name],
-        nbytes=(source / BASE_WEIGHTS).stat().st_size,
+        nbytes=(source / MODEL_NAME).stat().st_size,
         needs_import=is_ours(config["architecture"]),
         license=_license(source),
     )
-    existing = _text(source / README)
+    existing = _text(source / README_NAME)
     if existing is not None and "merge" in (cards.read_metadata(existing).get("tags") or ()):
         card = cards.readdress(existing, name, addresses)
     elif existing is not None and not cards.is_unedited(existing):
         card = cards.merge_card(cards.readdress(existing, name, addresses), card)
-    (target / README).write_text(card, encoding="utf-8")
+    (target / README_NAME).write_text(card, encoding="utf-8")
 
 
 def _base_metrics(folder: Path, signatures: Sequence[Signature]) -> dict[str, Any]:
     """What is known of a base's accuracy: from its training, and from the signatures that were measured on it."""
     metrics: dict[str, Any] = {}
-    if (folder / METRICS).is_file():
+    if (folder / METRICS_NAME).is_file():
         try:
-            last = json.loads((folder / METRICS).read_text(encoding="utf-8").splitlines()[-1])
+            last = json.loads((folder / METRICS_NAME).read_text(encoding="utf-8").splitlines()[-1])
             accuracies = dict(last["test_accuracy"])
             metrics = {"ta": accuracies.pop("clean"), "ra": accuracies, "n": last["n"], "split": "test"}
         except (ValueError, TypeError, KeyError, IndexError):
@@ -233,11 +234,11 @@ def _check_base(signature: Signature, base: Path) -> None:
     """MismatchError unless the signature was made from the weights in this folder."""
     names = [spec.name for spec in signature.config.tensors]
     try:
-        with safe_open(base / BASE_WEIGHTS, framework="pt") as weights:
+        with safe_open(base / MODEL_NAME, framework="pt") as weights:
             present = set(weights.keys())
             touched = {name: weights.get_tensor(name) for name in names if name in present}
     except Exception as error:
-        raise FormatError(f"{base / BASE_WEIGHTS}: not a safetensors file ({error})") from error
+        raise FormatError(f"{base / MODEL_NAME}: not a safetensors file ({error})") from error
     if len(touched) < len(names) or not has_fingerprint(touched, signature.config.base_model.fingerprint):
         raise MismatchError(
             f"{signature.name} was not made from {base}: move it elsewhere and push it with push_folder, or put its "
@@ -296,32 +297,15 @@ def _no_link(path: Path) -> Path:
 
 def _text(path: Path) -> str | None:
     """The text of a README; None if there is none."""
-    if not path.exists():
-        return None
-    _no_link(path)
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise FormatError(f"{path} is not UTF-8 text") from error
-    except OSError as error:
-        raise AccessError(f"{path} cannot be read: {error.strerror}") from error
+    return read_text(_no_link(path), str(path)) if path.exists() else None
 
 
 def _json(path: Path) -> dict[str, Any]:
-    _no_link(path)
-    try:
-        content = json.loads(path.read_bytes())
-    except OSError as error:
-        raise NotFoundError(f"{path} cannot be read: {error.strerror}") from error
-    except ValueError as error:
-        raise FormatError(f"{path}: not valid JSON ({error})") from error
-    if not isinstance(content, dict):
-        raise FormatError(f"{path}: must hold a JSON object")
-    return content
+    return read_json(_no_link(path), str(path))
 
 
 def _license(base: Path) -> str | None:
     """The license that a base's card names, or its config."""
     config = _json(base / CONFIG_NAME).get("pretrained_cfg")
-    named = cards.read_metadata(_text(base / README) or "").get("license")
+    named = cards.read_metadata(_text(base / README_NAME) or "").get("license")
     return named or (config.get("license") if isinstance(config, dict) else None)

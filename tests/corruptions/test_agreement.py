@@ -8,7 +8,7 @@ import torch
 
 from hf_rws.corruptions import CORRUPTIONS, corrupt, filters, jpeg
 from hf_rws.corruptions.definition import SEVERITIES
-from hf_rws.corruptions.noise import SHOT_PHOTONS, shot_table
+from hf_rws.corruptions.noise import _SHOT_PHOTONS, _shot_table
 from hf_rws.corruptions.registry import find
 from tests.corruptions import reference
 from tests.corruptions.by_definition import DRAWN_FROM_TABLES, by_definition
@@ -62,20 +62,20 @@ def test_jpeg_is_pillows_at_any_size(size, quality_set):
 @pytest.mark.parametrize("channels", [3, 1])
 def test_large_jpegs_are_the_same_with_and_without_a_file(channels):
     images = torch.from_numpy(pictures(2, 131, 100, channels=channels))
-    without = jpeg.without_file(images, 25).clamp_(0, 255).to(torch.uint8)
-    assert torch.equal(jpeg.with_pillow(images, 25), without)
+    without = jpeg._without_file(images, 25).clamp_(0, 255).to(torch.uint8)
+    assert torch.equal(jpeg._with_pillow(images, 25), without)
     assert torch.equal(corrupt(images, "jpeg_compression", 1, parameters="imagenet"), without)
 
 
 @pytest.mark.parametrize(
     ("name", "limit", "values"),
     [
-        ("motion_blur", "MOST_GATHERED", (0, 10**9)),
-        ("snow", "MOST_GATHERED", (0, 10**9)),
-        ("gaussian_blur", "STRIP", (7, 10**9)),
-        ("elastic_transform", "STRIP", (7, 10**9)),
-        ("defocus_blur", "MOST_SHIFTED_TAPS", (0, 10**9)),
-        ("gaussian_blur", "LONGEST_SHIFTED_REACH", (0, 10**9)),
+        ("motion_blur", "_MOST_GATHERED", (0, 10**9)),
+        ("snow", "_MOST_GATHERED", (0, 10**9)),
+        ("gaussian_blur", "_STRIP", (7, 10**9)),
+        ("elastic_transform", "_STRIP", (7, 10**9)),
+        ("defocus_blur", "_MOST_SHIFTED_TAPS", (0, 10**9)),
+        ("gaussian_blur", "_LONGEST_SHIFTED_REACH", (0, 10**9)),
     ],
 )
 def test_ways_that_differ_in_speed_only(name, limit, values, monkeypatch):
@@ -98,9 +98,9 @@ def test_pixelate_is_pillows_at_any_size(size):
                 np.testing.assert_array_equal(result, reference.pixelate(image, (), factor))
 
 
-@pytest.mark.parametrize("photons", sorted({c for row in SHOT_PHOTONS.values() for c in row}))
+@pytest.mark.parametrize("photons", sorted({c for row in _SHOT_PHOTONS.values() for c in row}))
 def test_shot_noise_tables_hold_poisson_probabilities(photons):
-    entries = shot_table(photons).reshape(256, 256).astype(np.int64)
+    entries = _shot_table(photons).reshape(256, 256).astype(np.int64)
     thresholds, aliases = entries >> 8, entries & 0xFF
     for level in (0, 1, 2, 17, 128, 254, 255):
         implied = thresholds[level] / 2**23 / 256

@@ -8,7 +8,14 @@ import torch
 from PIL import Image
 
 from hf_rws import corruptions
-from hf_rws.corruptions import BENCHMARK, CORRUPTIONS, EXTRA, available, corrupt, frost
+from hf_rws.corruptions import (
+    BENCHMARK,
+    CORRUPTIONS,
+    EXTRA,
+    available,
+    corrupt,
+    frost,
+)
 from hf_rws.corruptions.registry import find
 from hf_rws.errors import FormatError, MissingExtraError, NotFoundError, OptionError
 from tests.corruptions.pictures import pictures
@@ -207,7 +214,7 @@ def test_generator_on_another_device():
 
 def test_frost_without_pictures_names_the_extra(monkeypatch):
     monkeypatch.delenv(frost.FOLDER_VARIABLE)
-    monkeypatch.setattr(frost, "ASSET_PACKAGE", "no_such_package_of_frost")
+    monkeypatch.setattr(frost, "_ASSET_PACKAGE", "no_such_package_of_frost")
     with pytest.raises(MissingExtraError, match=re.escape("hf-rws[frost]")):
         corrupt(CLEAN, "frost")
     assert available() == tuple(name for name in CORRUPTIONS if name != "frost")
@@ -222,7 +229,7 @@ def test_frost_reads_the_asset_package(monkeypatch, tmp_path, frost_folder):
     expected = corrupt(CLEAN, "frost")
     monkeypatch.delenv(frost.FOLDER_VARIABLE)
     monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setattr(frost, "ASSET_PACKAGE", "assets_for_a_test")
+    monkeypatch.setattr(frost, "_ASSET_PACKAGE", "assets_for_a_test")
     assert torch.equal(corrupt(CLEAN, "frost"), expected)
 
 

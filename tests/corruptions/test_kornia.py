@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from hf_rws.corruptions import corrupt
-from hf_rws.corruptions.blur import GAUSSIAN_SIGMA, defocus_kernel
-from hf_rws.corruptions.colour import BRIGHTNESS_ADDED, SATURATE_FACTOR_ADDED
+from hf_rws.corruptions.blur import GAUSSIAN_SIGMA, _defocus_kernel
+from hf_rws.corruptions.colour import _BRIGHTNESS_ADDED, _SATURATE_FACTOR_ADDED
 from hf_rws.corruptions.definition import SEVERITIES
 from hf_rws.corruptions.randomness import ImageSource
 from hf_rws.corruptions.registry import find
@@ -40,7 +40,7 @@ def test_defocus_blur_filters(parameters):
     """With our kernel: the filter and its border."""
 
     def blur(images, constants):
-        kernel = torch.from_numpy(defocus_kernel(*constants).copy())
+        kernel = torch.from_numpy(_defocus_kernel(*constants).copy())
         return kornia.filters.filter2d(images, kernel[None], border_type="reflect")
 
     compare("defocus_blur", parameters, blur)
@@ -57,12 +57,12 @@ def in_hsv(images, change):
     return kornia.color.hsv_to_rgb(torch.cat((hue, *change(saturation, value)), 1))
 
 
-@pytest.mark.parametrize("parameters", BRIGHTNESS_ADDED)
+@pytest.mark.parametrize("parameters", _BRIGHTNESS_ADDED)
 def test_brightness(parameters):
     compare("brightness", parameters, lambda x, added: in_hsv(x, lambda s, v: (s, (v + added).clamp(max=1))))
 
 
-@pytest.mark.parametrize("parameters", SATURATE_FACTOR_ADDED)
+@pytest.mark.parametrize("parameters", _SATURATE_FACTOR_ADDED)
 def test_saturate(parameters):
     compare(
         "saturate",

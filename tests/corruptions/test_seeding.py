@@ -40,7 +40,7 @@ def test_results_do_not_depend_on_batch_order_chunks_or_threads(name, size, para
     backwards = [corrupt(images[i : i + 1], name, seed=3, index=5 + i, parameters=parameters) for i in (4, 3, 2)]
     assert torch.equal(torch.cat(backwards), whole[[4, 3, 2]])
 
-    monkeypatch.setattr(batch, "CPU_CHUNK", 3 * images[0].numel())
+    monkeypatch.setattr(batch, "_CPU_CHUNK", 3 * images[0].numel())
     assert torch.equal(corrupt(images, name, seed=3, index=5, parameters=parameters), whole)
 
     threads = torch.get_num_threads()

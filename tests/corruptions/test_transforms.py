@@ -93,7 +93,7 @@ def test_kinds_of_images():
 def test_all_without_frost_says_so(monkeypatch):
     assert RandomCorrupt().names == CORRUPTIONS
     monkeypatch.delenv(frost.FOLDER_VARIABLE)
-    monkeypatch.setattr(frost, "ASSET_PACKAGE", "no_such_package_of_frost")
+    monkeypatch.setattr(frost, "_ASSET_PACKAGE", "no_such_package_of_frost")
     with pytest.warns(UserWarning, match="frost"):
         transform = RandomCorrupt("all")
     assert transform.names == tuple(name for name in CORRUPTIONS if name != "frost")

@@ -8,7 +8,8 @@ import pytest
 from huggingface_hub import close_session, constants, file_download, hf_api
 from huggingface_hub.utils import _http, disable_progress_bars, enable_progress_bars
 
-from hf_rws.hub import calls
+from hf_rws._transport import calls, reading
+from hf_rws._transport.ids import parse_id
 from tests.hub.server import Fault, Hub
 
 __all__ = ["Fault", "Hub", "hub_fixture"]
@@ -39,3 +40,8 @@ def hub_fixture(tmp_path, monkeypatch):
         if thread.name == "hf-rws-hub":
             thread.join(1)
     close_session()
+
+
+def fetch(id, filenames, *, revision=None, **options):
+    """`reading.fetch` of an id, as users write it."""
+    return reading.fetch(parse_id(id, revision=revision), filenames, **options)

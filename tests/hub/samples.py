@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from hf_rws import cards
-from hf_rws.hub import push_folder_files
+from hf_rws._transport.pushing import push_folder_files
 from tests.hub.storage import WRITE
 
 REPO = "user/rws-fog"

@@ -1,0 +1,73 @@
+"""Accelerate as this library uses it: one accelerator a run, the precision that the hardware computes fast."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from hf_rws.errors import OptionError
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+
+PRECISIONS = ("auto", "no", "fp16", "bf16")
+
+
+def resolve_precision(precision: str, device: str | None = None) -> str:
+    """What "auto" means on this machine: bf16 or fp16 where it is fast, "no" elsewhere.
+
+    On a CPU without AVX-512 BF16 or AMX bf16 autocast is emulated and many times slower than float32.
+
+    Args:
+        precision: One of `PRECISIONS`.
+        device: Type of the device that will be used, "cuda" or "cpu", ...; by default "cuda" where there is one.
+    """
+    if precision != "auto":
+        return precision
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    if device == "cuda":
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
+    has = torch.cpu.get_capabilities() if device == "cpu" and hasattr(torch.cpu, "get_capabilities") else {}
+    return "bf16" if has.get("avx512_bf16") or has.get("amx_bf16") else "no"
+
+
+def create_accelerator(
+    precision: str,
+    *,
+    gradient_accumulation_steps: int = 1,
+    log_with: Sequence[str] = (),
+    project_dir: str | Path | None = None,
+) -> "Accelerator":
+    """An Accelerator of its own for each training; OptionError if it refuses the precision or a tracker.
+
+    Args:
+        precision: One of `PRECISIONS`.
+        gradient_accumulation_steps: Parts in which a batch is computed.
+        log_with: Names of trackers.
+        project_dir: Where trackers write.
+    """
+    from accelerate import Accelerator
+    from accelerate.state import AcceleratorState, PartialState
+    from accelerate.utils import GradientAccumulationPlugin, parse_flag_from_env
+
+    device = PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU")).device
+    AcceleratorState._reset_state()  # as transformers does: a second training may want another precision
+    try:
+        return Accelerator(
+            mixed_precision=resolve_precision(precision, device.type),
+            # as a plugin: the plain argument gives way to what `accelerate launch` puts into the environment
+            gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=gradient_accumulation_steps),
+            log_with=list(log_with) or None,
+            project_dir=None if project_dir is None else str(project_dir),
+        )
+    except ValueError as error:  # a precision that the device cannot compute, an unknown tracker
+        raise OptionError(f"Accelerate refuses these training arguments: {error}") from error
+
+
+def is_main_process() -> bool:
+    """Whether this process is the only or the first one that was launched."""
+    from accelerate.state import PartialState
+
+    return PartialState().is_main_process

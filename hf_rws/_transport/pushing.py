@@ -1,0 +1,192 @@
+"""Pushing exactly the files that the library wrote, as one commit."""
+
+import hashlib
+import os
+import tempfile
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from huggingface_hub import CommitInfo, CommitOperationAdd, HfApi
+from huggingface_hub import errors as hub_errors
+
+from hf_rws import cards
+from hf_rws._files import README_NAME, read_text
+from hf_rws._transport import calls
+from hf_rws._transport.ids import COMMIT, REPO_ID, REVISION, Location
+from hf_rws._transport.reading import download
+from hf_rws.errors import AccessError, NotFoundError, OptionError
+
+_SLOWEST_UPLOAD = 50_000  # bytes per second: a commit of n bytes may take n / _SLOWEST_UPLOAD seconds longer
+
+
+def push_folder_files(
+    repo_id: str,
+    folder: str | os.PathLike[str],
+    filenames: Sequence[str],
+    *,
+    private: bool | None = None,
+    token: bool | str | None = None,
+    revision: str | None = None,
+    create_pr: bool = False,
+    commit_message: str | None = None,
+    tag: str | None = None,
+) -> CommitInfo:
+    """Push exactly these files of a folder as one commit; the repo is made if needed.
+
+    No commit is made if nothing has changed, and no pull request is opened if one of this user is open that has these
+    very files: a push whose answer was lost can simply be run again. If somebody else commits in the meantime, the push
+    fails and changes nothing. A README.md that the repo has keeps its text; its metadata and results are brought up to
+    date (`cards.merge_card`).
+
+    Args:
+        repo_id: "user/name".
+        folder: Where the files are.
+        filenames: Their names, in the folder and in the repo.
+        private: Visibility of a repo that is made now; for one that exists, what it must be.
+        token: A token with write access; None for the one logged in with.
+        revision: Branch to push to, made if needed.
+        create_pr: Open a pull request instead of pushing to the branch.
+        commit_message: First line of the commit; "Upload with hf_rws" if None.
+        tag: Tag to put on the commit.
+
+    Returns:
+        The commit; the present head, of the branch or of the open pull request, if nothing has changed.
+
+    Raises:
+        OptionError: A bad id, file name, revision or tag, a tag that names another commit, or a repo of the other
+            visibility.
+        NotFoundError: A file is missing, or the repo is not there for this token.
+        AccessError: No token, a wrong one, or one that may not write there.
+        NetworkError: No connection, no answer in time, or a failing Hub.
+        FormatError: The README of the repo cannot be read, or the Hub refuses the new one.
+        RWSError: The repo changed while it was being pushed to.
+    """
+    where = destination(repo_id, revision, create_pr=create_pr, tag=tag)
+    files = _files_to_push(Path(folder), filenames)
+    api = calls.client(token)
+    head = _head(api, where, token, private=private)
+    if private is not None and head.private is not None and head.private != private:
+        visibility = "private" if head.private else "public"
+        raise OptionError(f"{where.id} exists and is {visibility}: change that in its settings, or leave out private=")
+    contents: dict[str, str | bytes] = {name: os.fspath(file) for name, file in files.items()}
+    if README_NAME in files and any(sibling.rfilename == README_NAME for sibling in head.siblings or ()):
+        contents[README_NAME] = _merged_readme(where, head.sha, files[README_NAME], token)
+    if create_pr and (proposed := _proposed(api, where, contents, token)):
+        return proposed
+    # Made again after its answer was lost, the commit finds its files there, or somebody else's and is refused.
+    commit = calls.ask(
+        lambda: api.create_commit(
+            where.id,
+            [CommitOperationAdd(path_in_repo=name, path_or_fileobj=content) for name, content in contents.items()],
+            commit_message=commit_message or "Upload with hf_rws",
+            revision=where.revision,
+            create_pr=create_pr,
+            parent_commit=head.sha,
+        ),
+        where,
+        token=token,
+        seconds=calls.TIME_LIMIT + sum(file.stat().st_size for file in files.values()) / _SLOWEST_UPLOAD,
+        once=create_pr,
+    )
+    if tag is not None:
+        _put_tag(api, where, tag, commit, token)
+    return commit
+
+
+def destination(repo_id: str, revision: str | None, *, create_pr: bool, tag: str | None) -> Location:
+    if not isinstance(repo_id, str) or not REPO_ID.fullmatch(repo_id):
+        raise OptionError(f"{repo_id!r} is no Hub id to push to: give user/name")
+    for name in (revision, tag):
+        if name is not None and (not REVISION.fullmatch(name) or COMMIT.fullmatch(name)):
+            raise OptionError(f"{name!r} cannot be the name of a branch or tag")
+    if create_pr and (tag is not None or revision not in (None, "main")):
+        raise OptionError("a pull request is made against main and cannot be tagged: leave out revision and tag")
+    return Location("hub", repo_id, revision)
+
+
+def _files_to_push(folder: Path, filenames: Sequence[str]) -> dict[str, Path]:
+    if not filenames:
+        raise OptionError("no file to push: name at least one")
+    files = {}
+    for filename in filenames:
+        parts = PurePosixPath(filename).parts
+        if not parts or "\\" in filename or any(part.startswith((".", "/")) for part in parts):
+            raise OptionError(f"{filename!r} is not pushed: names are relative, and no part of them starts with a dot")
+        file = folder / filename
+        if file.is_symlink():
+            raise OptionError(f"{filename!r} is a link and is not pushed: put the file itself into the folder")
+        if not file.is_file():
+            raise NotFoundError(f"there is no file {filename!r} in {os.fspath(folder)!r}")
+        if not os.access(file, os.R_OK):
+            raise AccessError(f"{filename!r} in {os.fspath(folder)!r} may not be read")
+        files[filename] = file
+    return files
+
+
+def _head(api: HfApi, where: Location, token: bool | str | None, *, private: bool | None) -> Any:
+    """The Hub's ModelInfo of the branch to push to; the repo and the branch are made if there are none."""
+    ask = partial(calls.ask, where=where, token=token)
+    info = partial(api.model_info, where.id, revision=where.revision, timeout=calls.TIME_LIMIT)
+    try:
+        return ask(info)
+    except NotFoundError as error:
+        branch = where.revision or "main"
+        if branch.startswith("refs/"):
+            raise
+        repo_is_there = isinstance(error.__cause__, hub_errors.RevisionNotFoundError)
+    if not repo_is_there:
+        ask(lambda: api.create_repo(where.id, private=private, exist_ok=True))
+    if branch != "main":
+        ask(lambda: api.create_branch(where.id, branch=branch, exist_ok=True))
+    return ask(info)
+
+
+def _merged_readme(where: Location, commit: str, fresh: Path, token: bool | str | None) -> bytes:
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = download(where, commit, Path(temporary).resolve(), README_NAME, token=token)
+        existing = read_text(folder / README_NAME, f"{where} {README_NAME}")
+    return cards.merge_card(existing, fresh.read_text(encoding="utf-8")).encode()
+
+
+def _proposed(
+    api: HfApi, where: Location, contents: Mapping[str, str | bytes], token: bool | str | None
+) -> CommitInfo | None:
+    """The head of an open pull request of this user that has these very files; None if there is none."""
+    ask = partial(calls.ask, where=where, token=token)
+    user = ask(api.whoami)["name"]
+    kind: dict[str, Any] = {"author": user, "discussion_type": "pull_request", "discussion_status": "open"}
+    for opened in ask(lambda: list(api.get_repo_discussions(where.id, **kind))):
+        look = partial(api.model_info, where.id, revision=opened.git_reference, files_metadata=True)
+        found = ask(partial(look, timeout=calls.TIME_LIMIT))
+        there = {file.rfilename: file for file in found.siblings or ()}
+        if all(name in there and _is_content(there[name], content) for name, content in contents.items()):
+            url, sha = f"{api.endpoint}/{where.id}", str(found.sha)
+            return CommitInfo(
+                commit_url=f"{url}/commit/{sha}",
+                commit_message=opened.title,
+                commit_description="",
+                oid=sha,
+                pr_url=f"{url}/discussions/{opened.num}",
+            )
+    return None
+
+
+def _is_content(file: Any, content: str | bytes) -> bool:
+    """Whether a file on the Hub, as its ModelInfo lists it, has this content, or that of the file of this name."""
+    content = content if isinstance(content, bytes) else Path(content).read_bytes()
+    if file.lfs is not None:
+        return bool(file.lfs.sha256 == hashlib.sha256(content).hexdigest())
+    return bool(file.blob_id == hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest())
+
+
+def _put_tag(api: HfApi, where: Location, tag: str, commit: CommitInfo, token: bool | str | None) -> None:
+    ask = partial(calls.ask, where=where, token=token)
+    ask(lambda: api.create_tag(where.id, tag=tag, revision=commit.oid, exist_ok=True))
+    tagged = ask(lambda: api.model_info(where.id, revision=tag, timeout=calls.TIME_LIMIT)).sha
+    if tagged != commit.oid:
+        raise OptionError(
+            f"{where.id} is pushed as {commit.oid[:7]}, but its tag {tag!r} names {str(tagged)[:7]} already: choose "
+            f"another tag, or delete that one"
+        )

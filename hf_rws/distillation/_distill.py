@@ -1,0 +1,160 @@
+"""Base and unlabelled images -> signature: the base teaches its own first layers what it knows of clean images."""
+
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from torch import nn
+
+from hf_rws._transport.ids import Location
+from hf_rws.bases import load_base
+from hf_rws.corruptions.mixing import CorruptionLike, Mixture
+from hf_rws.data.preprocessing import input_side
+from hf_rws.data.unlabelled import as_images
+from hf_rws.distillation.arguments import DistillationArguments
+from hf_rws.distillation.loop import Distiller, Look
+from hf_rws.distillation.mixtures import Pairs, Shown
+from hf_rws.errors import OptionError
+from hf_rws.extraction import describe_base
+from hf_rws.layers import first_layers, unwrap
+from hf_rws.signature.config import Corruption, Method, SignatureConfig, TensorSpec
+from hf_rws.signature.quantization import Bits, resolve_bits
+from hf_rws.signature.signature import Signature, with_bits
+
+_MIN_IMAGES = 20
+
+
+def distill(
+    base: nn.Module | str | Path,
+    images: Any,
+    *,
+    corruption: CorruptionLike | Sequence[CorruptionLike] | None = None,
+    severity: int = 5,
+    corrupted: Any = None,
+    num_layers: int | Literal["all"] | None = None,
+    bits: Bits | str | Sequence[Bits | None] | None = "default",
+    name: str | None = None,
+    dataset: str | None = None,
+    steps: int | None = None,
+    minutes: float | None = None,
+    batch_size: int = 128,
+    clean_fraction: float = 0.25,
+    temperature: float = 2.0,
+    optimizer: Literal["auto", "sgd", "adamw"] = "auto",
+    lr: float | None = None,
+    flip: bool = True,
+    hold_out: float = 0.1,
+    quantization_aware: bool = True,
+    seed: int = 0,
+    mixed_precision: str = "auto",
+    progress: bool = True,
+) -> Signature:
+    """Make a signature from a base and unlabelled images, without training a robust model.
+
+    A copy of the base is frozen but for its first layers. These are trained so that the copy gives, on corrupted and on
+    some clean images, the answers that the base itself gives on the clean ones (Kullback-Leibler divergence of softened
+    answers, as in Hinton et al., arXiv 1503.02531). What they have become minus what they were is the signature. That
+    tuning the first layers suits shifts of the input is an observation of Lee et al., arXiv 2210.11466.
+
+    With several processes of `accelerate launch` each takes a share of every batch, and all return the same signature.
+
+    Args:
+        base: A timm model, which is not changed, or what `load_patched` takes as one: a folder, a Hub id, a timm name.
+        images: Clean images without labels, a few hundred or more, of the base's input size: uint8 (N, H, W, 3) arrays,
+            uint8 or [0, 1] tensors (N, 3, H, W), an `ImageSet`, batches of these; or a folder, a Hub id or a `datasets`
+            dataset, whose images are resized.
+        corruption: A name of `CORRUPTIONS`, any callable that takes and gives back a uint8 batch (N, 3, H, W), or a
+            list of these for one signature against all of them ("all": every one that there is); None is "fog".
+        severity: Of the named corruptions, 1 to 5.
+        corrupted: Corrupted images in the order of `images`, for those who have both; `corruption` is then any label.
+        num_layers: How many layers from the shallow end; None is 7 or what there is, "all" is all but the head: better
+            for one signature against many corruptions, and larger.
+        bits: Bits per weight, as in `extract`.
+        name: Name of the signature; the corruption's label if None.
+        dataset: Name of the images, for the card.
+        steps: Optimizer steps; by default chosen by the number of images, see `hf_rws.distillation.arguments`.
+        minutes: Take as many steps as fit into this time instead, from when the images are read; the result then
+            depends on the machine.
+        batch_size: Images per step, over all processes.
+        clean_fraction: Share of clean images in every batch, from 0 to below 1; at least one image is corrupted.
+        temperature: Of the softmax of both answers.
+        optimizer: "sgd", "adamw", or "auto": AdamW where the layers hold a layer norm, SGD elsewhere.
+        lr: Peak of the learning rate, which runs through one cycle; None is the optimizer's usual one.
+        flip: Mirror half of the images.
+        hold_out: Share of the images, at least one and at most 500, that progress is judged on. The best of several
+            states on these is kept, and the run ends early when it gets worse.
+        quantization_aware: In the second half of the run take the gradients of weights that are stored at 3 bits or
+            fewer at their rounded values (straight-through, Bengio et al., arXiv 1308.3432).
+        seed: Of the order and of all draws; a callable draws on its own account.
+        mixed_precision: "auto" (what the hardware computes fast), "no", "fp16" or "bf16".
+        progress: Show a bar.
+
+    Returns:
+        The signature. Its `config.method.training` holds the hyper-parameters and a report: how many images there were
+        to learn from and were held out, and the share of the latter, clean and corrupted, that get the base's answer on
+        the clean image, before and after.
+
+    Raises:
+        OptionError: Too few images, or of another size than the base takes; a callable that changes shape or dtype; an
+            option that makes no sense; a base with fewer layers, or with signatures on.
+        RWSError: Others of its subclasses, as `load_patched` raises them.
+    """
+    arguments = DistillationArguments(
+        steps, minutes, batch_size, clean_fraction, temperature, optimizer, lr, flip, hold_out, quantization_aware,
+        seed, mixed_precision,
+    )  # fmt: skip
+    model, origin = _open(base)
+    layers = first_layers(model, num_layers)
+    resolve_bits(bits, len(layers))  # before the training, not after
+    if corrupted is None:
+        shown: Shown = Mixture("fog" if corruption is None else corruption, severity)
+    elif isinstance(corruption, str):
+        shown = Pairs(as_images(corrupted, side=input_side(model)), corruption)
+    else:
+        raise OptionError("with corrupted images, corruption is what to call them: a label")
+    clean = as_images(images, side=input_side(model))
+    if len(clean) < _MIN_IMAGES:
+        raise OptionError(f"{len(clean)} images are too few to learn from: give a few hundred, at least {_MIN_IMAGES}")
+    if isinstance(shown, Pairs) and len(shown) != len(clean):
+        raise OptionError(f"there are {len(clean)} clean images but {len(shown)} corrupted ones: give pairs")
+    tensors, state = [tensor for layer in layers for tensor in layer], model.state_dict()
+    specs = [
+        TensorSpec(tensor.name, tuple(state[tensor.name].shape), tensor.kind, tensor.layer, 32) for tensor in tensors
+    ]
+    coded = {spec.name: spec.bits for spec in with_bits(specs, bits) if spec.bits not in (16, 32)}
+    distiller = Distiller(model, tensors, coded, clean, shown, arguments, progress=progress)
+    before, after = distiller.run()
+    if not after.loss < before.loss:
+        warnings.warn(
+            f"the distillation did not help: on held-out images the answers diverge by {after.loss:.3g} from the "
+            f"base's, {before.loss:.3g} before; more images, more steps or a lower lr may do",
+            stacklevel=2,
+        )
+    deltas = after.deltas
+    training = distiller.record() | {"agreement": _agreement(before, after)}
+    config = SignatureConfig(
+        base_model=describe_base(model, {name: state[name] for name in deltas}, origin),
+        corruption=Corruption(shown.names, shown.severity, dataset),
+        method=Method("distilled", len(layers), None, training=training),
+        tensors=tuple(specs),
+    )
+    return Signature.from_deltas(deltas, config, bits, name=name)
+
+
+def _open(base: nn.Module | str | Path) -> tuple[nn.Module, Location | None]:
+    """The base and, for its config, where it is from."""
+    if not isinstance(base, nn.Module):
+        loaded = load_base(base)
+        return loaded.model, loaded.origin
+    model = unwrap(base)
+    if any(getattr(getattr(model, "rws", None), "scales", {}).values()):
+        raise OptionError("the base carries signatures; take them off first: model.rws.clear()")
+    return model, None
+
+
+def _agreement(before: Look, after: Look) -> dict[str, dict[str, float]]:
+    return {
+        kind: {"before": round(getattr(before, kind), 4), "after": round(getattr(after, kind), 4)}
+        for kind in ("clean", "corrupted")
+    }

@@ -1,0 +1,64 @@
+"""The hyper-parameters of a distillation."""
+
+import math
+from dataclasses import dataclass
+from numbers import Real
+from typing import TYPE_CHECKING, Any
+
+from hf_rws.errors import OptionError
+
+if TYPE_CHECKING:
+    pass
+
+
+# What timm's optimizer factory is given; measured by scripts/distillation_search.py.
+OPTIMIZERS: dict[str, dict[str, Any]] = {
+    "sgd": {"opt": "sgd", "momentum": 0.9, "lr": 0.01},  # timm's "sgd" is Nesterov's
+    "adamw": {"opt": "adamw", "lr": 1e-3},
+}
+
+
+@dataclass(frozen=True)
+class DistillationArguments:
+    """The hyper-parameters of `hf_rws.distill`, where they are described."""
+
+    steps: int | None = None
+    minutes: float | None = None
+    batch_size: int = 128
+    clean_fraction: float = 0.25
+    temperature: float = 2.0
+    optimizer: str = "auto"
+    lr: float | None = None
+    flip: bool = True
+    hold_out: float = 0.1
+    quantization_aware: bool = True
+    seed: int = 0
+    mixed_precision: str = "auto"
+
+    def __post_init__(self) -> None:
+        for name, kind in (("steps", int), ("batch_size", int), ("seed", int), ("minutes", Real), ("temperature", Real),
+                           ("lr", Real), ("clean_fraction", Real), ("hold_out", Real)):  # fmt: skip
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, kind | None):
+                raise OptionError(f"{name} must be {'a whole' if kind is int else 'a'} number, got {value!r}")
+        if self.optimizer not in ("auto", *OPTIMIZERS):
+            raise OptionError(f"optimizer must be one of auto, {', '.join(OPTIMIZERS)}, got {self.optimizer!r}")
+        if self.steps is not None and self.minutes is not None:
+            raise OptionError("give steps or minutes, not both")
+        for name in ("steps", "minutes", "batch_size", "temperature", "lr"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < math.inf:
+                raise OptionError(f"{name} must be above 0, got {value!r}")
+        for name in ("clean_fraction", "hold_out"):
+            if not 0 <= getattr(self, name) < 1:
+                raise OptionError(f"{name} must be at least 0 and below 1, got {getattr(self, name)!r}")
+        if round(self.clean_fraction * self.batch_size) == self.batch_size:
+            raise OptionError(f"clean_fraction {self.clean_fraction} leaves no corrupted image in {self.batch_size}")
+        if not 0 <= self.seed < 2**32:
+            raise OptionError(f"seed must be at least 0 and below 2**32, got {self.seed!r}")
+
+
+def default_steps(images: int, corruptions: int = 1, *, batch_size: int = 128) -> int:
+    """The number of optimizer steps where none is given (scripts/distillation_search.py)."""
+    seen = (12_000 + 4 * min(images, 10_000)) * (1 + math.log(corruptions))
+    return math.ceil(seen / batch_size)

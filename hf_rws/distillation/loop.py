@@ -1,0 +1,335 @@
+"""The training loop of distillation: a copy of the base learns, in its first layers, to answer as the base does."""
+
+import copy
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import torch
+from timm.optim import create_optimizer_v2
+from torch import Generator, Tensor, nn
+from torch.nn import functional as F
+from tqdm.auto import tqdm
+
+from hf_rws._accelerator import create_accelerator
+from hf_rws.data.preprocessing import Normalize
+from hf_rws.distillation.arguments import OPTIMIZERS, DistillationArguments, default_steps
+from hf_rws.distillation.mixtures import Shown
+from hf_rws.errors import OptionError
+from hf_rws.extraction import difference
+from hf_rws.layers import LayerTensor
+from hf_rws.signature.quantization import Bits, rounded
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+_MAX_HELD_OUT = 500
+_LOOKS = 10  # at the held-out images during a run
+_PATIENCE = 3  # looks in the second half of the run that may pass without progress before it ends
+_WARM_UP = 0.3  # share of the run in which the learning rate climbs, from 0.04 of its peak
+_FLOAT16_MAX = torch.finfo(torch.float16).max  # beyond it no signature with codes can be stored
+_ROUNDED = 0.5  # share of the run, at its end, in which quantization-aware steps see rounded weights
+_COARSE = (1, 2, 3, "ternary")  # the bit widths at which rounding costs accuracy that such steps bring back
+_BLOCK = 8  # batches that are corrupted at once: corruptions are slow on a few images, and a mixture divides them
+_EVALUATION_BATCH = 500
+
+
+@dataclass(frozen=True)
+class Look:
+    """A state of the first layers, and what it is worth on the held-out images, rounded as it will be stored.
+
+    Attributes:
+        loss: Divergence from the base's answers, clean and corrupted images weighed as in training.
+        clean: Share of clean images with the base's answer.
+        corrupted: Share of corrupted images with the base's answer on the clean one.
+        deltas: What the tensors have become minus what they were, before rounding.
+    """
+
+    loss: float
+    clean: float
+    corrupted: float
+    deltas: dict[str, Tensor]
+
+
+class _Teacher:
+    """What a model answers to clean images, plain and mirrored; it is asked once for each, when the answer is wanted.
+
+    Args:
+        ask: The model: uint8 images of shape (N, 3, H, W) to logits on the CPU.
+        images: Those that it is asked about.
+    """
+
+    def __init__(self, ask: Callable[[Tensor], Tensor], images: Tensor) -> None:
+        self._ask, self._images = ask, images
+        self._known = torch.zeros(2, len(images), dtype=torch.bool)
+        self._answers = torch.empty(0)
+
+    def __call__(self, rows: Tensor, mirrored: Tensor) -> Tensor:
+        """Logits, float32 on the CPU, of the images of `rows`, those mirrored where `mirrored` says so."""
+        for side in (False, True):
+            wanted = rows[mirrored == side].unique()
+            wanted = wanted[~self._known[int(side)][wanted]]
+            if len(wanted):
+                images = self._images[wanted]
+                found = self._ask(images.flip(3) if side else images)
+                if not len(self._answers):
+                    self._answers = torch.empty(2, len(self._images), found.shape[1])
+                self._answers[int(side), wanted] = found
+                self._known[int(side), wanted] = True
+        return self._answers[mirrored.long(), rows]
+
+
+class Distiller:
+    """One distillation.
+
+    Args:
+        base: A timm model; it is copied.
+        tensors: Those of its first layers, which learn.
+        bits: How each of them will be stored, if not as it is: bit widths of weights, by name.
+        images: Clean images, uint8 of shape (N, 3, H, W).
+        shown: How they are corrupted.
+        arguments: The hyper-parameters.
+        progress: Show a bar.
+    """
+
+    def __init__(
+        self,
+        base: nn.Module,
+        tensors: Sequence[LayerTensor],
+        bits: Mapping[str, Bits],
+        images: Tensor,
+        shown: Shown,
+        arguments: DistillationArguments,
+        *,
+        progress: bool = True,
+    ) -> None:
+        self.began = time.perf_counter()
+        self.accelerator = create_accelerator(arguments.mixed_precision)
+        processes = self.accelerator.num_processes
+        if arguments.batch_size % processes:
+            raise OptionError(f"batch_size {arguments.batch_size} must be a multiple of the {processes} processes")
+        self.share = arguments.batch_size // processes
+        self.device = self.accelerator.device
+        self.arguments, self.tensors, self.bits = arguments, tensors, bits
+        self.images, self.shown = images, shown
+        self.student = copy.deepcopy(base).float().eval().to(self.device).to(memory_format=torch.channels_last)
+        self.student.__dict__.pop("_is_accelerate_prepared", None)  # with it a base that was prepared is not wrapped
+        self.normalize = Normalize.of(self.student).to(self.device)
+        self.start = {name: value.cpu().clone() for name, value in self._state().items()}
+        for name, parameter in self.student.named_parameters():
+            parameter.requires_grad_(name in self.start)
+        owners = {tensor.name.rpartition(".")[0] for tensor in tensors if tensor.kind == "running_var"}
+        self.norms = [self.student.get_submodule(name) for name in sorted(owners)]
+
+        order = torch.randperm(len(images), generator=Generator().manual_seed(arguments.seed))
+        held_out = min(_MAX_HELD_OUT, max(1, round(arguments.hold_out * len(images))))
+        if held_out == len(images):
+            raise OptionError(f"hold_out {arguments.hold_out} leaves none of the {len(images)} images to learn from")
+        self.held_out, self.rows = order[:held_out].sort().values, order[held_out:]
+        self.ask = partial(_answers, self.accelerator, self.normalize)
+        self.teacher = _Teacher(partial(self.ask, copy.deepcopy(self.student)), images)
+        self.steps = arguments.steps or default_steps(len(self.rows), len(shown.names))
+        self.optimizer_name = arguments.optimizer
+        if arguments.optimizer == "auto":
+            owned = {self.student.get_submodule(tensor.name.rpartition(".")[0]) for tensor in tensors}
+            self.optimizer_name = "adamw" if any(isinstance(module, nn.LayerNorm) for module in owned) else "sgd"
+        options = OPTIMIZERS[self.optimizer_name]
+        self.peak = arguments.lr or options["lr"]
+        optimizer = create_optimizer_v2(
+            self.student, weight_decay=0.0, filter_bias_and_bn=False, **options | {"lr": self.peak}
+        )
+        self.model, self.optimizer = self.accelerator.prepare(self.student, optimizer)
+        self.bar = tqdm(
+            total=None if arguments.minutes else self.steps,
+            desc=f"distilling {shown.names[0]}" + (f" and {len(shown.names) - 1} more" if len(shown.names) > 1 else ""),
+            unit="step",
+            disable=not (progress and self.accelerator.is_local_main_process),
+            mininterval=1,
+        )
+
+    def _state(self) -> dict[str, Tensor]:
+        """The learning tensors themselves; read anew each time, for DDP replaces buffers."""
+        state = self.student.state_dict()
+        return {tensor.name: state[tensor.name] for tensor in self.tensors}
+
+    def run(self) -> tuple[Look, Look]:
+        """Train; returns what there was before, and the best of what was seen during the run."""
+        check = self._held_out_images()
+        began = time.perf_counter()
+        best = before = self._look(check)
+        since, looks, self.step = 0, 0, 0
+        self._begin(look_seconds=time.perf_counter() - began)
+        rounded = 1 - _ROUNDED if self.arguments.quantization_aware else math.inf
+        for images, answers in self._batches():
+            fraction = self._fraction()
+            self._learn(images, answers, self.peak * _one_cycle(fraction), rounded=fraction >= rounded)
+            self.step += 1
+            self.bar.update()
+            fraction = self._fraction()
+            if int(fraction * _LOOKS) > looks:
+                looks = int(fraction * _LOOKS)
+                look = self._look(check)
+                self.bar.set_postfix(agreement=f"{look.corrupted:.3f}", clean=f"{look.clean:.3f}")
+                since = since + 1 if fraction > 0.5 else 0
+                if look.loss < best.loss:
+                    best, since = look, 0
+                if fraction >= 1 or since >= _PATIENCE:
+                    break
+        self.bar.close()
+        return before, best
+
+    def record(self) -> dict[str, Any]:
+        """What the signature's config says of how it was made."""
+        settings = {key: value for key, value in asdict(self.arguments).items() if value is not None}
+        return settings | {
+            "images": len(self.rows),
+            "held_out": len(self.held_out),
+            "steps": self.step,
+            "optimizer": self.optimizer_name,
+            "lr": self.peak,
+            "mixed_precision": self.accelerator.mixed_precision,
+        }
+
+    def _learn(self, images: Tensor, answers: Tensor, rate: float, *, rounded: bool = False) -> None:
+        """One step; with `rounded` the gradient is that at the rounded weights, the step is the unrounded ones'."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        for norm in self.norms:
+            norm.train()
+        coarse = {name: bits for name, bits in self.bits.items() if bits in _COARSE} if rounded else {}
+        with self._as_stored(coarse):
+            with self.accelerator.autocast():
+                logits = self.model(self.normalize(images))
+            self.accelerator.backward(self._divergence(logits, answers))
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+
+    @contextmanager
+    def _as_stored(self, bits: Mapping[str, Bits]) -> Iterator[None]:
+        """Within, these weights are what the signature will make of the base: their differences are rounded."""
+        state = self._state()
+        if any(not state[name].isfinite().all() or state[name].abs().max() > _FLOAT16_MAX for name in bits):
+            raise self._diverged()
+        exact = {name: state[name].detach().clone() for name in bits}
+        try:
+            with torch.no_grad():
+                for name, width in bits.items():
+                    start = self.start[name].to(self.device)
+                    state[name].copy_(start + rounded(exact[name] - start, width))
+            yield
+        finally:
+            with torch.no_grad():
+                for name, value in exact.items():
+                    state[name].copy_(value)
+
+    def _diverged(self) -> OptionError:
+        return OptionError(f"the distillation diverged: give a lower lr than {self.peak:g}")
+
+    def _divergence(self, logits: Tensor, answers: Tensor) -> Tensor:
+        temperature = self.arguments.temperature
+        given, wanted = (F.log_softmax(values.float() / temperature, 1) for values in (logits, answers))
+        return temperature**2 * F.kl_div(given, wanted, log_target=True, reduction="batchmean")
+
+    def _begin(self, look_seconds: float) -> None:
+        """Start the clock of the steps: they get the time that is left, but for one more look."""
+        self.steps_began = time.perf_counter()
+        if self.arguments.minutes is not None:
+            taken = self.steps_began - self.began + look_seconds
+            self.seconds = float(self._from_main(torch.tensor([60 * self.arguments.minutes - taken])))
+            if self.seconds <= 0:
+                raise OptionError(
+                    f"{self.arguments.minutes:g} minutes are too few: asking the base about held-out images takes "
+                    f"{taken / 60:.2g} on this machine; give more, or a smaller hold_out"
+                )
+
+    def _fraction(self) -> float:
+        """How much of the run is over; all processes go by the main one's clock."""
+        if self.arguments.minutes is None:
+            return self.step / self.steps
+        elapsed = self._from_main(torch.tensor([time.perf_counter() - self.steps_began]))
+        return min(1.0, float(elapsed) / self.seconds)
+
+    def _from_main(self, values: Tensor) -> Tensor:
+        """The main process' values, float32 on the CPU."""
+        if self.accelerator.num_processes == 1:
+            return values
+        from accelerate.utils import broadcast
+
+        return broadcast(values.to(self.device, torch.float32)).cpu()
+
+    def _batches(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """This process' share of each batch: images on the device, some of them clean, and the answers wanted."""
+        arguments, rank = self.arguments, self.accelerator.process_index
+        order = Generator().manual_seed(arguments.seed + 1)  # the same everywhere
+        draws = Generator(device=self.device).manual_seed(arguments.seed + 2 + rank)
+        block_size = _BLOCK if arguments.minutes is None else 1  # whose end a deadline has to wait for
+        clean = round(arguments.clean_fraction * arguments.batch_size)
+        spread = torch.arange(arguments.batch_size) * clean % arguments.batch_size < clean  # evenly
+        dirty = (~spread.view(-1, self.share)[rank]).repeat(block_size).nonzero().flatten()
+        waiting = self.rows[:0]
+        while True:
+            while len(waiting) < block_size * arguments.batch_size:
+                waiting = torch.cat([waiting, self.rows[torch.randperm(len(self.rows), generator=order)]])
+            block, waiting = waiting.tensor_split([block_size * arguments.batch_size])
+            rows = block.view(block_size, -1, self.share)[:, rank].flatten()
+            images = self.images[rows].to(self.device)
+            if len(dirty):
+                images[dirty.to(self.device)] = self.shown(images[dirty.to(self.device)], rows[dirty], draws)
+            mirrored = torch.rand(len(rows), generator=order) < 0.5 if arguments.flip else torch.zeros(len(rows)) > 0
+            answers = self.teacher(rows, mirrored)
+            images = torch.where(mirrored.to(self.device)[:, None, None, None], images.flip(3), images)
+            yield from zip(images.split(self.share), answers.to(self.device).split(self.share), strict=True)
+
+    def _held_out_images(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Clean, corrupted, and the answers wanted."""
+        clean = self.images[self.held_out].to(self.device)
+        generator = Generator(device=self.device).manual_seed(self.arguments.seed)
+        answers = self.teacher(self.held_out, torch.zeros(len(self.held_out), dtype=torch.bool))
+        return clean, self.shown(clean, self.held_out, generator), answers
+
+    def _look(self, check: tuple[Tensor, Tensor, Tensor]) -> Look:
+        """Judge the present state; all processes take the main one's statistics and verdict."""
+        if self.accelerator.num_processes > 1:
+            from accelerate.utils import broadcast
+
+            for value in self._state().values():
+                value.copy_(broadcast(value))
+        *both, answers = check
+        losses, shares = [], []
+        with self._as_stored(self.bits):
+            for images in both:
+                logits = self.ask(self.student, images)
+                losses.append(float(self._divergence(logits, answers)))
+                shares.append(float((logits.argmax(1) == answers.argmax(1)).double().mean()))
+        clean_fraction = self.arguments.clean_fraction
+        loss = clean_fraction * losses[0] + (1 - clean_fraction) * losses[1]
+        loss, *shares = self._from_main(torch.tensor([loss, *shares], dtype=torch.float64)).tolist()
+        if not math.isfinite(loss):
+            raise self._diverged()
+        state = self._state()
+        deltas = {
+            tensor.name: difference(tensor, state[tensor.name].cpu(), self.start[tensor.name])
+            for tensor in self.tensors
+        }
+        return Look(loss, shares[0], shares[1], deltas)
+
+
+@torch.no_grad()
+def _answers(accelerator: "Accelerator", normalize: Normalize, model: nn.Module, images: Tensor) -> Tensor:
+    """A model's logits in eval mode to uint8 images, float32 on the CPU."""
+    model.eval()
+    found = []
+    with accelerator.autocast():
+        for part in images.split(_EVALUATION_BATCH):
+            found.append(model(normalize(part.to(accelerator.device))).float().cpu())
+    return torch.cat(found)
+
+
+def _one_cycle(fraction: float) -> float:
+    """The learning rate as a share of its peak, after this share of the run."""
+    if fraction < _WARM_UP:
+        return 0.04 + 0.96 * (1 - math.cos(math.pi * fraction / _WARM_UP)) / 2
+    return (1 + math.cos(math.pi * (fraction - _WARM_UP) / (1 - _WARM_UP))) / 2

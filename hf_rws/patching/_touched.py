@@ -1,0 +1,212 @@
+"""The tensors of a model that signatures touch: their clean values, watched and written to in place."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from operator import attrgetter, is_not
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from hf_rws.errors import IntegrityError, OptionError
+from hf_rws.layers import LayerTensor
+from hf_rws.patching._tiles import Block, Place, Source, Term, copy_all
+from hf_rws.signature.signature import Signature
+
+_CHANGED = (
+    "the weights of this model were changed by something else since the patcher last wrote them (an optimizer step, "
+    "load_state_dict, ...). Keep them as they are with bake(), then patch again; or go back to the clean weights with "
+    "clear(force=True)"
+)
+
+_version = attrgetter("_version")
+
+Scaled = Sequence[tuple[Signature, float]]
+
+
+class Touched:
+    """The touched tensors of a model.
+
+    Attributes:
+        layers: What each tensor is, by name.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self._model = model
+        self._sources: dict[Signature, list[Source]] = {}
+        self._saved: list[tuple[list[Place], Tensor]] | None = None  # of a copy that was not used yet
+        self._set_up({}, Watch(model, ()), {})
+
+    @property
+    def clean(self) -> dict[str, Tensor]:
+        """The clean values by name."""
+        self._wake()
+        return {name: view for block in self._blocks for name, view in block.views.items()}
+
+    def keep(self, layers: Mapping[str, LayerTensor], signatures: Iterable[Signature]) -> None:
+        """Touch these tensors and no others from now on; the present values of new ones are their clean ones.
+
+        Args:
+            layers: What each tensor is, by name.
+            signatures: Those that will be written; what was prepared for others is forgotten.
+        """
+        self._wake()
+        kept = set(signatures)
+        self._sources = {signature: sources for signature, sources in self._sources.items() if signature in kept}
+        if layers.keys() != self.layers.keys():
+            watch = Watch(self._model, layers)
+            clean = self.clean
+            self._set_up(layers, watch, {name: clean.get(name, now) for name, now in watch.tensors.items()})
+
+    def follow(self, terms: Scaled, measured: Mapping[str, Tensor], *, check: bool = True) -> None:
+        """Let the clean values follow the tensors to another device, dtype or memory, if they went there.
+
+        Args:
+            terms: The signatures that are on, with their scales.
+            measured: The values that replaced sums.
+            check: Check first, if the tensors look written to, that they have the values that `write` gave them.
+
+        Raises:
+            IntegrityError: They have others.
+        """
+        self._wake()
+        if self._watch.sees_no_change():
+            return
+        with torch.no_grad():
+            if check:
+                self.check(terms, measured)
+            if self._watch.sees_replaced():
+                watch, clean = self._look_again(), self.clean
+                self._set_up(self.layers, watch, {name: clean[name].to(now) for name, now in watch.tensors.items()})
+
+    @torch.no_grad()
+    def check(self, terms: Scaled, measured: Mapping[str, Tensor]) -> None:
+        """IntegrityError unless the tensors have, cast to what they are now, the values that `write` gave them."""
+        self._wake()
+        found = self._look_again().tensors
+        for block, values in zip(self._blocks, self._prepared(terms), strict=True):
+            for place, value in block.values(values):
+                there, wanted = place.of(found[place.name]), value
+                if place.name in measured:
+                    wanted = place.of(measured[place.name])
+                if not torch.equal(there, wanted.to(there.device, there.dtype)):
+                    raise IntegrityError(f"{place.name}: {_CHANGED}")
+        if not self._watch.sees_replaced():
+            self._watch.mark()
+
+    @torch.no_grad()
+    def write(self, terms: Scaled, measured: Mapping[str, Tensor]) -> None:
+        """Write clean values plus scaled signatures; tensors in `measured` get those values instead.
+
+        Raises:
+            OptionError: Values would not be finite; nothing is written.
+        """
+        self._wake()
+        prepared = self._prepared(terms)
+        for block, values in zip(self._blocks, prepared, strict=True):
+            if not block.surely_finite(values):
+                _check_finite(block, values)
+        for block, values in zip(self._blocks, prepared, strict=True):
+            block.write(values)
+        copy_all([self._watch.tensors[name] for name in measured], list(measured.values()))
+        self._watch.mark()
+
+    def _set_up(self, layers: Mapping[str, LayerTensor], watch: "Watch", clean: Mapping[str, Tensor]) -> None:
+        groups: dict[tuple[torch.device, torch.dtype], dict[str, Tensor]] = {}
+        for name, value in clean.items():
+            groups.setdefault((value.device, value.dtype), {})[name] = value
+        with torch.inference_mode(False), torch.no_grad():  # memory that can be written to in every mode
+            blocks = [Block(layers, watch.tensors, group) for group in groups.values()]
+        self.layers, self._watch, self._blocks = dict(layers), watch, blocks
+        self._sources = {}
+
+    def _prepared(self, terms: Scaled) -> list[list[Term]]:
+        """The terms for each block."""
+        for signature, _ in terms:
+            if signature not in self._sources:
+                self._sources[signature] = [Source(signature, block) for block in self._blocks]
+        return [[(self._sources[s][index], scale) for s, scale in terms] for index in range(len(self._blocks))]
+
+    def _look_again(self) -> "Watch":
+        watch = Watch(self._model, self.layers)
+        for name, clean in self.clean.items():
+            if watch.tensors[name].shape != clean.shape:
+                raise IntegrityError(f"{name} has another shape than when it was patched. Use bake() and patch again")
+        return watch
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For deepcopy and pickle: the clean values as flat memory, and nothing that can be made again."""
+        self._wake()
+        return {"_model": self._model, "layers": self.layers, "_saved": [(b.places, b.clean) for b in self._blocks]}
+
+    def _wake(self) -> None:
+        """A copy finds its tensors when it is used first; when it is made, its model is not complete yet."""
+        if self._saved is not None:
+            clean = {p.name: flat[p.start : p.stop].view(p.shape) for places, flat in self._saved for p in places}
+            self._set_up(self.layers, Watch(self._model, self.layers), clean)
+            self._saved = None
+
+
+class Watch:
+    """Finds tensors in a model and notices when they are replaced or written to (writes through `.data` aside).
+
+    Attributes:
+        tensors: The tensors by name.
+    """
+
+    def __init__(self, model: nn.Module, names: Iterable[str]) -> None:
+        """Raises IntegrityError if a tensor is not there."""
+        self._links: dict[tuple[int, str], tuple[dict[str, Any], str, Any]] = {}
+        self.tensors = {name: self._find(model, name) for name in names}
+        self._in_order = list(self.tensors.values())
+        self._holders = [holder for holder, _, _ in self._links.values()]
+        self._keys = [key for _, key, _ in self._links.values()]
+        self._values = [value for _, _, value in self._links.values()]
+        self._addresses = list(map(Tensor.data_ptr, self._in_order))
+        self._counted = not any(tensor.is_inference() for tensor in self._in_order)
+        self._versions: list[int] | None = None
+
+    def mark(self) -> None:
+        """Take the tensors as they are from now on."""
+        self._versions = self._read_versions()
+
+    def sees_replaced(self) -> bool:
+        """Whether a tensor is no longer the one in the model, or no longer where it was in memory."""
+        if any(map(is_not, map(dict.get, self._holders, self._keys), self._values)):
+            return True
+        return list(map(Tensor.data_ptr, self._in_order)) != self._addresses
+
+    def sees_no_change(self) -> bool:
+        """Whether all tensors are the same and unwritten since `mark`; without version counters one cannot know."""
+        return self._versions is not None and self._read_versions() == self._versions and not self.sees_replaced()
+
+    def _read_versions(self) -> list[int] | None:
+        return list(map(_version, self._in_order)) if self._counted else None
+
+    def _find(self, model: nn.Module, name: str) -> Tensor:
+        module: Any = model
+        *path, leaf = name.split(".")
+        for key in path:
+            module = self._link(module._modules, key, name)
+        parameters = module._parameters
+        return self._link(parameters if parameters.get(leaf) is not None else module._buffers, leaf, name)
+
+    def _link(self, holder: dict[str, Any], key: str, name: str) -> Any:
+        value = holder.get(key)
+        if value is None:
+            raise IntegrityError(f"{name} is gone from the model; it was patched. Use bake() and patch again")
+        self._links[id(holder), key] = (holder, key, value)
+        return value
+
+
+def _check_finite(block: Block, terms: Sequence[Term]) -> None:
+    scales = ", ".join(f"{scale:g}" for _, scale in terms)
+    if any(abs(scale) > torch.finfo(torch.float32).max for _, scale in terms):
+        raise OptionError(f"the scales {scales} are too large for float32")
+    for place, value in block.values(terms):
+        if bool(torch.isfinite(value).all()) or not any(place.name in source.names for source, _ in terms):
+            continue
+        if not bool(torch.isfinite(block.views[place.name]).all()):
+            raise OptionError(f"{place.name} of the model holds NaN or infinite values; load its weights again")
+        raise OptionError(
+            f"{place.name} would no longer be finite in {block.dtype} with scales {scales}; they are too large"
+        )

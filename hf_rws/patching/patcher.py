@@ -1,0 +1,398 @@
+"""Putting signatures on a model and taking them off, in place and exactly."""
+
+import math
+import threading
+import warnings
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from numbers import Real
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from torch import Tensor, nn
+
+from hf_rws.errors import MismatchError, OptionError
+from hf_rws.layers import LayerTensor, architecture, layer_tensors, unwrap
+from hf_rws.patching._touched import Touched
+from hf_rws.patching.compatibility import check_fit, transfer_reasons
+from hf_rws.patching.lockfile import write_lockfile
+from hf_rws.patching.statistics import Measured, measure
+from hf_rws.signature.signature import Signature
+
+SignatureLike: TypeAlias = Signature | str | Path | tuple[str, Signature | str | Path]
+
+if TYPE_CHECKING:
+    from hf_rws._transport.ids import Location
+
+    class PatchedModel(nn.Module):
+        """For type checkers: a timm model that carries a patcher. At run time it keeps its own class."""
+
+        rws: "Patcher"
+
+
+def patch(
+    model: nn.Module,
+    signatures: Sequence[SignatureLike] | SignatureLike,
+    *,
+    scales: Sequence[float] | None = None,
+    strict: bool = False,
+    **load_options: Any,
+) -> "Patcher":
+    """Put signatures on a timm model, in place.
+
+    Args:
+        model: The base; a DDP or `torch.compile` wrapper is seen through. It stays what it is: same class, same
+            parameters at the same addresses, same state-dict keys.
+        signatures: `Signature`s, folders or Hub ids, or pairs (name, one of these).
+        scales: One factor per signature. Without, one signature has 1 and n have 1/n each (the sum of several
+            extracted signatures falls below the clean model).
+        strict: Make it an error that a signature was made from another base, or with another normalisation.
+        load_options: Options of `Signature.from_pretrained` for ids.
+
+    Returns:
+        The patcher, which is also `model.rws`.
+
+    Raises:
+        MismatchError: A signature does not fit the model; the model is as it was.
+        OptionError: Scales of the wrong length or not finite, a name twice, a model that cannot be patched.
+    """
+    patcher = Patcher(model, strict=strict)
+    patcher._attach(listed(signatures), scales, load_options)
+    patcher._model.rws = patcher
+    return patcher
+
+
+@dataclass(frozen=True)
+class _Attached:
+    signature: Signature
+    transfer: tuple[str, ...]  # why this is a transfer; empty when it is not
+    scale: float
+
+
+class Patcher:
+    """The signatures on a model. `model.rws` is one; made by `patch` and `load_patched`.
+
+    Weights are always computed from the kept clean values, in float32 and in a fixed order, and copied into the model's
+    own tensors: nothing drifts, the order of calls does not matter, `clear()` gives identical bits.
+
+    `state_dict()` of a patched model holds the patched weights, under the same names. What else is written to the
+    touched tensors (`load_state_dict`, an optimizer step) is noticed at the next call and refused, not undone; writes
+    through `.data` only by `verify()`. `deepcopy` and pickle take signatures and clean values along. A tensor with two
+    names in the model (tied weights) is patched once.
+
+    Memory: the clean values, and up to as much again to work in, though not under ten bytes for each of 65,536 values
+    or of the largest row. A lock keeps concurrent calls apart; a forward pass that runs in another thread meanwhile may
+    see some tensors of the old and some of the new setting.
+    """
+
+    def __init__(self, model: nn.Module, *, strict: bool = False) -> None:
+        """Use `patch`. Raises OptionError if the model carries a patcher already."""
+        self._model: Any = unwrap(model)
+        if isinstance(getattr(self._model, "rws", None), Patcher):
+            raise OptionError(
+                "this model carries signatures already; use model.rws.add(...), or model.rws.bake() to keep the "
+                "patched weights and start anew"
+            )
+        self.base: Location | None = None  # where the model was loaded from, if `load_patched` did
+        self._strict = strict
+        self._attached: dict[str, _Attached] = {}
+        self._measured = Measured()
+        self._touched = Touched(self._model)
+        self._lock = threading.RLock()
+
+    # --- what is on ---
+
+    @property
+    def scales(self) -> dict[str, float]:
+        """The scale of every attached signature; 0 is off."""
+        return {name: attached.scale for name, attached in self._attached.items()}
+
+    @property
+    def signatures(self) -> dict[str, Signature]:
+        """The attached signatures by name."""
+        return {name: attached.signature for name, attached in self._attached.items()}
+
+    def lockfile(self) -> dict[str, Any]:
+        """What makes this model again, bit for bit: base, signatures and scales, with commits and digests, as JSON.
+
+        `load_patched(lockfile=...)` takes it. A base that was given as a model has a digest only: give it again there.
+
+        Raises:
+            OptionError: A signature was made in memory, so nobody else can load it.
+                Or statistics were recalibrated, on images that a lockfile does not hold.
+            IntegrityError: Something else changed the weights.
+        """
+        with self._lock:
+            self._sync()
+            if self._measured.values:
+                raise OptionError(
+                    "a lockfile does not hold the images of recalibrate(); take it before, or set() again"
+                )
+            state = self._living().state_dict() | self._touched.clean
+            return write_lockfile(self.base, state, self.signatures, self.scales)
+
+    def __repr__(self) -> str:
+        if self._model is None:
+            return "Patcher (taken off by bake())"
+        where = f" ({self.base.repo_id or self.base.name})" if self.base else ""
+        lines = [f"Patcher on {architecture(self._model)}{where}"]
+        for name, attached in self._attached.items():
+            transfer = f", transfer: {'; '.join(attached.transfer)}" if attached.transfer else ""
+            lines.append(f"  {name}: scale {attached.scale:g}, {attached.signature.nbytes:,} bytes{transfer}")
+        if not self._attached:
+            lines.append("  no signatures")
+        if self._measured.values:
+            lines.append(f"  batch norm statistics of {self._measured.images:,} images")
+        return "\n".join(lines)
+
+    # --- changing it ---
+
+    def set(self, scales: Mapping[str, float]) -> None:
+        """Set the scales of the attached signatures, absolutely; one that is not named goes to 0.
+
+        Statistics that `recalibrate` measured go: they belong to the scales that were on.
+
+        Raises:
+            OptionError: A name that is not attached, or a scale that is not a finite number.
+            IntegrityError: Something else changed the weights; they are left as they are.
+        """
+        with self._lock:
+            if not isinstance(scales, Mapping):
+                raise OptionError(f"set takes a mapping of names to scales, got {scales!r}")
+            unknown = [name for name in scales if name not in self._attached]
+            if unknown:
+                raise OptionError(
+                    f"no signature called {', '.join(map(repr, unknown))} is attached; attached: "
+                    f"{', '.join(map(repr, self._attached)) or 'none'}"
+                )
+            self._sync()
+            wanted = {name: _checked_scale(scales.get(name, 0.0)) for name in self._attached}
+            self._apply({name: replace(old, scale=wanted[name]) for name, old in self._attached.items()})
+
+    def clear(self, *, force: bool = False) -> None:
+        """Set every scale to 0: the clean model, bit for bit. The signatures stay attached.
+
+        Args:
+            force: Also discard changes that something else made to the touched tensors.
+
+        Raises:
+            IntegrityError: Something else changed the weights (without `force`).
+        """
+        with self._lock:
+            self._sync(check=not force)
+            self._apply({name: replace(attached, scale=0.0) for name, attached in self._attached.items()})
+
+    @contextmanager
+    def using(self, scales: Mapping[str, float]) -> Iterator[None]:
+        """Other scales for a while; what was on before comes back, also after an exception.
+
+        What the body attaches stays as it is. Threads that use it at the same time see each other's settings.
+        """
+        with self._lock:
+            before, measured = self._attached, self._measured
+            self.set(scales)
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._sync()
+                wanted = {name: before.get(name, attached) for name, attached in self._attached.items()}
+                self._apply(wanted, measured if wanted == before else Measured())
+
+    def recalibrate(self, images: Tensor | Iterable[Tensor]) -> None:
+        """Re-estimate the statistics of all batch norms from unlabelled images, with the signatures that are on.
+
+        Also the norms of deeper layers: their input is another where signatures are on. Each gets the mean and the
+        unbiased variance of its input over all images, pooled, the norms before it having theirs already: what it would
+        record in training if all images were one batch. Nothing else changes. `clear()` gives the clean statistics
+        back, every other change of scales those of the signatures.
+
+        Args:
+            images: A tensor of shape (N, C, H, W), which goes through the model once and at once, or an iterable of
+                such batches (`images.split(256)`): as exact, with memory for one batch, at the cost of a pass over the
+                layers before it for every norm. uint8 is raw and normalised here, float is normalised already.
+
+        Raises:
+            OptionError: The model has no batch norms, or `images` is not as described or too few; nothing changed.
+            IntegrityError: Something else changed the weights.
+        """
+        with self._lock:
+            self._sync()
+            statistics = [name for name, one in layer_tensors(self._model).items() if one.kind.startswith("running")]
+            self._keep(self._attached, statistics)
+            try:
+                self._apply(self._attached, measure(self._model, images))
+            except BaseException:
+                self._touched.write(_terms(self._attached), self._measured.values)
+                self._keep(self._attached, self._measured.values)
+                raise
+
+    def add(
+        self, signature: Signature | str | Path, scale: float = 1.0, *, name: str | None = None, **load_options: Any
+    ) -> None:
+        """Attach one more signature.
+
+        Args:
+            signature: A `Signature`, a folder or a Hub id.
+            scale: Its scale; those of the others stay.
+            name: What to call it; by default its own name.
+            load_options: Options of `Signature.from_pretrained`.
+
+        Raises:
+            MismatchError: It does not fit the model; nothing has changed.
+            OptionError: The name is taken, or the scale is not a finite number.
+        """
+        self._attach([signature if name is None else (name, signature)], [scale], load_options)
+
+    def remove(self, name: str) -> None:
+        """Take a signature off and detach it; OptionError if it is not attached."""
+        with self._lock:
+            if name not in self._attached:
+                raise OptionError(
+                    f"no signature called {name!r}; attached: {', '.join(map(repr, self._attached)) or 'none'}"
+                )
+            self._sync()
+            self._apply({other: attached for other, attached in self._attached.items() if other != name})
+
+    def verify(self) -> None:
+        """Check every value: IntegrityError unless the weights are the clean ones plus what is on."""
+        with self._lock:
+            self._living()
+            self._touched.check(_terms(self._attached), self._measured.values)
+
+    def bake(self) -> nn.Module:
+        """Keep the weights as they are for good and take the patcher off.
+
+        Returns:
+            The model, with no handle left on it; this patcher can no longer be used.
+        """
+        with self._lock:
+            model = self._living()
+            if getattr(model, "rws", None) is self:
+                del model.rws
+            self._model, self._attached, self._measured = None, {}, Measured()
+            del self._touched
+            return model
+
+    # --- inside ---
+
+    def _attach(
+        self, given: Sequence[SignatureLike], scales: Sequence[float] | None, load_options: Mapping[str, Any]
+    ) -> None:
+        named = [_open(item, load_options) for item in given]
+        if scales is None:
+            scales = [1 / len(named) for _ in named]
+        if not isinstance(scales, Sequence) or isinstance(scales, str) or len(scales) != len(named):
+            raise OptionError(f"scales must be a list with one number per signature ({len(named)}), got {scales!r}")
+        checked = [_checked_scale(scale) for scale in scales]
+        with self._lock:
+            self._sync()
+            tensors = self._living().state_dict(keep_vars=True)
+            clean = tensors | self._touched.clean
+            found, kinds = architecture(self._model), layer_tensors(self._model)
+            wanted = dict(self._attached)
+            for (name, signature), scale in zip(named, checked, strict=True):
+                if name in wanted:
+                    raise OptionError(
+                        f"a signature called {name!r} is attached already; give it another name: (name, id)"
+                    )
+                check_fit(signature, name, found, tensors, kinds)
+                reasons = transfer_reasons(signature, self._model, {key: clean[key] for key in signature.specs})
+                if reasons and self._strict:
+                    raise MismatchError(f"{name}: {'; '.join(reasons)} (strict=True)")
+                wanted[name] = _Attached(signature, reasons, scale)
+            for name, attached in wanted.items():
+                if attached.transfer and name not in self._attached:
+                    warnings.warn(f"{name} is a transfer: {'; '.join(attached.transfer)}", stacklevel=4)
+            self._apply(wanted, kinds=kinds)
+
+    def _living(self) -> nn.Module:
+        if self._model is None:
+            raise OptionError("this patcher was taken off by bake(); patch the model again")
+        return self._model
+
+    def _sync(self, *, check: bool = True) -> None:
+        """Refuse if something else changed the weights; let the clean values follow the model."""
+        self._living()
+        self._touched.follow(_terms(self._attached), self._measured.values, check=check)
+
+    def _apply(
+        self,
+        wanted: dict[str, _Attached],
+        measured: Measured | None = None,
+        *,
+        kinds: Mapping[str, LayerTensor] | None = None,
+    ) -> None:
+        """Write the weights for `wanted`, and measured statistics; on any error go back to what was on."""
+        before, measured_before = self._attached, self._measured
+        measured = measured or Measured()
+        same = wanted.keys() == before.keys() and measured.values.keys() == measured_before.values.keys()
+        if not same:
+            self._keep({**before, **wanted}, {**measured_before.values, **measured.values}, kinds)
+        try:
+            self._touched.write(_terms(wanted), measured.values)
+            self._attached, self._measured = wanted, measured
+        except BaseException:
+            self._touched.write(_terms(before), measured_before.values)
+            raise
+        finally:
+            if not same:
+                self._keep(self._attached, self._measured.values)
+
+    def _keep(
+        self, attached: Mapping[str, _Attached], also: Iterable[str], kinds: Mapping[str, LayerTensor] | None = None
+    ) -> None:
+        """Touch just the tensors of these signatures, and some others; `kinds` are all of the model, if known."""
+        names = set(also).union(*(one.signature.specs for one in attached.values()))
+        layers = self._touched.layers
+        if names != layers.keys():
+            kinds = kinds or layer_tensors(self._model)
+            layers = {name: layer for name, layer in kinds.items() if name in names}
+        self._touched.keep(layers, [one.signature for one in attached.values()])
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For deepcopy and pickle: the copy has a lock of its own and looks at the values before it trusts them."""
+        return self.__dict__ | {"_lock": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._lock = threading.RLock()
+
+
+def listed(signatures: Sequence[SignatureLike] | Signature | str | Path) -> list[SignatureLike]:
+    """One signature or several as a list; pairs (name, signature) are looked for inside a sequence only."""
+    return [signatures] if isinstance(signatures, Signature | str | Path) else list(signatures)
+
+
+def split_name(item: SignatureLike) -> tuple[str | None, Any]:
+    """A pair (name, signature), or (None, signature) where no name is given."""
+    if not isinstance(item, tuple):
+        return None, item
+    if len(item) != 2 or not isinstance(item[0], str) or not item[0]:
+        raise OptionError(f"a named signature is a pair (name, signature), got {item!r}")
+    return item
+
+
+def _open(item: SignatureLike, load_options: Mapping[str, Any]) -> tuple[str, Signature]:
+    name, source = split_name(item)
+    if isinstance(source, str | Path):
+        source = Signature.from_pretrained(source, **load_options)
+    if not isinstance(source, Signature):
+        raise OptionError(f"a signature must be a Signature, a folder or an id, got {type(source).__name__}")
+    return name or source.name, source
+
+
+def _checked_scale(scale: float) -> float:
+    try:
+        value = float(scale) if isinstance(scale, Real) and not isinstance(scale, bool) else math.nan
+    except OverflowError:
+        value = math.inf
+    if not math.isfinite(value):
+        raise OptionError(f"a scale must be a finite number, got {scale!r}")
+    return value
+
+
+def _terms(attached: Mapping[str, _Attached]) -> list[tuple[Signature, float]]:
+    """What is on, in the order of names."""
+    return [(attached[name].signature, attached[name].scale) for name in sorted(attached) if attached[name].scale != 0]

@@ -1,0 +1,16 @@
+"""What is added to the first layers of a model to make it robust: `Signature`, its config, its bits."""
+
+from hf_rws.signature.config import BaseModel, Corruption, Method, SignatureConfig, TensorSpec
+from hf_rws.signature.quantization import PRESETS
+from hf_rws.signature.signature import Signature, similarity
+
+__all__ = [
+    "PRESETS",
+    "BaseModel",
+    "Corruption",
+    "Method",
+    "Signature",
+    "SignatureConfig",
+    "TensorSpec",
+    "similarity",
+]

@@ -1,0 +1,81 @@
+"""Tensors <-> the flat arrays of signature.safetensors."""
+
+from collections.abc import Iterator, Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from hf_rws.errors import FormatError, OptionError
+from hf_rws.signature.config import TensorSpec
+from hf_rws.signature.quantization import decode, encode
+
+ARRAYS = {"codes": torch.uint8, "scales": torch.float16, "vectors": torch.float16, "values": torch.float32}
+
+
+def pack(deltas: Mapping[str, Tensor], tensors: Sequence[TensorSpec], codec: str) -> dict[str, Tensor]:
+    """Flat arrays, in storage order, of float32 tensors by name; arrays without elements are left out.
+
+    Raises:
+        OptionError: Values are not finite or beyond float16 where they would be stored as such.
+    """
+    parts: dict[str, list[Tensor]] = {name: [] for name in ARRAYS}
+    for spec in tensors:
+        value = deltas[spec.name].detach().to("cpu", torch.float32).contiguous()
+        if spec.bits == 32:
+            parts["values"].append(value.flatten())
+        elif spec.bits == 16:
+            parts["vectors"].append(_to_float16(value, spec.name).flatten())
+        else:
+            codes, scales = encode(value, spec.bits, codec=codec)
+            parts["codes"].append(codes)
+            parts["scales"].append(scales)
+    return {name: torch.cat(pieces) for name, pieces in parts.items() if sum(map(len, pieces))}
+
+
+def check_arrays(arrays: Mapping[str, Tensor], tensors: Sequence[TensorSpec], codec: str, where: str) -> None:
+    """FormatError unless the arrays have just the dtypes, lengths and finite values that `tensors` ask for."""
+    lengths = dict.fromkeys(ARRAYS, 0)
+    for spec in tensors:
+        try:
+            sizes = spec.sizes(codec)
+        except OptionError as error:
+            raise FormatError(f"{where}: tensor {spec.name!r} cannot be stored so ({error})") from error
+        for name, size in sizes.items():
+            lengths[name] += size
+    for name, dtype in ARRAYS.items():
+        found = arrays.get(name, torch.empty(0, dtype=dtype))
+        if found.dtype != dtype or found.ndim != 1 or len(found) != lengths[name]:
+            raise FormatError(
+                f"{where}: array {name!r} is {found.dtype} of shape {tuple(found.shape)}; config.json asks for "
+                f"{dtype} of shape ({lengths[name]},)"
+            )
+        if dtype.is_floating_point and not bool(torch.isfinite(found).all()):
+            raise FormatError(f"{where}: array {name!r} holds NaN or infinite values")
+
+
+def slices(arrays: Mapping[str, Tensor], tensors: Sequence[TensorSpec], codec: str) -> Iterator[dict[str, Tensor]]:
+    """The parts of the arrays that belong to each tensor, in storage order; views, nothing is copied."""
+    position = dict.fromkeys(ARRAYS, 0)
+    for spec in tensors:
+        mine = {}
+        for name, size in spec.sizes(codec).items():
+            array = arrays.get(name, torch.empty(0, dtype=ARRAYS[name]))
+            mine[name] = array[position[name] : position[name] + size]
+            position[name] += size
+        yield mine
+
+
+def unpack(parts: Mapping[str, Tensor], spec: TensorSpec, codec: str) -> Tensor:
+    """The float32 tensor of one spec from its parts of the arrays."""
+    if spec.bits == 32:
+        return parts["values"].view(spec.shape).clone()
+    if spec.bits == 16:
+        return parts["vectors"].view(spec.shape).float()
+    return decode(parts["codes"], parts["scales"], spec.shape, spec.bits, codec=codec)
+
+
+def _to_float16(value: Tensor, name: str) -> Tensor:
+    half = value.half()
+    if not bool(torch.isfinite(half).all()):
+        raise OptionError(f"{name} holds values that are not finite or beyond float16; use bits=None")
+    return half

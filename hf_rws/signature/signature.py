@@ -1,0 +1,376 @@
+"""`Signature`: what is added to the first layers of a model to make it robust, with its algebra and its files."""
+
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import Tensor
+
+from hf_rws import cards
+from hf_rws._files import README_NAME, write_together
+from hf_rws._transport.ids import Location, parse_id
+from hf_rws._transport.pushing import push_folder_files
+from hf_rws._transport.reading import fetch
+from hf_rws._version import __version__
+from hf_rws.errors import AccessError, FormatError, MismatchError, OptionError
+from hf_rws.signature._saving import read_folder
+from hf_rws.signature.arrays import check_arrays, pack, slices, unpack
+from hf_rws.signature.config import (
+    CONFIG_NAME,
+    WEIGHTS_NAME,
+    Method,
+    SignatureConfig,
+    StoredBits,
+    TensorSpec,
+)
+from hf_rws.signature.quantization import Bits, resolve_bits
+
+if TYPE_CHECKING:
+    from huggingface_hub import CommitInfo
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Signature:
+    """A robust weight signature. Make one by `extract` or `from_pretrained`, never by hand.
+
+    Attributes:
+        config: What it is for, what it was made from and how, and the list of its tensors.
+        arrays: The flat arrays of signature.safetensors, on the CPU.
+        name: What it is called when it is put on a model: the last part of its id, or its corruption.
+        origin: Where it was loaded from, with the commit of a Hub repo; None if it was made in memory.
+    """
+
+    config: SignatureConfig
+    arrays: Mapping[str, Tensor]
+    name: str
+    origin: Location | None = None
+
+    @classmethod
+    def from_deltas(
+        cls,
+        deltas: Mapping[str, Tensor],
+        config: SignatureConfig,
+        bits: Bits | str | Sequence[Bits | None] | None,
+        *,
+        name: str | None = None,
+    ) -> "Signature":
+        """Quantize float32 tensors by name into a signature.
+
+        Args:
+            deltas: A tensor for each of `config.tensors`, whose `bits` are set anew here.
+            config: The rest of the config.
+            bits: As in `extract`.
+            name: The signature's name; the corruption's label if None.
+
+        Raises:
+            OptionError: `bits` makes no sense, or values are not finite or too large for float16.
+        """
+        tensors = with_bits(config.tensors, bits)
+        for spec in tensors:
+            if not bool(torch.isfinite(deltas[spec.name]).all()):
+                raise OptionError(f"{spec.name}: the difference holds NaN or infinite values; the models are broken")
+        arrays = pack(deltas, tensors, config.method.codec)
+        return cls(replace(config, tensors=tensors), arrays, name or config.corruption.label)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For deepcopy and pickle: without the views of the arrays, each of which would take its whole array along."""
+        return {key: value for key, value in self.__dict__.items() if key in self.__dataclass_fields__}
+
+    def __repr__(self) -> str:
+        config = self.config
+        severity = "" if config.corruption.severity is None else f"-{config.corruption.severity}"
+        return (
+            f"Signature({self.name!r}: {config.corruption.label}{severity} for {config.base_model.architecture}, "
+            f"{config.method.kind}, {config.method.num_layers} layers, {self.nbytes:,} bytes)"
+        )
+
+    @cached_property
+    def specs(self) -> dict[str, TensorSpec]:
+        """The stored tensors by name."""
+        return {spec.name: spec for spec in self.config.tensors}
+
+    def delta(self, name: str) -> Tensor:
+        """The float32 tensor to add to the state-dict entry `name` (for a running_var: to its log)."""
+        spec, parts = self.stored[name]
+        return unpack(parts, spec, self.config.method.codec)
+
+    def deltas(self) -> dict[str, Tensor]:
+        """All float32 tensors by state-dict name, in storage order; `running_var` entries are differences of logs."""
+        return {spec.name: self.delta(spec.name) for spec in self.config.tensors}
+
+    @cached_property
+    def nbytes(self) -> int:
+        """Size of signature.safetensors in bytes."""
+        return len(self._serialized)
+
+    @cached_property
+    def sha256(self) -> str:
+        """sha256 of signature.safetensors, as hex digits."""
+        return hashlib.sha256(self._serialized).hexdigest()
+
+    def norms(self) -> dict[int, float]:
+        """Euclidean norm of each layer's weights (tensors of two or more dimensions), by layer index."""
+        squares: dict[int, float] = {}
+        for spec in self.config.tensors:
+            if len(spec.shape) >= 2:
+                squares[spec.layer] = squares.get(spec.layer, 0.0) + float(
+                    self.delta(spec.name).double().square().sum()
+                )
+        return {layer: square**0.5 for layer, square in squares.items()}
+
+    def cosine(self, other: "Signature") -> float:
+        """Cosine between two signatures' weights (tensors of two or more dimensions, concatenated).
+
+        Raises:
+            MismatchError: They are of different architectures or touch different tensors.
+        """
+        _check_same_tensors(self, other)
+        products = torch.zeros(3, dtype=torch.float64)
+        for spec in self.config.tensors:
+            if len(spec.shape) >= 2:
+                a, b = self.delta(spec.name).double().flatten(), other.delta(spec.name).double().flatten()
+                products += torch.stack([a @ b, a @ a, b @ b])
+        dot, aa, bb = products.tolist()
+        return dot / (aa * bb) ** 0.5 if aa and bb else 0.0
+
+    def __add__(self, other: "Signature") -> "Signature":
+        """The sum, in float32; scales and corruptions of both are in it.
+
+        Raises:
+            MismatchError: They were made from different bases, or touch different tensors.
+        """
+        if not isinstance(other, Signature):
+            return NotImplemented
+        _check_same_tensors(self, other)
+        mine, theirs = self.config, other.config
+        if mine.base_model.fingerprint != theirs.base_model.fingerprint:
+            raise MismatchError(
+                f"{self.name} and {other.name} were made from different base models; only signatures of one base add "
+                "up. Patching a model with both is possible: load_patched(base, [a, b])"
+            )
+        names = tuple(dict.fromkeys(mine.corruption.names + theirs.corruption.names))
+        same = mine.corruption.severity == theirs.corruption.severity
+        config = replace(
+            mine,
+            corruption=replace(mine.corruption, names=names, severity=mine.corruption.severity if same else None),
+            method=replace(mine.method, kind="combined", training={}),
+            metrics=None,
+            statistics=None,
+            recommended_scale=1.0,
+        )
+        summed = {name: delta + other.delta(name) for name, delta in self.deltas().items()}
+        return Signature.from_deltas(summed, config, None)
+
+    def __sub__(self, other: "Signature") -> "Signature":
+        return self + -other if isinstance(other, Signature) else NotImplemented
+
+    def __mul__(self, factor: float) -> "Signature":
+        """The signature with every tensor multiplied by `factor`, in float32."""
+        if isinstance(factor, bool) or not isinstance(factor, int | float):
+            return NotImplemented
+        config = replace(self.config, method=_unmeasured(self.config.method), metrics=None)
+        return Signature.from_deltas({k: factor * v for k, v in self.deltas().items()}, config, None, name=self.name)
+
+    __rmul__ = __mul__
+
+    def __neg__(self) -> "Signature":
+        return self * -1.0
+
+    def quantize(self, bits: Bits | str | Sequence[Bits | None] | None, *, codec: str = "symmetric") -> "Signature":
+        """The same signature with other bits, from the stored values; the same setting again gives equal codes.
+
+        Args:
+            bits: As in `extract`.
+            codec: "symmetric", or the released code's "linear" or "log".
+        """
+        if with_bits(self.config.tensors, bits) == self.config.tensors and codec == self.config.method.codec:
+            return self
+        config = replace(self.config, method=replace(_unmeasured(self.config.method), codec=codec), metrics=None)
+        return Signature.from_deltas(self.deltas(), config, bits, name=self.name)
+
+    def with_results(self, **results: Any) -> "Signature":
+        """The same signature with other `metrics`, `recommended_scale` or `statistics` in its config."""
+        return replace(self, config=replace(self.config, **results))
+
+    def save_pretrained(self, folder: str | Path, *, repo_id: str | None = None, license: str | None = None) -> Path:
+        """Write config.json, signature.safetensors and the card, with a picture where there are results; no network.
+
+        All files are complete before the first replaces an older one, and a save that is killed leaves the old or the
+        new signature to load. An existing README.md keeps the text that its author
+        wrote; its metadata and results are brought up to date. The picture needs matplotlib, and is left out without.
+
+        Args:
+            folder: Directory, made if needed.
+            repo_id: Hub id by which the card loads the signature; by default it loads the folder.
+            license: For the card: the base's license, as the Hub writes it.
+
+        Returns:
+            The folder.
+
+        Raises:
+            AccessError: The folder cannot be written to.
+            FormatError: Its README.md is not UTF-8 text.
+            OptionError: It is a file, or the config holds what JSON cannot.
+        """
+        folder = Path(folder)
+        if folder.exists() and not folder.is_dir():
+            raise OptionError(f"{folder} is a file; give a folder to save the signature in")
+        weights = self._serialized
+        config = self.config.to_json(version=__version__, sha256=self.sha256)
+        files = cards.signature_files(
+            config, repo_id=repo_id or folder.resolve().name, nbytes=self.nbytes, license=license
+        )
+        readme = folder / README_NAME
+        try:
+            files[README_NAME] = cards.updated(readme, files[README_NAME].decode()).encode()
+            write_together(folder, {WEIGHTS_NAME: weights, CONFIG_NAME: config.encode(), **files})
+        except OSError as error:
+            raise AccessError(f"cannot save the signature in {folder}: {error}") from error
+        return folder
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        id: str | Path,
+        *,
+        name: str | None = None,
+        revision: str | None = None,
+        token: str | bool | None = None,
+        cache_dir: str | Path | None = None,
+        local_files_only: bool = False,
+        force_download: bool = False,
+    ) -> "Signature":
+        """Load a signature from a folder or from the Hub.
+
+        Args:
+            id: A folder, "user/name", "hf-hub:user/name", each possibly followed by "@revision".
+            name: What to call it; by default the last part of the id.
+            revision: Branch, tag or commit on the Hub.
+            token: Hub token; by default the stored one.
+            cache_dir: Hub cache.
+            local_files_only: Use the cache only.
+            force_download: Fetch again what is cached.
+
+        Raises:
+            NotFoundError: No such folder, repo, revision or file.
+            AccessError: The Hub refuses access.
+            NetworkError: The Hub cannot be reached.
+            FormatError: The files are not a signature.
+            IntegrityError: The weight file is not the one that config.json was written with.
+        """
+        location = parse_id(id, revision=revision)
+        fetched = fetch(
+            location,
+            (CONFIG_NAME, WEIGHTS_NAME),
+            token=token,
+            cache_dir=cache_dir,
+            local_files_only=local_files_only,
+            force_download=force_download,
+        )
+        origin = replace(location, revision=fetched.revision)
+        return replace(cls._load(fetched.folder, name or location.name, str(origin)), origin=origin)
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        private: bool | None = None,
+        token: str | bool | None = None,
+        revision: str | None = None,
+        create_pr: bool = False,
+        commit_message: str | None = None,
+        tag: str | None = None,
+    ) -> "CommitInfo":
+        """Push config, weights and card as one commit; no commit if nothing changed.
+
+        Returns:
+            huggingface_hub's `CommitInfo`, of the present head if nothing changed.
+
+        Raises:
+            AccessError: The token may not write there.
+            NetworkError: The Hub cannot be reached.
+        """
+        with TemporaryDirectory() as temporary:
+            folder = self.save_pretrained(temporary, repo_id=repo_id)
+            return push_folder_files(
+                repo_id,
+                folder,
+                sorted(path.name for path in folder.iterdir()),
+                private=private,
+                token=token,
+                revision=revision,
+                create_pr=create_pr,
+                commit_message=commit_message or f"Signature for {self.config.corruption.label}",
+                tag=tag,
+            )
+
+    @classmethod
+    def _load(cls, folder: Path, name: str, where: str) -> "Signature":
+        config, weights, _ = read_folder(folder, where)
+        try:
+            arrays = load(weights)
+        except (SafetensorError, KeyError) as error:  # KeyError: a dtype that torch does not have
+            raise FormatError(f"{where} {WEIGHTS_NAME}: not a safetensors file ({error})") from error
+        check_arrays(arrays, config.tensors, config.method.codec, f"{where} {WEIGHTS_NAME}")
+        return cls(config, arrays, name)
+
+    @cached_property
+    def _serialized(self) -> bytes:
+        return save(dict(self.arrays), metadata={"format": "pt"})
+
+    @cached_property
+    def stored(self) -> dict[str, tuple[TensorSpec, dict[str, Tensor]]]:
+        """What is stored of each tensor: its spec, and its parts of the arrays (views)."""
+        tensors, codec = self.config.tensors, self.config.method.codec
+        parts = slices(self.arrays, tensors, codec)
+        return {spec.name: (spec, part) for spec, part in zip(tensors, parts, strict=True)}
+
+
+def with_bits(tensors: Iterable[TensorSpec], bits: Bits | str | Sequence[Bits | None] | None) -> tuple[TensorSpec, ...]:
+    """Specs with the storage that `bits` asks for: weights by layer, everything else float16 (float32 with None)."""
+    tensors = tuple(tensors)
+    per_layer = resolve_bits(bits, 1 + max(spec.layer for spec in tensors))
+
+    def stored(spec: TensorSpec) -> StoredBits:
+        if spec.kind == "weight":
+            chosen = per_layer[spec.layer]
+            return 32 if chosen is None else chosen
+        return 32 if bits is None else 16
+
+    return tuple(replace(spec, bits=stored(spec)) for spec in tensors)
+
+
+def _unmeasured(method: Method) -> Method:
+    """A method without what was measured of the signature that it made."""
+    return replace(method, training={key: value for key, value in method.training.items() if key != "agreement"})
+
+
+def similarity(signatures: Sequence[Signature]) -> Tensor:
+    """Cosines between all pairs, float64 of shape (n, n); OptionError for what is no `Signature`."""
+    if strange := [one for one in signatures if not isinstance(one, Signature)]:
+        raise OptionError(f"similarity takes signatures, got {strange[0]!r}: load it with Signature.from_pretrained")
+    matrix = torch.eye(len(signatures), dtype=torch.float64)
+    for i, a in enumerate(signatures):
+        for j in range(i):
+            matrix[i, j] = matrix[j, i] = a.cosine(signatures[j])
+    return matrix
+
+
+def _check_same_tensors(a: Signature, b: Signature) -> None:
+    mine, theirs = a.config.base_model.architecture, b.config.base_model.architecture
+    if mine != theirs:
+        raise MismatchError(f"{a.name} is for {mine}, {b.name} is for {theirs}")
+    shapes_a, shapes_b = ({spec.name: spec.shape for spec in s.config.tensors} for s in (a, b))
+    differing = sorted(name for name in shapes_a.keys() | shapes_b.keys() if shapes_a.get(name) != shapes_b.get(name))
+    if differing:
+        raise MismatchError(
+            f"{a.name} and {b.name} do not touch the same tensors; they differ in {', '.join(differing[:5])}"
+            + (f" and {len(differing) - 5} more" if len(differing) > 5 else "")
+        )

@@ -1,0 +1,130 @@
+"""What the models of a study are worth: TA, RA and recovery, as tables."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from hf_rws.corruptions import corrupt
+from hf_rws.data.sets import ImageSet
+from hf_rws.evaluation import accuracy
+from hf_rws.patching.patcher import Patcher, patch
+from hf_rws.signature.signature import Signature
+
+CURVE_SCALES = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5)
+# What is measured: the base, with a distilled and with an extracted signature on, and the robust model.
+MODELS = ("standard", "distilled", "extracted", "robust")
+
+
+@dataclass(frozen=True)
+class StudyRow:
+    """One corruption of a study. What was not made is not in the dictionaries.
+
+    Attributes:
+        corruption: Its name.
+        severity: 1 to 5.
+        n: Number of test images.
+        ta: Accuracy on clean test images in [0, 1], by `MODELS`.
+        ra: Accuracy under the corruption, by `MODELS`.
+        nbytes: Size of signature.safetensors, by "distilled" and "extracted".
+        download_nbytes: The same with config.json: all that loading a signature fetches.
+        base_nbytes: Size of the base's model.safetensors.
+    """
+
+    corruption: str
+    severity: int
+    n: int
+    ta: dict[str, float]
+    ra: dict[str, float]
+    nbytes: dict[str, int]
+    download_nbytes: dict[str, int]
+    base_nbytes: int
+
+    def flat(self) -> dict[str, Any]:
+        """The same without dictionaries: `standard_ta`, `extracted_nbytes`, ..."""
+        nested = {key: getattr(self, key) for key in ("ta", "ra", "nbytes", "download_nbytes")}
+        return {
+            **{key: value for key, value in asdict(self).items() if key not in nested},
+            **{f"{who}_{key}": value for key, values in nested.items() for who, value in values.items()},
+        }
+
+
+@dataclass(frozen=True)
+class Study:
+    """The rows of a study, its folder, and the recipe of its trainings in words."""
+
+    folder: Path
+    rows: tuple[StudyRow, ...]
+    recipe: str = ""
+
+    def recovery(self, who: str = "extracted") -> float:
+        """(mean RA of `who` - mean RA standard) / (mean RA robust - mean RA standard)."""
+        standard, patched, robust = ([row.ra[name] for row in self.rows] for name in ("standard", who, "robust"))
+        return recovery(standard, patched, robust)
+
+    def to_markdown(self) -> str:
+        """A table in percent, kB (weight file; whole download) and times smaller than the base's weight file."""
+        models = [name for name in MODELS if name in self.rows[0].ra]
+        kinds = [name for name in models if name in self.rows[0].nbytes]
+        heads = ["corruption", *(f"{what} {name}" for what in ("TA", "RA") for name in models)]
+        lines = [f"| {' | '.join([*heads, 'kB', 'download', 'ratio'])} |", "|---" * (len(heads) + 3) + "|"]
+        for row in self.rows:
+            cells = [f"{100 * values[name]:.1f}" for values in (row.ta, row.ra) for name in models]
+            largest = max(kinds, key=row.nbytes.__getitem__)
+            kB = [f"{size[largest] / 1000:.1f}" for size in (row.nbytes, row.download_nbytes)]
+            ratio = f"{row.base_nbytes / row.nbytes[largest]:.0f}x"
+            lines.append(f"| {' | '.join([f'{row.corruption}-{row.severity}', *cells, *kB, ratio])} |")
+        gains = [f"{name} {self.recovery(name):.2f}" for name in kinds if "robust" in models]
+        facts = [f"recovery: {', '.join(gains)}"] if gains else []
+        facts += [f"n = {self.rows[0].n} test images", f"recipe: {self.recipe}"]
+        return "\n".join([*lines, "", "; ".join(facts)])
+
+
+def recovery(standard: Sequence[float], patched: Sequence[float], robust: Sequence[float]) -> float:
+    """Share of the robust models' gain in RA that patching brings: a ratio of means over corruptions."""
+    gained, gap = (sum(values) - sum(standard) for values in (patched, robust))
+    return gained / gap if gap else float("nan")
+
+
+def measure_scales(
+    model: nn.Module, signature: Signature, clean: ImageSet, corrupted: ImageSet, scales: Iterable[float]
+) -> list[dict[str, float]]:
+    """TA and RA of `model` with `signature` at each scale; the model is clean again afterwards."""
+    patcher = patch(model, [("measured", signature)])
+    points = []
+    for scale in scales:
+        patcher.set({"measured": scale})
+        points.append({"scale": scale, "ta": accuracy(model, clean), "ra": accuracy(model, corrupted)})
+    patcher.clear()
+    patcher.bake()
+    return points
+
+
+class TestImages:
+    """Test images, clean and under each corruption; every one is made once."""
+
+    def __init__(self, clean: ImageSet, severity: int) -> None:
+        self.clean, self.severity = clean, severity
+        self._corrupted: dict[str, ImageSet] = {}
+
+    def under(self, corruption: str) -> ImageSet:
+        """The images under a corruption."""
+        if corruption not in self._corrupted:
+            shown = corrupt(self.clean.images, corruption, self.severity)
+            self._corrupted[corruption] = replace(self.clean, images=shown)
+        return self._corrupted[corruption]
+
+    def ta(self, model: nn.Module) -> float:
+        """Accuracy on the clean images."""
+        return accuracy(model, self.clean)
+
+    def ra(self, model: nn.Module, corruption: str) -> float:
+        """Accuracy on the images under a corruption."""
+        return accuracy(model, self.under(corruption))
+
+
+def patched(model: nn.Module, signatures: Sequence[Signature]) -> Patcher:
+    """A patcher with all of them attached under their corruption's label, off."""
+    return patch(model, [(s.config.corruption.label, s) for s in signatures], scales=[0.0] * len(signatures))

@@ -1,0 +1,298 @@
+"""A study: one start, a standard model, robust models, their signatures, and what they are worth."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
+
+import timm
+import torch
+from torch import nn
+from tqdm.auto import tqdm
+
+from hf_rws import cards
+from hf_rws._accelerator import is_main_process
+from hf_rws._files import README_NAME, read_json, write_whole
+from hf_rws.bases import load_base, named_model
+from hf_rws.corruptions import corrupt
+from hf_rws.data.sets import ImageSet, Splits
+from hf_rws.distillation import distill
+from hf_rws.errors import OptionError
+from hf_rws.extraction import extract
+from hf_rws.fingerprints import fingerprint, weights_digest
+from hf_rws.layers import first_layers
+from hf_rws.models import is_ours
+from hf_rws.signature.config import CONFIG_NAME, PROJECTIONS
+from hf_rws.signature.quantization import Bits, resolve_bits
+from hf_rws.signature.signature import Signature, with_bits
+from hf_rws.study.layout import BASE, RESULTS_NAME, START, robust_name, signature_name
+from hf_rws.study.measuring import CURVE_SCALES, Study, StudyRow, measure_scales
+from hf_rws.timm_repo import MODEL_NAME, TRAINING_NAME, save_timm_repo
+from hf_rws.training.arguments import TrainingArguments
+from hf_rws.training.trainer import TrainingResult, train
+
+
+def create_start(
+    model: str | Path,
+    data: Splits,
+    *,
+    pretrained: bool = False,
+    seed: int = 0,
+    normalization: Literal["auto", "dataset"] = "auto",
+    **model_args: Any,
+) -> nn.Module:
+    """The model that a training starts from, with a fresh head and the preprocessing of `data` in its config.
+
+    Args:
+        model: A timm name (its weights are random unless `pretrained`), a folder or a Hub id (its weights are kept).
+        data: Gives the number of classes, the input size and, where nothing is pretrained, the normalisation.
+        pretrained: For a timm name: start from timm's weights.
+        seed: Seed of what is initialised at random.
+        normalization: "auto" keeps that of pretrained weights; "dataset" takes the training images' mean and deviation.
+        model_args: Options of `timm.create_model`, such as `width`.
+    """
+    classes, size = len(data.train.classes), tuple(data.train.images.shape[1:])
+    is_name = timm.is_model(str(model).partition(".")[0]) and not Path(model).is_dir()
+    start: Any  # a timm model: it has a pretrained_cfg and reset_classifier
+    torch.manual_seed(seed)
+    if is_name:
+        known = timm.get_pretrained_cfg(str(model))
+        if known is not None and known.fixed_input_size:
+            model_args = {"img_size": size[1:], **model_args}
+        start = named_model(str(model), pretrained=pretrained, num_classes=classes, **model_args)
+    else:
+        start = load_base(model, num_classes=classes, **model_args).model
+        torch.manual_seed(seed)
+        start.reset_classifier(classes)
+    config = dict(start.pretrained_cfg, num_classes=classes, input_size=size, crop_pct=1.0, tag=None)
+    config.pop("label_names", None)
+    if normalization == "dataset" or (is_name and not pretrained):
+        config["mean"], config["std"] = data.train.mean_std()
+    start.pretrained_cfg = start.default_cfg = config
+    return start
+
+
+def run_study(
+    start: nn.Module,
+    data: Splits,
+    output_dir: str | Path,
+    arguments: TrainingArguments,
+    *,
+    corruptions: Sequence[str],
+    distilled: int | None = None,
+    robust: bool = True,
+    num_layers: int | Literal["all"] | None = None,
+    projection: Literal["weights", "all"] | None = "weights",
+    bits: Bits | str | Sequence[Bits | None] | None = "default",
+    scale_curve: bool = True,
+    notes: Mapping[str, Any] | None = None,
+) -> Study:
+    """Make a standard model, signatures and robust models from one start, and measure and describe them.
+
+    Leaves in `output_dir`: `pretrained/` (the start), `base/` (the standard model), `rws-fog-distilled/`, ...,
+    `robust-fog/`, ..., `rws-fog/` (extracted), ..., each a Hub-layout repo with a card, and `study.json`. What is
+    finished is skipped, what was interrupted is resumed.
+
+    With several processes the main one measures; the others return a study without rows.
+
+    Args:
+        start: The common start, see `create_start`.
+        data: Training, validation and test images.
+        output_dir: Folder of the study.
+        arguments: The recipe, without corruptions.
+        corruptions: One signature of each kind for each.
+        distilled: Also distil signatures, from the so many training images drawn at random, without labels.
+        robust: Train robust models and extract their signatures.
+        num_layers: As in `extract`.
+        projection: As in `extract`.
+        bits: As in `extract`.
+        scale_curve: Also measure TA and RA at the scales of `CURVE_SCALES`.
+        notes: More to record in each training_args.json.
+    """
+    if not corruptions or len(set(corruptions)) != len(corruptions):
+        raise OptionError(f"a study needs at least one corruption, each once, got {corruptions!r}")
+    if not robust and distilled is None:
+        raise OptionError("a study needs signatures: give distilled, or leave robust on")
+    resolve_bits(bits, len(first_layers(start, num_layers)))  # before hours of training, not after
+    if projection not in PROJECTIONS:
+        raise OptionError(f"projection must be one of {PROJECTIONS}, got {projection!r}")
+    runs = {robust_name(name): replace(arguments, corruption=(name,)) for name in corruptions if robust}
+    folder = Path(output_dir)
+    _keep_start(start, folder)
+    weights = {name: value.clone() for name, value in start.state_dict().items()}
+    results: dict[str, TrainingResult] = {}
+    for name, wanted in tqdm({BASE: arguments, **runs}.items(), desc="study", unit="model"):
+        start.load_state_dict(weights)
+        resume = (folder / name / TRAINING_NAME).is_file()
+        results[name] = train(start, data, folder / name, wanted, resume=resume, notes=dict(notes or {}))
+        if name == BASE and distilled is not None:
+            _distill(folder, data, arguments, corruptions, distilled, num_layers, bits)
+    if not is_main_process():
+        return Study(folder, (), arguments.summary())
+    for result in results.values():
+        write_base_card(result.folder, result)
+    recipe = {key: getattr(arguments, key) for key in ("epochs", "lr", "schedule", "batch_size", "seed")}
+    scales = CURVE_SCALES if scale_curve else (0.0, 1.0)
+    rows = []
+    for name in tqdm(corruptions, desc="signatures", unit="signature"):
+        made = {}
+        if distilled is not None:
+            made["distilled"] = Signature.from_pretrained(folder / signature_name(name, "distilled"))
+        if robust:
+            made["extracted"] = extract(
+                folder / robust_name(name),
+                folder / BASE,
+                folder / START,
+                corruption=name,
+                severity=arguments.severity,
+                dataset=data.test.name or None,
+                num_layers=num_layers,
+                projection=projection,
+                bits=bits,
+                training=recipe,
+            )
+        rows.append(_measure(folder, name, made, results, data.test, scales))
+    study = Study(folder, tuple(rows), arguments.summary())
+    write_whole(folder / RESULTS_NAME, json.dumps([row.flat() for row in rows], indent=2) + "\n")
+    return study
+
+
+def _distill(
+    folder: Path,
+    data: Splits,
+    arguments: TrainingArguments,
+    corruptions: Sequence[str],
+    count: int,
+    num_layers: int | Literal["all"] | None,
+    bits: Bits | str | Sequence[Bits | None] | None,
+) -> None:
+    """Leave a distilled signature for each corruption; those that are there already, made just so, are kept."""
+    from accelerate.state import PartialState
+
+    order = torch.randperm(len(data.train), generator=torch.Generator().manual_seed(arguments.seed))
+    rows = order[:count].sort().values  # datasets may be sorted by class
+    missing, base = [], None
+    for name in corruptions:
+        where = folder / signature_name(name, "distilled")
+        if (where / CONFIG_NAME).is_file():
+            base = base or load_base(folder / BASE).model
+            _check_distilled(where, base, arguments, len(rows), num_layers, bits)
+        else:
+            missing.append(name)
+    images = data.train.images[rows] if missing else None
+    PartialState().wait_for_everyone()  # until every process has seen what the folder held
+    for name in missing:
+        signature = distill(
+            folder / BASE,
+            images,
+            corruption=name,
+            severity=arguments.severity,
+            dataset=data.train.name or None,
+            num_layers=num_layers,
+            bits=bits,
+            seed=arguments.seed,
+            mixed_precision=arguments.mixed_precision,
+        )
+        if is_main_process():
+            signature.save_pretrained(folder / signature_name(name, "distilled"))
+    PartialState().wait_for_everyone()
+
+
+def _check_distilled(
+    where: Path,
+    base: nn.Module,
+    arguments: TrainingArguments,
+    count: int,
+    num_layers: int | Literal["all"] | None,
+    bits: Bits | str | Sequence[Bits | None] | None,
+) -> None:
+    """OptionError unless a signature was distilled with these settings, from this base."""
+    config = Signature.from_pretrained(where).config
+    state, training = base.state_dict(), config.method.training
+    touched = {spec.name: state[spec.name] for spec in config.tensors if spec.name in state}
+    layers = len(first_layers(base, num_layers))
+    held_out, learned = (training.get(key) for key in ("held_out", "images"))
+    pairs: dict[str, tuple[Any, Any]] = {
+        "severity": (config.corruption.severity, arguments.severity),
+        "num_layers": (config.method.num_layers, layers),
+        "images": (learned + held_out if isinstance(learned, int) and isinstance(held_out, int) else None, count),
+        "seed": (training.get("seed"), arguments.seed),
+    }
+    if config.method.num_layers == layers:  # else a list of bits is of another length
+        wanted = with_bits(config.tensors, bits)
+        pairs["bits"] = ([spec.bits for spec in config.tensors], [spec.bits for spec in wanted])
+    if dict(config.base_model.fingerprint) != fingerprint(touched):
+        pairs["base"] = ("other weights", "these")
+    differing = [f"{key}: {then} then, {now} now" for key, (then, now) in sorted(pairs.items()) if then != now]
+    if differing:
+        raise OptionError(
+            f"{where} holds a signature that was distilled with other settings ({'; '.join(differing)}); remove it, or "
+            "choose another output folder"
+        )
+
+
+def _keep_start(start: nn.Module, folder: Path) -> None:
+    """Write `pretrained/`, once; another start than the one that the folder's models have is an error."""
+    if not (folder / BASE).exists():
+        save_timm_repo(start, folder / START)
+    elif weights_digest(load_base(folder / START).model) != weights_digest(start):
+        raise OptionError(f"{folder} holds a study from another start; choose another output folder")
+
+
+def write_base_card(folder: Path, result: TrainingResult) -> None:
+    """Write the README.md of a trained model from what its folder says; an existing one keeps its text."""
+    config, training = (read_json(folder / name, str(folder / name)) for name in (CONFIG_NAME, TRAINING_NAME))
+    clean = result.test_accuracy["clean"]
+    metrics = {"ta": clean, "ra": {k: v for k, v in result.test_accuracy.items() if k != "clean"}, "n": result.n}
+    card = cards.base_card(
+        config,
+        training=training,
+        metrics=metrics,
+        repo_id=folder.name,
+        nbytes=(folder / MODEL_NAME).stat().st_size,
+        needs_import=is_ours(config["architecture"]),
+    )
+    write_whole(folder / README_NAME, cards.updated(folder / README_NAME, card))
+
+
+def _measure(
+    folder: Path,
+    corruption: str,
+    made: Mapping[str, Signature],
+    results: Mapping[str, TrainingResult],
+    test: ImageSet,
+    scales: Sequence[float],
+) -> StudyRow:
+    """A study's row; each signature gets what was measured into its config, and is saved."""
+    severity = next(iter(made.values())).config.corruption.severity or 0
+    shown = replace(test, images=corrupt(test.images, corruption, severity))
+    base_nbytes = (folder / BASE / MODEL_NAME).stat().st_size
+    ta, ra, nbytes, download = {}, {}, {}, {}
+    robust = results.get(robust_name(corruption))
+    if robust is not None:
+        ta["robust"], ra["robust"] = robust.test_accuracy["clean"], robust.test_accuracy[f"{corruption}-{severity}"]
+    for kind, signature in made.items():
+        curve = measure_scales(load_base(folder / BASE).model, signature, test, shown, scales)
+        off, on = (next(point for point in curve if point["scale"] == scale) for scale in (0.0, 1.0))
+        ta |= {"standard": off["ta"], kind: on["ta"]}
+        ra |= {"standard": off["ra"], kind: on["ra"]}
+        metrics: dict[str, Any] = {
+            "dataset": test.name,
+            "split": "test",
+            "n": len(test),
+            "seed": 0,
+            "severity": severity,
+            "standard": {"ta": off["ta"], "ra": off["ra"]},
+            "patched": {"ta": on["ta"], "ra": on["ra"]},
+            **({"robust": {"ta": ta["robust"], "ra": ra["robust"]}} if robust is not None else {}),
+            "base_nbytes": base_nbytes,
+            "signature_nbytes": signature.nbytes,
+        }
+        if len(curve) > 2:
+            metrics["scale_curve"] = curve
+        where = folder / signature_name(corruption, kind)
+        signature.with_results(metrics=metrics).save_pretrained(where)
+        nbytes[kind] = signature.nbytes
+        download[kind] = signature.nbytes + (where / CONFIG_NAME).stat().st_size
+    return StudyRow(corruption, severity, len(test), ta, ra, nbytes, download, base_nbytes)

@@ -1,0 +1,68 @@
+"""The files of a timm repo: what they are called, and how they are written."""
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from safetensors.torch import save
+from timm.models._hub import save_config_for_hf
+from torch import nn
+
+from hf_rws._files import README_NAME, write_together
+from hf_rws.errors import AccessError, OptionError, RWSError
+
+CONFIG_NAME = "config.json"
+MODEL_NAME = "model.safetensors"
+TRAINING_NAME = "training_args.json"  # our trainer's: how the model was trained
+METRICS_NAME = "metrics.jsonl"  # our trainer's: what was measured meanwhile
+
+
+def save_timm_repo(
+    model: nn.Module,
+    folder: str | Path,
+    *,
+    label_names: Sequence[str] = (),
+    card: Callable[[dict[str, Any], int], str] | None = None,
+) -> Path:
+    """Write any timm model as a timm repo: config.json and model.safetensors.
+
+    `timm.create_model("local-dir:<folder>", pretrained=True)` loads it, and `hf-hub:` does once it is on the Hub. The
+    files are complete before they replace older ones.
+
+    Args:
+        model: A timm model; its `pretrained_cfg` says what preprocessing is written.
+        folder: Directory, made if needed.
+        label_names: Class names by index, written when given.
+        card: Makes the text of README.md from the config and the size of model.safetensors; without, none is written.
+
+    Returns:
+        The folder.
+
+    Raises:
+        OptionError: `folder` is a file.
+        AccessError: It cannot be written to, or the disk is full.
+    """
+    folder = Path(folder)
+    if folder.exists() and not folder.is_dir():
+        raise OptionError(f"{folder} is a file; give a folder to save the model in")
+    # safetensors refuses tensors in channels_last layout
+    weights = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
+    contents = {CONFIG_NAME: _config(model, label_names), MODEL_NAME: save(weights, metadata={"format": "pt"})}
+    if card is not None:
+        contents[README_NAME] = card(json.loads(contents[CONFIG_NAME]), len(contents[MODEL_NAME])).encode()
+    try:
+        write_together(folder, contents)
+    except OSError as error:
+        if isinstance(error, RWSError):
+            raise
+        raise AccessError(f"cannot save the model in {folder}: {error.strerror}") from error
+    return folder
+
+
+def _config(model: nn.Module, label_names: Sequence[str]) -> bytes:
+    with TemporaryDirectory() as temporary:
+        path = Path(temporary, CONFIG_NAME)
+        save_config_for_hf(model, str(path), model_config={"label_names": list(label_names)} if label_names else {})
+        return path.read_bytes()

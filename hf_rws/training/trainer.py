@@ -1,0 +1,370 @@
+"""The trainer: a timm model, image tensors, an Accelerate loop that can be stopped and resumed.
+
+Every draw (order of images, crops, flips, rotations) is made for the whole global batch from (seed, epoch, step) and
+then shared out, so that the result does not depend on the number of processes or of accumulation steps.
+"""
+
+import json
+import shutil
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
+from itertools import compress
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from safetensors.torch import load_file
+from timm.optim import create_optimizer_v2
+from torch import Tensor, nn
+from torch.nn import functional as F
+from tqdm.auto import tqdm
+
+from hf_rws._accelerator import create_accelerator
+from hf_rws._files import read_json, write_whole
+from hf_rws.corruptions import corrupt
+from hf_rws.corruptions.mixing import change_groups, equal_shares
+from hf_rws.data.preprocessing import Normalize
+from hf_rws.data.sets import ImageSet, Splits
+from hf_rws.errors import OptionError
+from hf_rws.evaluation import accuracy
+from hf_rws.fingerprints import weights_digest
+from hf_rws.timm_repo import CONFIG_NAME, METRICS_NAME, MODEL_NAME, TRAINING_NAME, save_timm_repo
+from hf_rws.training import augmentation
+from hf_rws.training.arguments import TrainingArguments, create_scheduler
+from hf_rws.training.augmentation import default_augmentation
+
+
+@dataclass
+class _Progress:
+    """What a resumed run must know besides weights, optimizer and schedule."""
+
+    epoch: int = 0
+    best_epoch: int = -1
+    best_accuracy: float = -1.0
+
+    def state_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """What a finished training left.
+
+    Attributes:
+        folder: The timm repo with the best epoch's weights.
+        best_epoch: Counted from 0; chosen by `validation_accuracy`.
+        validation_accuracy: On the validation split, under the training corruption.
+        test_accuracy: Top-1 accuracy in [0, 1] on the test split, clean ("clean") and under the training corruptions.
+        n: Number of test images.
+    """
+
+    folder: Path
+    best_epoch: int
+    validation_accuracy: float
+    test_accuracy: dict[str, float] = field(default_factory=dict)
+    n: int = 0
+
+
+def train(
+    model: nn.Module,
+    data: Splits,
+    output_dir: str | Path,
+    arguments: TrainingArguments,
+    *,
+    resume: bool = False,
+    notes: dict[str, Any] | None = None,
+) -> TrainingResult:
+    """Train `model` on `data` and leave a timm repo in `output_dir`.
+
+    Writes config.json and model.safetensors (the epoch that is best on the validation split), training_args.json and
+    metrics.jsonl (a line per epoch, then one with the test accuracies). Until it is finished the folder holds a
+    `checkpoint/` from which `resume` goes on; at most one epoch is lost.
+
+    Args:
+        model: A timm model with as many outputs as `data` has classes; trained in place.
+        data: Training, validation and test images.
+        output_dir: Folder of this run.
+        arguments: The recipe.
+        resume: Go on from an earlier run in `output_dir`; a finished one is returned as it is.
+        notes: More to record in training_args.json (dataset, model name, ...).
+
+    Raises:
+        OptionError: The folder holds another run, or the batch cannot be shared out.
+    """
+    folder = Path(output_dir)
+    record = _record(model, data, arguments, notes or {})
+    if _finished(folder, record, resume):
+        return _read_result(folder)
+    run = _TrainingRun(model, data, folder, arguments, record, resume)
+    for epoch in range(run.progress.epoch, arguments.epochs):
+        run.end_epoch(epoch, run.train_epoch(epoch))
+    return run.finish()
+
+
+class _TrainingRun:
+    """One training: what is prepared once, and the three steps that `train` goes through."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        data: Splits,
+        folder: Path,
+        arguments: TrainingArguments,
+        record: dict[str, Any],
+        resume: bool,
+    ) -> None:
+        from accelerate.utils import set_seed
+
+        set_seed(arguments.seed)
+        self.accelerator = create_accelerator(
+            arguments.mixed_precision,
+            gradient_accumulation_steps=arguments.gradient_accumulation_steps,
+            log_with=arguments.log_with,
+            project_dir=folder,
+        )
+        self.arguments, self.data, self.folder = arguments, data, folder
+        self.checkpoint, self.log = folder / "checkpoint", folder / METRICS_NAME
+        self.parts = self.accelerator.num_processes * arguments.gradient_accumulation_steps
+        if arguments.batch_size % self.parts or len(data.train) < arguments.batch_size:
+            raise OptionError(
+                f"batch_size {arguments.batch_size} must be a multiple of {self.parts} (processes x accumulation "
+                f"steps) and at most the number of training images, {len(data.train)}"
+            )
+        self.steps = len(data.train) // arguments.batch_size
+        self.accelerator.wait_for_everyone()  # until every process has seen what the folder held
+        if self.accelerator.is_main_process:
+            folder.mkdir(parents=True, exist_ok=True)
+            write_whole(folder / TRAINING_NAME, json.dumps(record, indent=2, sort_keys=True) + "\n")
+        if arguments.log_with:
+            self.accelerator.init_trackers("hf_rws", config={k: str(v) for k, v in asdict(arguments).items()})
+        self.device = self.accelerator.device
+        self.plain = model.to(self.device).to(memory_format=torch.channels_last)
+        optimizer = create_optimizer_v2(
+            model,
+            opt="sgd" if arguments.nesterov else "momentum",
+            lr=arguments.lr,
+            momentum=arguments.momentum,
+            weight_decay=arguments.weight_decay,
+            filter_bias_and_bn=False,
+        )
+        self.scheduler = create_scheduler(optimizer, arguments, self.steps)
+        self.model, self.optimizer = self.accelerator.prepare(model, optimizer)
+        self.progress = _Progress()
+        self.accelerator.register_for_checkpointing(self.scheduler, self.progress)
+        if resume:
+            self._load_state()
+        self.normalize = Normalize.of(model).to(self.device)
+        self.augmentation = arguments.augmentation
+        if self.augmentation == "auto":
+            self.augmentation = default_augmentation(min(data.train.images.shape[2:]))
+        self.pixels = self._training_pixels(epoch=0)
+        self.labels = data.train.labels.to(self.device)
+        self.validation = corrupted(data.validation, arguments, seed=_draw_seed(arguments, epoch=0) + 1)
+        self.bar = tqdm(
+            total=arguments.epochs * self.steps,
+            initial=self.progress.epoch * self.steps,
+            desc=folder.name,
+            unit="step",
+            disable=not self.accelerator.is_local_main_process,
+            mininterval=1,
+        )
+
+    def train_epoch(self, epoch: int) -> dict[str, float]:
+        """One pass over the training images; returns the mean loss and the learning rate that it began with."""
+        arguments, accelerator = self.arguments, self.accelerator
+        if arguments.fresh_corruption and epoch:
+            self.pixels = self._training_pixels(epoch)
+        share = arguments.batch_size // self.parts
+        total, lr = torch.zeros((), device=self.device), float(self.scheduler.get_last_lr()[0])
+        self.model.train()
+        for rows, draws in self._batches(epoch):
+            for part in range(arguments.gradient_accumulation_steps):
+                first = (part * accelerator.num_processes + accelerator.process_index) * share
+                mine = slice(first, first + share)
+                with accelerator.accumulate(self.model):
+                    chosen = rows[mine].to(self.device)
+                    images = augmentation.apply(
+                        self.augmentation, self.pixels[chosen], {name: draw[mine] for name, draw in draws.items()}
+                    )
+                    with accelerator.autocast():
+                        loss = F.cross_entropy(self.model(self.normalize(images)), self.labels[chosen])
+                    accelerator.backward(loss)
+                    self.optimizer.step()
+                    self.optimizer.zero_grad()
+                total += loss.detach()
+            self.scheduler.step()
+            self.bar.update()
+        mean = accelerator.reduce(total, "mean") / (self.steps * arguments.gradient_accumulation_steps)
+        return {"loss": float(mean), "lr": lr}
+
+    def end_epoch(self, epoch: int, trained: dict[str, float]) -> None:
+        """Validate, log, keep the best weights and write a checkpoint."""
+        from accelerate.utils import broadcast
+
+        # batch norm statistics differ between processes: the main process' ones are kept, so it decides
+        own = torch.tensor(accuracy(self.plain, self.validation), dtype=torch.float32, device=self.device)
+        score = float(broadcast(own))
+        row = {"epoch": epoch, **trained, "validation_accuracy": score}
+        self.bar.set_postfix(loss=f"{trained['loss']:.3f}", validation=f"{score:.3f}")
+        self.accelerator.log(row, step=epoch)
+        best = score > self.progress.best_accuracy
+        if self.accelerator.is_main_process:
+            _append(self.log, row)
+            if best:
+                save_timm_repo(self.plain, self.checkpoint / "best", label_names=self.data.train.classes)
+        if best:
+            self.progress.best_accuracy, self.progress.best_epoch = score, epoch
+        self.progress.epoch = epoch + 1
+        self._save_state()
+
+    def finish(self) -> TrainingResult:
+        """Measure the best epoch's weights on the test split, once, and leave the finished repo."""
+        self.bar.close()
+        accelerator, best = self.accelerator, self.checkpoint / "best"
+        accelerator.wait_for_everyone()
+        accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)  # as whoever loads the model will run it
+        self.plain.load_state_dict(load_file(best / MODEL_NAME))
+        if accelerator.is_main_process:
+            _append(
+                self.log,
+                {
+                    "best_epoch": self.progress.best_epoch,
+                    "validation_accuracy": self.progress.best_accuracy,
+                    "test_accuracy": self._test_accuracy(),
+                    "n": len(self.data.test),
+                    "mixed_precision": accelerator.mixed_precision,
+                },
+            )
+        accelerator.wait_for_everyone()
+        if accelerator.is_main_process:
+            for name in (CONFIG_NAME, MODEL_NAME):
+                shutil.copyfile(best / name, self.folder / name)
+            _remove(self.checkpoint)
+        accelerator.wait_for_everyone()
+        if self.arguments.log_with:
+            accelerator.end_training()
+        return _read_result(self.folder)
+
+    def _test_accuracy(self) -> dict[str, float]:
+        arguments = self.arguments
+        test = replace(self.data.test, images=self.data.test.images.to(self.device))
+        found = {"clean": accuracy(self.plain, test)}
+        for name in arguments.corruption:
+            shown = replace(test, images=corrupt(test.images, name, arguments.severity))
+            found[f"{name}-{arguments.severity}"] = accuracy(self.plain, shown)
+        return found
+
+    def _training_pixels(self, epoch: int) -> Tensor:
+        train = replace(self.data.train, images=self.data.train.images.to(self.device))
+        return corrupted(train, self.arguments, seed=_draw_seed(self.arguments, epoch)).images
+
+    def _batches(self, epoch: int) -> Iterator[tuple[Tensor, augmentation.Draws]]:
+        """Indices and augmentation draws of each global batch; what is left over at the end is dropped."""
+        generator = torch.Generator().manual_seed(self.arguments.seed * 100_003 + epoch)
+        order = torch.randperm(len(self.labels), generator=generator)
+        for step in range(self.steps):
+            rows = order[step * self.arguments.batch_size : (step + 1) * self.arguments.batch_size]
+            yield rows, augmentation.draw(self.augmentation, len(rows), generator)
+
+    def _save_state(self) -> None:
+        """Write a checkpoint beside the last one, then put it in its place; a whole one is there at any moment."""
+        fresh, kept, old = (self.checkpoint / name for name in ("state-new", "state", "state-old"))
+        if self.accelerator.is_main_process:
+            shutil.rmtree(fresh, ignore_errors=True)
+        self.accelerator.wait_for_everyone()
+        self.accelerator.save_state(str(fresh))
+        self.accelerator.wait_for_everyone()
+        if self.accelerator.is_main_process:
+            shutil.rmtree(old, ignore_errors=True)
+            if kept.exists():
+                kept.rename(old)
+            fresh.rename(kept)
+            shutil.rmtree(old, ignore_errors=True)
+        self.accelerator.wait_for_everyone()
+
+    def _load_state(self) -> None:
+        """Go on after the last whole epoch, and forget what was logged later."""
+        for name in ("state", "state-old"):
+            if (self.checkpoint / name).is_dir():
+                self.accelerator.load_state(str(self.checkpoint / name))
+                break
+        if self.accelerator.is_main_process and self.log.is_file():
+            lines = self.log.read_text().splitlines(keepends=True)
+            done = (json.loads(line).get("epoch", self.progress.epoch) < self.progress.epoch for line in lines)
+            write_whole(self.log, "".join(compress(lines, done)))
+
+
+def corrupted(images: ImageSet, arguments: TrainingArguments, *, seed: int) -> ImageSet:
+    """The images under the training corruption; with several, each image gets one of them, in equal shares."""
+    names = arguments.corruption
+    if not names:
+        return images
+    ways = [partial(corrupt, name=name, severity=arguments.severity, seed=seed) for name in names]
+    if len(ways) == 1:
+        return replace(images, images=ways[0](images.images))
+    shares = equal_shares(len(images), len(ways), torch.Generator().manual_seed(seed))
+    return replace(images, images=change_groups(images.images, zip(shares, ways, strict=True)))
+
+
+def _draw_seed(arguments: TrainingArguments, epoch: int) -> int:
+    """Seeds of the training draws; odd distances keep clear of the validation draws and of 0, the test draws' seed."""
+    return 2 * (arguments.seed * 10_007 + epoch) + 1
+
+
+def _record(model: nn.Module, data: Splits, arguments: TrainingArguments, notes: dict[str, Any]) -> dict[str, Any]:
+    """What training_args.json says, as it will be read from there."""
+    config = cast(dict[str, Any], model.pretrained_cfg)
+    record = {
+        **notes,
+        **asdict(arguments),
+        "architecture": config.get("architecture"),
+        "input_size": config["input_size"],
+        "mean": config["mean"],
+        "std": config["std"],
+        "train_images": len(data.train),
+        "validation_images": len(data.validation),
+        "test_images": len(data.test),
+        "init_sha256": weights_digest(model),
+    }
+    return json.loads(json.dumps(record))
+
+
+def _finished(folder: Path, record: dict[str, Any], resume: bool) -> bool:
+    """Whether the folder holds this very run, finished; an error if it holds another, or this one without `resume`."""
+    path, weights = folder / TRAINING_NAME, folder / MODEL_NAME
+    if folder.exists() and not folder.is_dir():
+        raise OptionError(f"{folder} is a file; choose a folder for the training run")
+    if not path.is_file():
+        if weights.exists():
+            raise OptionError(f"{folder} already holds a model; choose another output folder")
+        return False
+    if not resume:
+        raise OptionError(f"{folder} already holds a training run; resume it, or choose another output folder")
+    earlier = read_json(path, str(path))
+    differing = sorted(key for key in record.keys() | earlier.keys() if record.get(key) != earlier.get(key))
+    if differing:
+        listed = "; ".join(f"{key}: {earlier.get(key)!r} then, {record.get(key)!r} now" for key in differing)
+        raise OptionError(f"{folder} holds a run with other settings ({listed}); choose another output folder")
+    return weights.is_file() and not (folder / "checkpoint").exists()
+
+
+def _read_result(folder: Path) -> TrainingResult:
+    last = json.loads((folder / METRICS_NAME).read_text().splitlines()[-1])
+    return TrainingResult(folder, last["best_epoch"], last["validation_accuracy"], last["test_accuracy"], last["n"])
+
+
+def _append(path: Path, row: dict[str, Any]) -> None:
+    with path.open("a") as log:
+        log.write(json.dumps(row) + "\n")
+
+
+def _remove(folder: Path) -> None:
+    """Remove a folder so that nobody ever meets half of it under its name."""
+    renamed = folder.with_name(f".{folder.name}-done")
+    shutil.rmtree(renamed, ignore_errors=True)
+    folder.rename(renamed)
+    shutil.rmtree(renamed)
