@@ -14,16 +14,16 @@ from hf_rws.bases import load_base
 from hf_rws.corruptions.batch import check_severity
 from hf_rws.errors import MismatchError, OptionError
 from hf_rws.fingerprints import fingerprint, weights_digest
-from hf_rws.layers import LayerTensor, architecture, first_layers, unwrap
+from hf_rws.layers import LayerTensor, NumLayers, architecture, first_layers, unwrap
 from hf_rws.signature.config import (
     PROJECTIONS,
     BaseModel,
     Corruption,
     Method,
     SignatureConfig,
-    TensorSpec,
+    tensor_specs,
 )
-from hf_rws.signature.quantization import Bits
+from hf_rws.signature.quantization import BitsLike
 from hf_rws.signature.signature import Signature
 
 __all__ = ["Weights", "describe_base", "difference", "extract", "project_out", "relative_differences"]
@@ -39,9 +39,9 @@ def extract(
     corruption: str | Sequence[str],
     severity: int | None = None,
     dataset: str | None = None,
-    num_layers: int | Literal["all"] | None = None,
+    num_layers: NumLayers = None,
     projection: Literal["weights", "all"] | None = "weights",
-    bits: Bits | str | Sequence[Bits | None] | None = "default",
+    bits: BitsLike = "default",
     name: str | None = None,
     training: Mapping[str, Any] | None = None,
 ) -> Signature:
@@ -97,6 +97,7 @@ def extract(
     layers = first_layers(models[0], num_layers)
     tensors = [tensor for layer in layers for tensor in layer]
     _check_tensors(sources, tensors)
+    specs = tensor_specs(tensors, {t.name: sources["standard"].state[t.name].shape for t in tensors}, bits)
     states = {role: source.state for role, source in sources.items()}
     deltas = {
         tensor.name: difference(
@@ -115,12 +116,9 @@ def extract(
         ),
         corruption=Corruption(names, severity, dataset),
         method=Method("extracted", len(layers), projection, training=dict(training or {})),
-        tensors=tuple(
-            TensorSpec(tensor.name, tuple(deltas[tensor.name].shape), tensor.kind, tensor.layer, 32)
-            for tensor in tensors
-        ),
+        tensors=specs,
     )
-    return Signature.from_deltas(deltas, config, bits, name=name)
+    return Signature.from_deltas(deltas, config, name=name)
 
 
 def relative_differences(robust: nn.Module, standard: nn.Module) -> list[float]:

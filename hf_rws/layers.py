@@ -1,7 +1,7 @@
 """Which tensors of a timm model are its first layers."""
 
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 from timm.models._manipulate import group_with_matcher
 from torch import nn
@@ -12,6 +12,7 @@ __all__ = [
     "DEFAULT_NUM_LAYERS",
     "Kind",
     "LayerTensor",
+    "NumLayers",
     "architecture",
     "find_layers",
     "first_layers",
@@ -21,6 +22,9 @@ __all__ = [
 ]
 
 DEFAULT_NUM_LAYERS = 7  # the released code's default
+
+# How many first layers: None is 7 or what there is, "all" is all but the head.
+NumLayers: TypeAlias = int | Literal["all"] | None
 
 Kind = Literal["weight", "vector", "running_mean", "running_var"]
 
@@ -73,7 +77,7 @@ def find_layers(model: nn.Module) -> list[list[LayerTensor]]:
     ]
 
 
-def first_layers(model: nn.Module, num_layers: int | Literal["all"] | None = None) -> list[list[LayerTensor]]:
+def first_layers(model: nn.Module, num_layers: NumLayers = None) -> list[list[LayerTensor]]:
     """The first layers of a model.
 
     Args:

@@ -36,7 +36,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from copy import deepcopy
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from hashlib import sha256
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -50,7 +50,7 @@ from torch import Tensor, nn
 
 import hf_rws
 from hf_rws.bases import load_base
-from hf_rws.signature.signature import Signature, with_bits
+from hf_rws.signature.signature import Signature
 from hf_rws.study.provenance import about
 from hf_rws.timm_repo import save_timm_repo
 
@@ -94,7 +94,7 @@ def synthetic(model: nn.Module, name: str, num_layers: Any, bits: Any) -> Signat
     config = hf_rws.extract(
         model, model, None, corruption=name, projection=None, num_layers=num_layers, bits=None
     ).config
-    config = replace(config, tensors=with_bits(config.tensors, bits))
+    config = config.with_bits(bits)
     generator = torch.Generator().manual_seed(SEED + sum(name.encode()))
     parts: dict[str, list[Tensor]] = {"codes": [], "scales": [], "vectors": []}
     for spec in config.tensors:

@@ -93,7 +93,7 @@ def stored(wide: Signature, bits: Any, codec: str) -> tuple[Signature, int]:
     shortcuts = [s for s in narrow.config.tensors if s.kind == "weight" and "downsample" in s.name]
     more = sum(s.numel - s.sizes("symmetric")["codes"] for s in shortcuts)
     deltas = narrow.deltas() | {s.name: eight.delta(s.name) for s in shortcuts}
-    return Signature.from_deltas(deltas, wide.config, None), narrow.nbytes + more
+    return Signature.from_deltas(deltas, wide.config.with_bits(None)), narrow.nbytes + more
 
 
 def measure(study: StudyFolder, test: TestImages, settings: Settings) -> list[Row]:

@@ -120,7 +120,7 @@ class Bench:
         if deltas is None:
             return None
         config = next(iter(self.signatures.values())).config
-        patcher = patched(self.base, [Signature.from_deltas(deltas, config, None)])
+        patcher = patched(self.base, [Signature.from_deltas(deltas, config.with_bits(None))])
         patcher.set({config.corruption.label: scale})
         return patcher
 

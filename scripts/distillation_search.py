@@ -9,7 +9,7 @@ of both members of all pairs with both signatures on at scale 1; and with --targ
 architecture, on its own images. `time` is CPU time as a multiple of the default setting's. Settings that are in the
 output folder already are not made again; --setting picks some of them.
 
-What is not an option of `distill`, because it did not help, lives here as a subclass of its training loop.
+What is not an option of `distill`, because it did not help, lives here: objectives and subclasses of its loop.
 """
 
 import argparse
@@ -22,19 +22,17 @@ from itertools import combinations
 from pathlib import Path
 from statistics import mean
 from typing import Any
-from unittest.mock import patch
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 import hf_rws
-from hf_rws import distillation
 from hf_rws.bases import load_base
 from hf_rws.data.datasets import load_split
 from hf_rws.data.sets import ImageSet
+from hf_rws.distillation import Distiller
 from hf_rws.distillation.arguments import OPTIMIZERS
-from hf_rws.distillation.loop import Distiller
 from hf_rws.signature.signature import Signature
 from hf_rws.study.measuring import TestImages, patched
 from hf_rws.study.provenance import about
@@ -50,18 +48,19 @@ def usual_steps(images: int) -> int:
     return math.ceil((8_000 + 3.2 * min(images, 10_000)) / 128)
 
 
-class HardAnswers(Distiller):
+def hard_answers(logits: Tensor, answers: Tensor) -> Tensor:
     """The base's class instead of its softened answer."""
-
-    def _divergence(self, logits: Tensor, answers: Tensor) -> Tensor:
-        return F.cross_entropy(logits.float(), answers.argmax(1))
+    return F.cross_entropy(logits.float(), answers.argmax(1))
 
 
-class Logits(Distiller):
-    """Squared distance of the logits."""
+def squared_distance(logits: Tensor, answers: Tensor) -> Tensor:
+    """Of the logits."""
+    return (logits.float() - answers).square().mean(1).mean()
 
-    def _divergence(self, logits: Tensor, answers: Tensor) -> Tensor:
-        return (logits.float() - answers).square().mean(1).mean()
+
+def is_statistic(name: str) -> bool:
+    """Whether a tensor is a running statistic, not a parameter."""
+    return name.rpartition(".")[2].startswith("running_")
 
 
 class FrozenStatistics(Distiller):
@@ -77,11 +76,12 @@ class Pulled(Distiller):
 
     pull = 0.0
 
-    def _learn(self, images: Tensor, answers: Tensor, rate: float, **options: Any) -> None:
-        super()._learn(images, answers, rate, **options)
+    def learn(self, images: Tensor, answers: Tensor, rate: float, **options: Any) -> None:
+        """One step."""
+        super().learn(images, answers, rate, **options)
         with torch.no_grad():
             for name, value in self._state().items():
-                if not name.rpartition(".")[2].startswith("running_"):
+                if not is_statistic(name):
                     value.lerp_(self.start[name].to(value.device), rate * self.pull)
 
 
@@ -90,22 +90,19 @@ class Accompanied(Distiller):
 
     companions: tuple[Signature, ...] = ()
 
-    def _learn(self, images: Tensor, answers: Tensor, rate: float, **options: Any) -> None:
+    def learn(self, images: Tensor, answers: Tensor, rate: float, **options: Any) -> None:
+        """One step."""
         chosen = self.step % (2 * len(self.companions)) if self.companions else math.inf
         added = self.companions[chosen].deltas() if chosen < len(self.companions) else {}
         tensors = self._state()
-        kept = {name: value.clone() for name, value in tensors.items() if added and not self.learns(name)}
+        kept = {name: value.clone() for name, value in tensors.items() if added and is_statistic(name)}
         with torch.no_grad():
             for name in added:
-                tensors[name].add_(added[name] if self.learns(name) else 0.0)
-        super()._learn(images, answers, rate, **options)
+                tensors[name].add_(added[name] if not is_statistic(name) else 0.0)
+        super().learn(images, answers, rate, **options)
         with torch.no_grad():
             for name in added:
-                tensors[name].sub_(added[name]) if self.learns(name) else tensors[name].copy_(kept[name])
-
-    def learns(self, name: str) -> bool:
-        """Whether it is a parameter, not a statistic."""
-        return not name.rpartition(".")[2].startswith("running_")
+                tensors[name].sub_(added[name]) if not is_statistic(name) else tensors[name].copy_(kept[name])
 
 
 @dataclass(frozen=True)
@@ -129,8 +126,8 @@ SETTINGS = (
     *(Setting(f"clean fraction {f:g}", {"clean_fraction": f}) for f in (0.0, 0.1, 0.5)),
     *(Setting(f"temperature {t:g}", {"temperature": t}) for t in (1, 4)),
     Setting("the other optimizer", {"optimizer": "other"}),
-    Setting("loss: hard answers", loop=HardAnswers),
-    Setting("loss: squared distance of logits", loop=Logits),
+    Setting("loss: hard answers", {"objective": hard_answers}),
+    Setting("loss: squared distance of logits", {"objective": squared_distance}),
     *(Setting(f"{n} images", images=n) for n in (100, 500, 10_000, 45_000)),
     Setting("statistics frozen", loop=FrozenStatistics),
     *(Setting(f"pulled back, {p:g}", loop=Pulled, pull=p) for p in (0.1, 1, 10)),
@@ -189,8 +186,7 @@ class Search:
             options["lr"] *= OPTIMIZERS[self._usual()]["lr"]
         options["steps"] = round(setting.steps * usual_steps(round(0.9 * len(images))))
         loop = type("Loop", (setting.loop,), {"pull": setting.pull, "companions": self._companions(setting, name)})
-        with patch.object(distillation, "Distiller", loop):
-            return hf_rws.distill(self.base, images, corruption=name, bits=None, progress=False, **options)
+        return hf_rws.distill(self.base, images, corruption=name, bits=None, loop=loop, progress=False, **options)
 
     def _companions(self, setting: Setting, name: str) -> tuple[Signature, ...]:
         if setting.loop is not Accompanied:

@@ -64,8 +64,8 @@ def answers(model, images):
 @pytest.mark.parametrize("name", ["vgg16_gap", "vgg16_bn_gap"])
 def test_the_base_stays_and_the_patched_base_is_the_student(name, monkeypatch):
     monkeypatch.setattr(loop, "_LOOKS", 1)  # at the last state only
-    real = Distiller._look
-    monkeypatch.setattr(Distiller, "_look", lambda self, check: last_is_best(self, real(self, check)))
+    real = Distiller._snapshot
+    monkeypatch.setattr(Distiller, "_snapshot", lambda self, check: last_is_best(self, real(self, check)))
     model = base(name)
     before = state(model)
     layers = first_layers(model, 5)
@@ -90,8 +90,8 @@ def test_the_base_stays_and_the_patched_base_is_the_student(name, monkeypatch):
 
 @pytest.mark.parametrize("name", MATRIX)
 def test_every_architecture_of_the_engines_matrix(name, monkeypatch):
-    real = Distiller._look
-    monkeypatch.setattr(Distiller, "_look", lambda self, check: last_is_best(self, real(self, check)))
+    real = Distiller._snapshot
+    monkeypatch.setattr(Distiller, "_snapshot", lambda self, check: last_is_best(self, real(self, check)))
     model = create(name, options=MATRIX[name])
     for parameter in model.get_classifier().parameters() if name in ("mixer_s32_224", "vgg16_gap") else ():
         parameter.data.normal_()  # zero or tiny, so that the answers would not depend on the images
@@ -144,12 +144,12 @@ def test_a_few_hundred_images_make_a_real_network_robust():
 
 def test_the_best_state_is_kept(monkeypatch):
     looks = iter([0.9, 0.5, 0.7, 0.3, 0.4, 0.6, 0.8, 0.7, 0.6, 0.2])
-    real = Distiller._look
+    real = Distiller._snapshot
 
-    def look(self, check):
-        return loop.Look(next(looks), 1, 1, real(self, check).deltas)
+    def snapshot(self, check):
+        return loop.Snapshot(next(looks), 1, 1, real(self, check).deltas)
 
-    monkeypatch.setattr(Distiller, "_look", look)
+    monkeypatch.setattr(Distiller, "_snapshot", snapshot)
     model = base()
     arguments = DistillationArguments(steps=10, batch_size=8, mixed_precision="no")
     tensors = [tensor for layer in first_layers(model, 2) for tensor in layer]
@@ -203,7 +203,7 @@ def test_rounding_for_a_while_leaves_no_trace():
     bits = {tensor.name: 1 for tensor in tensors if tensor.kind == "weight"}
     run = Distiller(model, tensors, bits, IMAGES, Mixture(darker), DistillationArguments(steps=3), progress=False)
     images, wanted = next(run._batches())
-    run._learn(images, wanted, 1e-3)
+    run.learn(images, wanted, 1e-3)
     before = state(run.student)
 
     def look_within():
@@ -288,9 +288,9 @@ def test_a_time_budget(monkeypatch):
     now = iter(range(10_000))  # every look at the clock takes a second
     monkeypatch.setattr(loop.time, "perf_counter", lambda: float(next(now)))
     rates = []
-    learn = Distiller._learn
+    learn = Distiller.learn
     monkeypatch.setattr(
-        Distiller, "_learn", lambda self, *given, **options: (rates.append(given[2]), learn(self, *given, **options))
+        Distiller, "learn", lambda self, *given, **options: (rates.append(given[2]), learn(self, *given, **options))
     )
     signature = distill(base(), IMAGES, corruption=darker, minutes=0.5, **QUICK | {"steps": None})
     report = signature.config.method.training
@@ -484,8 +484,8 @@ def test_two_processes_return_the_same_signature(tmp_path):
         "import os, sys, torch, hf_rws\n"
         "from hf_rws.distillation.loop import Distiller\n"
         "from tests.test_distillation import last_is_best\n"
-        "real = Distiller._look\n"
-        "Distiller._look = lambda self, check: last_is_best(self, real(self, check))\n"
+        "real = Distiller._snapshot\n"
+        "Distiller._snapshot = lambda self, check: last_is_best(self, real(self, check))\n"
         "model, images = torch.load(f'{sys.argv[1]}/given.pt', weights_only=False)\n"
         "s = hf_rws.distill(model, images, corruption='contrast', steps=3, batch_size=8, bits=None,\n"
         "                   lr=1e-5, mixed_precision='no', progress=False)\n"

@@ -21,7 +21,7 @@ from hf_rws.errors import (
     OptionError,
 )
 from hf_rws.signature.arrays import ARRAYS
-from hf_rws.signature.signature import similarity, with_bits
+from hf_rws.signature.signature import similarity
 from tests.models import moved, signature, trio
 
 BITS = [None, 8, 4, 3, 1, "ternary", "small", [8, 8, 4, 4, 3, "ternary", "ternary"]]
@@ -125,7 +125,7 @@ def test_timm_refuses_a_signature_repo_at_once(tmp_path):
 def test_a_full_copy_is_so_many_times_larger(name, bits, least):
     model = timm.create_model(name, num_classes=10)
     config = hf_rws.extract(model, model, None, corruption="fog", projection=None, bits=None).config
-    tensors = with_bits(config.tensors, bits)
+    tensors = config.with_bits(bits).tensors
     sizes = [spec.sizes("symmetric") for spec in tensors]
     arrays = {key: torch.zeros(sum(size.get(key, 0) for size in sizes), dtype=dtype) for key, dtype in ARRAYS.items()}
     made = Signature(
@@ -385,7 +385,7 @@ def test_what_does_not_belong_together_does_not_add_up():
 def test_the_same_quantization_again_gives_equal_codes(bits):
     once = signature("vgg16_bn_gap", bits=None).quantize(bits)
     assert equal(once.quantize(bits), once)
-    again = Signature.from_deltas(once.deltas(), once.config, bits)  # also without the shortcut
+    again = Signature.from_deltas(once.deltas(), once.config.with_bits(bits))  # also without the shortcut
     assert equal(again, once)
 
 
@@ -413,8 +413,8 @@ def test_values_that_float16_cannot_hold_are_refused():
     full = signature("vgg16_bn_gap", bits=None)
     huge = {key: value * 1e9 for key, value in full.deltas().items()}
     with pytest.raises(OptionError, match="bits=None"):
-        Signature.from_deltas(huge, full.config, 4)
-    kept = Signature.from_deltas(huge, full.config, None)
+        Signature.from_deltas(huge, full.config.with_bits(4))
+    kept = Signature.from_deltas(huge, full.config.with_bits(None))
     assert torch.equal(kept.delta("features.0.weight"), huge["features.0.weight"])
 
 

@@ -396,7 +396,7 @@ def test_a_tensor_of_any_shape_may_be_the_only_small_one(shape):
     deltas = {name: torch.full(value.shape, 0.5) for name, value in before.items()}
     tensors = tuple(TensorSpec(n, tuple(d.shape), layer_tensors(model)[n].kind, 0, 32) for n, d in deltas.items())
     config = SignatureConfig(describe_base(model, before), Corruption(("fog",)), Method("extracted", 1, None), tensors)
-    patcher = hf_rws.patch(model, hf_rws.Signature.from_deltas(deltas, config, None))
+    patcher = hf_rws.patch(model, hf_rws.Signature.from_deltas(deltas, config.with_bits(None)))
     assert identical(model, {name: value + 0.5 for name, value in before.items()})
     patcher.verify()
     patcher.clear()

@@ -13,14 +13,15 @@ from hf_rws.corruptions.mixing import CorruptionLike, Mixture
 from hf_rws.data.preprocessing import input_side
 from hf_rws.data.unlabelled import as_images
 from hf_rws.distillation.arguments import DistillationArguments
-from hf_rws.distillation.loop import Distiller, Look
-from hf_rws.distillation.mixtures import Pairs, Shown
+from hf_rws.distillation.loop import Distiller, Snapshot
+from hf_rws.distillation.mixtures import Corrupter, Pairs
+from hf_rws.distillation.objective import Objective
 from hf_rws.errors import OptionError
 from hf_rws.extraction import describe_base
-from hf_rws.layers import first_layers, unwrap
-from hf_rws.signature.config import Corruption, Method, SignatureConfig, TensorSpec
-from hf_rws.signature.quantization import Bits, resolve_bits
-from hf_rws.signature.signature import Signature, with_bits
+from hf_rws.layers import NumLayers, first_layers, unwrap
+from hf_rws.signature.config import Corruption, Method, SignatureConfig, tensor_specs
+from hf_rws.signature.quantization import BitsLike
+from hf_rws.signature.signature import Signature
 
 _MIN_IMAGES = 20
 
@@ -32,8 +33,8 @@ def distill(
     corruption: CorruptionLike | Sequence[CorruptionLike] | None = None,
     severity: int = 5,
     corrupted: Any = None,
-    num_layers: int | Literal["all"] | None = None,
-    bits: Bits | str | Sequence[Bits | None] | None = "default",
+    num_layers: NumLayers = None,
+    bits: BitsLike = "default",
     name: str | None = None,
     dataset: str | None = None,
     steps: int | None = None,
@@ -48,6 +49,8 @@ def distill(
     quantization_aware: bool = True,
     seed: int = 0,
     mixed_precision: str = "auto",
+    objective: Objective | None = None,
+    loop: type[Distiller] = Distiller,
     progress: bool = True,
 ) -> Signature:
     """Make a signature from a base and unlabelled images, without training a robust model.
@@ -88,6 +91,9 @@ def distill(
             fewer at their rounded values (straight-through, Bengio et al., arXiv 1308.3432).
         seed: Of the order and of all draws; a callable draws on its own account.
         mixed_precision: "auto" (what the hardware computes fast), "no", "fp16" or "bf16".
+        objective: What is minimised: a function of the copy's and the base's logits, both (N, classes), to a scalar.
+            None is the divergence of softened answers at `temperature`.
+        loop: The training loop; a subclass of `hf_rws.distillation.Distiller` may change what a step does.
         progress: Show a bar.
 
     Returns:
@@ -101,30 +107,38 @@ def distill(
         RWSError: Others of its subclasses, as `load_patched` raises them.
     """
     arguments = DistillationArguments(
-        steps, minutes, batch_size, clean_fraction, temperature, optimizer, lr, flip, hold_out, quantization_aware,
-        seed, mixed_precision,
-    )  # fmt: skip
+        steps=steps,
+        minutes=minutes,
+        batch_size=batch_size,
+        clean_fraction=clean_fraction,
+        temperature=temperature,
+        optimizer=optimizer,
+        lr=lr,
+        flip=flip,
+        hold_out=hold_out,
+        quantization_aware=quantization_aware,
+        seed=seed,
+        mixed_precision=mixed_precision,
+    )
     model, origin = _open(base)
     layers = first_layers(model, num_layers)
-    resolve_bits(bits, len(layers))  # before the training, not after
+    tensors, state = [tensor for layer in layers for tensor in layer], model.state_dict()
+    shapes = {tensor.name: tuple(state[tensor.name].shape) for tensor in tensors}
+    specs = tensor_specs(tensors, shapes, bits)  # before the training: bits may make no sense
     if corrupted is None:
-        shown: Shown = Mixture("fog" if corruption is None else corruption, severity)
+        corrupter: Corrupter = Mixture("fog" if corruption is None else corruption, severity)
     elif isinstance(corruption, str):
-        shown = Pairs(as_images(corrupted, side=input_side(model)), corruption)
+        corrupter = Pairs(as_images(corrupted, side=input_side(model)), corruption)
     else:
         raise OptionError("with corrupted images, corruption is what to call them: a label")
     clean = as_images(images, side=input_side(model))
     if len(clean) < _MIN_IMAGES:
         raise OptionError(f"{len(clean)} images are too few to learn from: give a few hundred, at least {_MIN_IMAGES}")
-    if isinstance(shown, Pairs) and len(shown) != len(clean):
-        raise OptionError(f"there are {len(clean)} clean images but {len(shown)} corrupted ones: give pairs")
-    tensors, state = [tensor for layer in layers for tensor in layer], model.state_dict()
-    specs = [
-        TensorSpec(tensor.name, tuple(state[tensor.name].shape), tensor.kind, tensor.layer, 32) for tensor in tensors
-    ]
-    coded = {spec.name: spec.bits for spec in with_bits(specs, bits) if spec.bits not in (16, 32)}
-    distiller = Distiller(model, tensors, coded, clean, shown, arguments, progress=progress)
-    before, after = distiller.run()
+    if isinstance(corrupter, Pairs) and len(corrupter) != len(clean):
+        raise OptionError(f"there are {len(clean)} clean images but {len(corrupter)} corrupted ones: give pairs")
+    coded = {spec.name: spec.bits for spec in specs if spec.bits not in (16, 32)}
+    run = loop(model, tensors, coded, clean, corrupter, arguments, objective=objective, progress=progress)
+    before, after = run.run()
     if not after.loss < before.loss:
         warnings.warn(
             f"the distillation did not help: on held-out images the answers diverge by {after.loss:.3g} from the "
@@ -132,14 +146,14 @@ def distill(
             stacklevel=2,
         )
     deltas = after.deltas
-    training = distiller.record() | {"agreement": _agreement(before, after)}
+    training = run.record() | {"agreement": _agreement(before, after)}
     config = SignatureConfig(
         base_model=describe_base(model, {name: state[name] for name in deltas}, origin),
-        corruption=Corruption(shown.names, shown.severity, dataset),
+        corruption=Corruption(corrupter.names, corrupter.severity, dataset),
         method=Method("distilled", len(layers), None, training=training),
-        tensors=tuple(specs),
+        tensors=specs,
     )
-    return Signature.from_deltas(deltas, config, bits, name=name)
+    return Signature.from_deltas(deltas, config, name=name)
 
 
 def _open(base: nn.Module | str | Path) -> tuple[nn.Module, Location | None]:
@@ -153,7 +167,7 @@ def _open(base: nn.Module | str | Path) -> tuple[nn.Module, Location | None]:
     return model, None
 
 
-def _agreement(before: Look, after: Look) -> dict[str, dict[str, float]]:
+def _agreement(before: Snapshot, after: Snapshot) -> dict[str, dict[str, float]]:
     return {
         kind: {"before": round(getattr(before, kind), 4), "after": round(getattr(after, kind), 4)}
         for kind in ("clean", "corrupted")

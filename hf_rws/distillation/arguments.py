@@ -3,13 +3,9 @@
 import math
 from dataclasses import dataclass
 from numbers import Real
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from hf_rws.errors import OptionError
-
-if TYPE_CHECKING:
-    pass
-
 
 # What timm's optimizer factory is given; measured by scripts/distillation_search.py.
 OPTIMIZERS: dict[str, dict[str, Any]] = {

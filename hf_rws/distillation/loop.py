@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from timm.optim import create_optimizer_v2
 from torch import Generator, Tensor, nn
-from torch.nn import functional as F
 from tqdm.auto import tqdm
 
 from hf_rws._accelerator import create_accelerator
 from hf_rws.data.preprocessing import Normalize
 from hf_rws.distillation.arguments import OPTIMIZERS, DistillationArguments, default_steps
-from hf_rws.distillation.mixtures import Shown
+from hf_rws.distillation.mixtures import Corrupter
+from hf_rws.distillation.objective import Objective, softened_divergence
 from hf_rws.errors import OptionError
 from hf_rws.extraction import difference
 from hf_rws.layers import LayerTensor
@@ -26,6 +26,7 @@ from hf_rws.signature.quantization import Bits, rounded
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
+
 _MAX_HELD_OUT = 500
 _LOOKS = 10  # at the held-out images during a run
 _PATIENCE = 3  # looks in the second half of the run that may pass without progress before it ends
@@ -38,7 +39,7 @@ _EVALUATION_BATCH = 500
 
 
 @dataclass(frozen=True)
-class Look:
+class Snapshot:
     """A state of the first layers, and what it is worth on the held-out images, rounded as it will be stored.
 
     Attributes:
@@ -90,8 +91,9 @@ class Distiller:
         tensors: Those of its first layers, which learn.
         bits: How each of them will be stored, if not as it is: bit widths of weights, by name.
         images: Clean images, uint8 of shape (N, 3, H, W).
-        shown: How they are corrupted.
+        corrupter: What corrupts them.
         arguments: The hyper-parameters.
+        objective: What is minimised; None is the divergence of softened answers at the arguments' temperature.
         progress: Show a bar.
     """
 
@@ -101,9 +103,10 @@ class Distiller:
         tensors: Sequence[LayerTensor],
         bits: Mapping[str, Bits],
         images: Tensor,
-        shown: Shown,
+        corrupter: Corrupter,
         arguments: DistillationArguments,
         *,
+        objective: Objective | None = None,
         progress: bool = True,
     ) -> None:
         self.began = time.perf_counter()
@@ -114,7 +117,8 @@ class Distiller:
         self.share = arguments.batch_size // processes
         self.device = self.accelerator.device
         self.arguments, self.tensors, self.bits = arguments, tensors, bits
-        self.images, self.shown = images, shown
+        self.objective = objective or softened_divergence(arguments.temperature)
+        self.images, self.corrupter = images, corrupter
         self.student = copy.deepcopy(base).float().eval().to(self.device).to(memory_format=torch.channels_last)
         self.student.__dict__.pop("_is_accelerate_prepared", None)  # with it a base that was prepared is not wrapped
         self.normalize = Normalize.of(self.student).to(self.device)
@@ -131,7 +135,7 @@ class Distiller:
         self.held_out, self.rows = order[:held_out].sort().values, order[held_out:]
         self.ask = partial(_answers, self.accelerator, self.normalize)
         self.teacher = _Teacher(partial(self.ask, copy.deepcopy(self.student)), images)
-        self.steps = arguments.steps or default_steps(len(self.rows), len(shown.names))
+        self.steps = arguments.steps or default_steps(len(self.rows), len(corrupter.names))
         self.optimizer_name = arguments.optimizer
         if arguments.optimizer == "auto":
             owned = {self.student.get_submodule(tensor.name.rpartition(".")[0]) for tensor in tensors}
@@ -144,7 +148,8 @@ class Distiller:
         self.model, self.optimizer = self.accelerator.prepare(self.student, optimizer)
         self.bar = tqdm(
             total=None if arguments.minutes else self.steps,
-            desc=f"distilling {shown.names[0]}" + (f" and {len(shown.names) - 1} more" if len(shown.names) > 1 else ""),
+            desc=f"distilling {corrupter.names[0]}"
+            + (f" and {len(corrupter.names) - 1} more" if len(corrupter.names) > 1 else ""),
             unit="step",
             disable=not (progress and self.accelerator.is_local_main_process),
             mininterval=1,
@@ -155,27 +160,27 @@ class Distiller:
         state = self.student.state_dict()
         return {tensor.name: state[tensor.name] for tensor in self.tensors}
 
-    def run(self) -> tuple[Look, Look]:
+    def run(self) -> tuple[Snapshot, Snapshot]:
         """Train; returns what there was before, and the best of what was seen during the run."""
         check = self._held_out_images()
         began = time.perf_counter()
-        best = before = self._look(check)
+        best = before = self._snapshot(check)
         since, looks, self.step = 0, 0, 0
         self._begin(look_seconds=time.perf_counter() - began)
-        rounded = 1 - _ROUNDED if self.arguments.quantization_aware else math.inf
+        coarse_from = 1 - _ROUNDED if self.arguments.quantization_aware else math.inf
         for images, answers in self._batches():
             fraction = self._fraction()
-            self._learn(images, answers, self.peak * _one_cycle(fraction), rounded=fraction >= rounded)
+            self.learn(images, answers, self.peak * _one_cycle(fraction), as_stored=fraction >= coarse_from)
             self.step += 1
             self.bar.update()
             fraction = self._fraction()
             if int(fraction * _LOOKS) > looks:
                 looks = int(fraction * _LOOKS)
-                look = self._look(check)
-                self.bar.set_postfix(agreement=f"{look.corrupted:.3f}", clean=f"{look.clean:.3f}")
+                now = self._snapshot(check)
+                self.bar.set_postfix(agreement=f"{now.corrupted:.3f}", clean=f"{now.clean:.3f}")
                 since = since + 1 if fraction > 0.5 else 0
-                if look.loss < best.loss:
-                    best, since = look, 0
+                if now.loss < best.loss:
+                    best, since = now, 0
                 if fraction >= 1 or since >= _PATIENCE:
                     break
         self.bar.close()
@@ -193,17 +198,17 @@ class Distiller:
             "mixed_precision": self.accelerator.mixed_precision,
         }
 
-    def _learn(self, images: Tensor, answers: Tensor, rate: float, *, rounded: bool = False) -> None:
-        """One step; with `rounded` the gradient is that at the rounded weights, the step is the unrounded ones'."""
+    def learn(self, images: Tensor, answers: Tensor, rate: float, *, as_stored: bool = False) -> None:
+        """One step; with `as_stored` the gradient is that at the rounded weights, the step is the unrounded ones'."""
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         for norm in self.norms:
             norm.train()
-        coarse = {name: bits for name, bits in self.bits.items() if bits in _COARSE} if rounded else {}
+        coarse = {name: bits for name, bits in self.bits.items() if bits in _COARSE} if as_stored else {}
         with self._as_stored(coarse):
             with self.accelerator.autocast():
                 logits = self.model(self.normalize(images))
-            self.accelerator.backward(self._divergence(logits, answers))
+            self.accelerator.backward(self.objective(logits, answers))
         self.optimizer.step()
         self.optimizer.zero_grad()
 
@@ -228,13 +233,8 @@ class Distiller:
     def _diverged(self) -> OptionError:
         return OptionError(f"the distillation diverged: give a lower lr than {self.peak:g}")
 
-    def _divergence(self, logits: Tensor, answers: Tensor) -> Tensor:
-        temperature = self.arguments.temperature
-        given, wanted = (F.log_softmax(values.float() / temperature, 1) for values in (logits, answers))
-        return temperature**2 * F.kl_div(given, wanted, log_target=True, reduction="batchmean")
-
     def _begin(self, look_seconds: float) -> None:
-        """Start the clock of the steps: they get the time that is left, but for one more look."""
+        """Start the clock of the steps: they get the time that is left, but for one more now."""
         self.steps_began = time.perf_counter()
         if self.arguments.minutes is not None:
             taken = self.steps_began - self.began + look_seconds
@@ -277,7 +277,7 @@ class Distiller:
             rows = block.view(block_size, -1, self.share)[:, rank].flatten()
             images = self.images[rows].to(self.device)
             if len(dirty):
-                images[dirty.to(self.device)] = self.shown(images[dirty.to(self.device)], rows[dirty], draws)
+                images[dirty.to(self.device)] = self.corrupter(images[dirty.to(self.device)], rows[dirty], draws)
             mirrored = torch.rand(len(rows), generator=order) < 0.5 if arguments.flip else torch.zeros(len(rows)) > 0
             answers = self.teacher(rows, mirrored)
             images = torch.where(mirrored.to(self.device)[:, None, None, None], images.flip(3), images)
@@ -288,9 +288,9 @@ class Distiller:
         clean = self.images[self.held_out].to(self.device)
         generator = Generator(device=self.device).manual_seed(self.arguments.seed)
         answers = self.teacher(self.held_out, torch.zeros(len(self.held_out), dtype=torch.bool))
-        return clean, self.shown(clean, self.held_out, generator), answers
+        return clean, self.corrupter(clean, self.held_out, generator), answers
 
-    def _look(self, check: tuple[Tensor, Tensor, Tensor]) -> Look:
+    def _snapshot(self, check: tuple[Tensor, Tensor, Tensor]) -> Snapshot:
         """Judge the present state; all processes take the main one's statistics and verdict."""
         if self.accelerator.num_processes > 1:
             from accelerate.utils import broadcast
@@ -302,7 +302,7 @@ class Distiller:
         with self._as_stored(self.bits):
             for images in both:
                 logits = self.ask(self.student, images)
-                losses.append(float(self._divergence(logits, answers)))
+                losses.append(float(self.objective(logits, answers)))
                 shares.append(float((logits.argmax(1) == answers.argmax(1)).double().mean()))
         clean_fraction = self.arguments.clean_fraction
         loss = clean_fraction * losses[0] + (1 - clean_fraction) * losses[1]
@@ -314,7 +314,7 @@ class Distiller:
             tensor.name: difference(tensor, state[tensor.name].cpu(), self.start[tensor.name])
             for tensor in self.tensors
         }
-        return Look(loss, shares[0], shares[1], deltas)
+        return Snapshot(loss, shares[0], shares[1], deltas)
 
 
 @torch.no_grad()

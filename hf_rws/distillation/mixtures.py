@@ -28,4 +28,4 @@ class Pairs:
         return self._corrupted[rows].to(images.device)
 
 
-Shown: TypeAlias = Mixture | Pairs
+Corrupter: TypeAlias = Mixture | Pairs

@@ -7,14 +7,14 @@ import json
 import math
 import sys
 import warnings
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Literal
 
 from hf_rws._files import parse_json
 from hf_rws.errors import FormatError, OptionError
-from hf_rws.layers import Kind
-from hf_rws.signature.quantization import CODECS, Bits, packed_sizes
+from hf_rws.layers import Kind, LayerTensor
+from hf_rws.signature.quantization import CODECS, Bits, BitsLike, packed_sizes, resolve_bits
 
 _FORMAT_VERSION = "1.0"
 LIBRARY_NAME = "hf-rws"
@@ -68,6 +68,31 @@ class TensorSpec:
         return {"codes": codes, "scales": scales}
 
 
+def tensor_specs(
+    tensors: Iterable[LayerTensor], shapes: Mapping[str, Sequence[int]], bits: BitsLike
+) -> tuple[TensorSpec, ...]:
+    """What is stored of the tensors of some first layers; errors as for `with_bits`."""
+    return with_bits((TensorSpec(one.name, tuple(shapes[one.name]), one.kind, one.layer, 32) for one in tensors), bits)
+
+
+def with_bits(tensors: Iterable[TensorSpec], bits: BitsLike) -> tuple[TensorSpec, ...]:
+    """Specs with the storage that `bits` asks for: weights by layer, everything else float16 (float32 with None).
+
+    Raises:
+        OptionError: `bits` makes no sense, or is a list of another length than there are layers.
+    """
+    tensors = tuple(tensors)
+    per_layer = resolve_bits(bits, 1 + max(spec.layer for spec in tensors))
+
+    def stored(spec: TensorSpec) -> StoredBits:
+        if spec.kind == "weight":
+            chosen = per_layer[spec.layer]
+            return 32 if chosen is None else chosen
+        return 32 if bits is None else 16
+
+    return tuple(replace(spec, bits=stored(spec)) for spec in tensors)
+
+
 @dataclass(frozen=True)
 class BaseModel:
     """The standard model that a signature was made from."""
@@ -118,6 +143,10 @@ class SignatureConfig:
     recommended_scale: float = 1.0
     metrics: Mapping[str, Any] | None = None
     statistics: Mapping[str, Any] | None = None
+
+    def with_bits(self, bits: BitsLike) -> "SignatureConfig":
+        """The same with tensors that are stored as `bits` says; errors as for the function of this name."""
+        return replace(self, tensors=with_bits(self.tensors, bits))
 
     def to_json(self, *, version: str, sha256: str) -> str:
         """config.json as text, with sorted keys."""

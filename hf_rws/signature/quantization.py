@@ -22,6 +22,7 @@ tensor NaN; here zeros take the smallest magnitude.)
 
 import math
 from collections.abc import Sequence
+from typing import TypeAlias
 
 import numpy as np
 import torch
@@ -38,7 +39,10 @@ from hf_rws.signature.decoding import (
     workspace,
 )
 
-__all__ = ["CODECS", "PRESETS", "Bits", "decode", "encode", "packed_sizes", "resolve_bits"]
+__all__ = ["CODECS", "PRESETS", "Bits", "BitsLike", "decode", "encode", "packed_sizes", "resolve_bits"]
+
+# How users give bits: one width for all layers, a preset, None for float32, or one of these for each layer.
+BitsLike: TypeAlias = Bits | str | Sequence[Bits | None] | None
 
 CODECS = ("symmetric", "linear", "log")
 
@@ -63,7 +67,7 @@ _CHUNK = 2**17  # values searched at a time: what fits a CPU's second-level cach
 # --- settings ---
 
 
-def resolve_bits(bits: Bits | str | Sequence[Bits | None] | None, num_layers: int) -> tuple[Bits | None, ...]:
+def resolve_bits(bits: BitsLike, num_layers: int) -> tuple[Bits | None, ...]:
     """One bit width per layer, in depth order.
 
     Args:

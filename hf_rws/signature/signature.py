@@ -1,7 +1,7 @@
 """`Signature`: what is added to the first layers of a model to make it robust, with its algebra and its files."""
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -27,10 +27,9 @@ from hf_rws.signature.config import (
     WEIGHTS_NAME,
     Method,
     SignatureConfig,
-    StoredBits,
     TensorSpec,
 )
-from hf_rws.signature.quantization import Bits, resolve_bits
+from hf_rws.signature.quantization import BitsLike
 
 if TYPE_CHECKING:
     from huggingface_hub import CommitInfo
@@ -57,27 +56,24 @@ class Signature:
         cls,
         deltas: Mapping[str, Tensor],
         config: SignatureConfig,
-        bits: Bits | str | Sequence[Bits | None] | None,
         *,
         name: str | None = None,
     ) -> "Signature":
         """Quantize float32 tensors by name into a signature.
 
         Args:
-            deltas: A tensor for each of `config.tensors`, whose `bits` are set anew here.
-            config: The rest of the config.
-            bits: As in `extract`.
+            deltas: A tensor for each of `config.tensors`, which say in how many bits it is stored.
+            config: The config.
             name: The signature's name; the corruption's label if None.
 
         Raises:
-            OptionError: `bits` makes no sense, or values are not finite or too large for float16.
+            OptionError: Values are not finite or too large for float16.
         """
-        tensors = with_bits(config.tensors, bits)
-        for spec in tensors:
+        for spec in config.tensors:
             if not bool(torch.isfinite(deltas[spec.name]).all()):
                 raise OptionError(f"{spec.name}: the difference holds NaN or infinite values; the models are broken")
-        arrays = pack(deltas, tensors, config.method.codec)
-        return cls(replace(config, tensors=tensors), arrays, name or config.corruption.label)
+        arrays = pack(deltas, config.tensors, config.method.codec)
+        return cls(config, arrays, name or config.corruption.label)
 
     def __getstate__(self) -> dict[str, Any]:
         """For deepcopy and pickle: without the views of the arrays, each of which would take its whole array along."""
@@ -158,7 +154,7 @@ class Signature:
         names = tuple(dict.fromkeys(mine.corruption.names + theirs.corruption.names))
         same = mine.corruption.severity == theirs.corruption.severity
         config = replace(
-            mine,
+            mine.with_bits(None),
             corruption=replace(mine.corruption, names=names, severity=mine.corruption.severity if same else None),
             method=replace(mine.method, kind="combined", training={}),
             metrics=None,
@@ -166,7 +162,7 @@ class Signature:
             recommended_scale=1.0,
         )
         summed = {name: delta + other.delta(name) for name, delta in self.deltas().items()}
-        return Signature.from_deltas(summed, config, None)
+        return Signature.from_deltas(summed, config)
 
     def __sub__(self, other: "Signature") -> "Signature":
         return self + -other if isinstance(other, Signature) else NotImplemented
@@ -175,25 +171,26 @@ class Signature:
         """The signature with every tensor multiplied by `factor`, in float32."""
         if isinstance(factor, bool) or not isinstance(factor, int | float):
             return NotImplemented
-        config = replace(self.config, method=_unmeasured(self.config.method), metrics=None)
-        return Signature.from_deltas({k: factor * v for k, v in self.deltas().items()}, config, None, name=self.name)
+        config = replace(self.config.with_bits(None), method=_unmeasured(self.config.method), metrics=None)
+        return Signature.from_deltas({k: factor * v for k, v in self.deltas().items()}, config, name=self.name)
 
     __rmul__ = __mul__
 
     def __neg__(self) -> "Signature":
         return self * -1.0
 
-    def quantize(self, bits: Bits | str | Sequence[Bits | None] | None, *, codec: str = "symmetric") -> "Signature":
+    def quantize(self, bits: BitsLike, *, codec: str = "symmetric") -> "Signature":
         """The same signature with other bits, from the stored values; the same setting again gives equal codes.
 
         Args:
             bits: As in `extract`.
             codec: "symmetric", or the released code's "linear" or "log".
         """
-        if with_bits(self.config.tensors, bits) == self.config.tensors and codec == self.config.method.codec:
+        config, method = self.config.with_bits(bits), self.config.method
+        if config == self.config and codec == method.codec:
             return self
-        config = replace(self.config, method=replace(_unmeasured(self.config.method), codec=codec), metrics=None)
-        return Signature.from_deltas(self.deltas(), config, bits, name=self.name)
+        config = replace(config, method=replace(_unmeasured(method), codec=codec), metrics=None)
+        return Signature.from_deltas(self.deltas(), config, name=self.name)
 
     def with_results(self, **results: Any) -> "Signature":
         """The same signature with other `metrics`, `recommended_scale` or `statistics` in its config."""
@@ -331,20 +328,6 @@ class Signature:
         tensors, codec = self.config.tensors, self.config.method.codec
         parts = slices(self.arrays, tensors, codec)
         return {spec.name: (spec, part) for spec, part in zip(tensors, parts, strict=True)}
-
-
-def with_bits(tensors: Iterable[TensorSpec], bits: Bits | str | Sequence[Bits | None] | None) -> tuple[TensorSpec, ...]:
-    """Specs with the storage that `bits` asks for: weights by layer, everything else float16 (float32 with None)."""
-    tensors = tuple(tensors)
-    per_layer = resolve_bits(bits, 1 + max(spec.layer for spec in tensors))
-
-    def stored(spec: TensorSpec) -> StoredBits:
-        if spec.kind == "weight":
-            chosen = per_layer[spec.layer]
-            return 32 if chosen is None else chosen
-        return 32 if bits is None else 16
-
-    return tuple(replace(spec, bits=stored(spec)) for spec in tensors)
 
 
 def _unmeasured(method: Method) -> Method:

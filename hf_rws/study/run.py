@@ -21,11 +21,11 @@ from hf_rws.distillation import distill
 from hf_rws.errors import OptionError
 from hf_rws.extraction import extract
 from hf_rws.fingerprints import fingerprint, weights_digest
-from hf_rws.layers import first_layers
+from hf_rws.layers import NumLayers, first_layers
 from hf_rws.models import is_ours
-from hf_rws.signature.config import CONFIG_NAME, PROJECTIONS
-from hf_rws.signature.quantization import Bits, resolve_bits
-from hf_rws.signature.signature import Signature, with_bits
+from hf_rws.signature.config import CONFIG_NAME, PROJECTIONS, with_bits
+from hf_rws.signature.quantization import BitsLike, resolve_bits
+from hf_rws.signature.signature import Signature
 from hf_rws.study.layout import BASE, RESULTS_NAME, START, robust_name, signature_name
 from hf_rws.study.measuring import CURVE_SCALES, Study, StudyRow, measure_scales
 from hf_rws.timm_repo import MODEL_NAME, TRAINING_NAME, save_timm_repo
@@ -82,9 +82,9 @@ def run_study(
     corruptions: Sequence[str],
     distilled: int | None = None,
     robust: bool = True,
-    num_layers: int | Literal["all"] | None = None,
+    num_layers: NumLayers = None,
     projection: Literal["weights", "all"] | None = "weights",
-    bits: Bits | str | Sequence[Bits | None] | None = "default",
+    bits: BitsLike = "default",
     scale_curve: bool = True,
     notes: Mapping[str, Any] | None = None,
 ) -> Study:
@@ -164,8 +164,8 @@ def _distill(
     arguments: TrainingArguments,
     corruptions: Sequence[str],
     count: int,
-    num_layers: int | Literal["all"] | None,
-    bits: Bits | str | Sequence[Bits | None] | None,
+    num_layers: NumLayers,
+    bits: BitsLike,
 ) -> None:
     """Leave a distilled signature for each corruption; those that are there already, made just so, are kept."""
     from accelerate.state import PartialState
@@ -204,8 +204,8 @@ def _check_distilled(
     base: nn.Module,
     arguments: TrainingArguments,
     count: int,
-    num_layers: int | Literal["all"] | None,
-    bits: Bits | str | Sequence[Bits | None] | None,
+    num_layers: NumLayers,
+    bits: BitsLike,
 ) -> None:
     """OptionError unless a signature was distilled with these settings, from this base."""
     config = Signature.from_pretrained(where).config
