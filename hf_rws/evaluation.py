@@ -107,6 +107,15 @@ def evaluate(
             model knows.
         NotFoundError: There is no such dataset, or files of a benchmark are missing.
         FormatError: A dataset or benchmark cannot be read.
+
+    Example:
+        >>> model = timm.create_model("resnet18", num_classes=10)
+        >>> images, labels = torch.randint(0, 256, (20, 3, 32, 32), dtype=torch.uint8), torch.arange(20) % 10
+        >>> table = hf_rws.evaluate(model, (images, labels), ["fog", "snow"], severities=[1, 5])
+        >>> [(row.corruption, row.severity) for row in table.rows]
+        [('clean', 0), ('fog', 1), ('fog', 5), ('snow', 1), ('snow', 5)]
+        >>> 0 <= table["fog"] <= 1
+        True
     """
     for label, number in (("limit", limit), ("batch_size", batch_size)):
         if number is not None and number < 1:

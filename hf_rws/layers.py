@@ -60,6 +60,11 @@ def find_layers(model: nn.Module) -> list[list[LayerTensor]]:
 
     Returns:
         A list of layers, each the list of its tensors in state-dict order.
+
+    Example:
+        >>> stem = find_layers(timm.create_model("resnet18"))[0]
+        >>> [tensor.name for tensor in stem]
+        ['conv1.weight', 'bn1.weight', 'bn1.bias', 'bn1.running_mean', 'bn1.running_var']
     """
     tensors = layer_tensors(model)
     head = head_names(model)

@@ -25,6 +25,7 @@ class MapStyle:
         return self.item(IMAGES[number])
 
 
+@pytest.mark.filterwarnings("ignore:the distillation did not help")  # in two steps
 def test_an_array_in_a_file_is_not_copied(tmp_path):
     np.save(tmp_path / "images.npy", IMAGES.permute(0, 2, 3, 1).numpy())
     array = np.load(tmp_path / "images.npy", mmap_mode="r")

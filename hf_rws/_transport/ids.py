@@ -62,6 +62,12 @@ def parse_id(id: str | os.PathLike[str], *, revision: str | None = None) -> Loca
     Raises:
         OptionError: The id is none of these, two revisions contradict each other, or a folder is given one.
         NotFoundError: The id can only be a folder, and there is none.
+
+    Example:
+        >>> parse_id("user/rws-fog@v1.0")
+        Location(kind='hub', id='user/rws-fog', revision='v1.0')
+        >>> parse_id("resnet50.a1_in1k").kind
+        'name'
     """
     if not isinstance(id, (str, os.PathLike)):
         raise OptionError(f"a {type(id).__name__} is no id: {_FORMS}")

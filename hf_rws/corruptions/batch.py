@@ -54,6 +54,14 @@ def corrupt(
     Raises:
         OptionError: An unknown name, severity or parameter set, or images of another kind, dtype, shape or range.
         MissingExtraError: Frost, and its pictures are not installed (see `hf_rws.corruptions.frost`).
+
+    Example:
+        >>> images = torch.randint(0, 256, (8, 3, 32, 32), dtype=torch.uint8)
+        >>> foggy = hf_rws.corrupt(images, "fog", severity=5)
+        >>> foggy.shape, foggy.dtype
+        (torch.Size([8, 3, 32, 32]), torch.uint8)
+        >>> torch.equal(hf_rws.corrupt(images[2:4], "fog", severity=5, index=2), foggy[2:4])
+        True
     """
     corruption = find(name)
     _check_numbers(severity, seed, index)

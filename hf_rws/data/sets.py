@@ -67,7 +67,12 @@ class Splits:
 
 
 def parse_classes(classes: str | Sequence[int], count: int) -> tuple[int, ...]:
-    """Turn "0-49,60" into class numbers below `count`; OptionError says what is wrong."""
+    """Turn "0-49,60" into class numbers below `count`; OptionError says what is wrong.
+
+    Example:
+        >>> parse_classes("0-2,5", 10)
+        (0, 1, 2, 5)
+    """
     if isinstance(classes, str):
         numbers: list[int] = []
         for part in classes.split(","):

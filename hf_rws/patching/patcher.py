@@ -56,6 +56,17 @@ def patch(
     Raises:
         MismatchError: A signature does not fit the model; the model is as it was.
         OptionError: Scales of the wrong length or not finite, a name twice, a model that cannot be patched.
+
+    Example:
+        >>> model, robust = (timm.create_model("resnet18", num_classes=10) for _ in range(2))
+        >>> clean = {name: value.clone() for name, value in model.state_dict().items()}
+        >>> patcher = hf_rws.patch(model, hf_rws.extract(robust, model, None, projection=None, corruption="fog"))
+        >>> patcher.set({"fog": 0.5})
+        >>> patcher.scales
+        {'fog': 0.5}
+        >>> patcher.clear()
+        >>> all(torch.equal(value, clean[name]) for name, value in model.state_dict().items())
+        True
     """
     patcher = Patcher(model, strict=strict)
     patcher._attach(listed(signatures), scales, load_options)

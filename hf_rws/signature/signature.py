@@ -44,6 +44,18 @@ class Signature:
         arrays: The flat arrays of signature.safetensors, on the CPU.
         name: What it is called when it is put on a model: the last part of its id, or its corruption.
         origin: Where it was loaded from, with the commit of a Hub repo; None if it was made in memory.
+
+    Example:
+        >>> base, foggy, snowy = (timm.create_model("resnet18", num_classes=10) for _ in range(3))
+        >>> fog = hf_rws.extract(foggy, base, None, projection=None, corruption="fog")
+        >>> snow = hf_rws.extract(snowy, base, None, projection=None, corruption="snow")
+        >>> (0.5 * fog + snow).config.corruption.names
+        ('fog', 'snow')
+        >>> fog.quantize(bits=2).nbytes < fog.nbytes
+        True
+        >>> folder = fog.save_pretrained("rws-fog")
+        >>> hf_rws.Signature.from_pretrained("rws-fog").sha256 == fog.sha256
+        True
     """
 
     config: SignatureConfig
