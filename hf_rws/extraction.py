@@ -18,7 +18,7 @@ from hf_rws.layers import LayerTensor, NumLayers, architecture, first_layers, un
 from hf_rws.signature.config import (
     PROJECTIONS,
     BaseModel,
-    Corruption,
+    CorruptionSpec,
     Method,
     SignatureConfig,
     tensor_specs,
@@ -119,7 +119,7 @@ def extract(
             {tensor.name: states["standard"][tensor.name] for tensor in tensors},
             sources["standard"].origin,
         ),
-        corruption=Corruption(names, severity, dataset),
+        corruption=CorruptionSpec(names, severity, dataset),
         method=Method("extracted", len(layers), projection, training=dict(training or {})),
         tensors=specs,
     )

@@ -18,8 +18,8 @@ import hf_rws
 from hf_rws.errors import IntegrityError, OptionError
 from hf_rws.extraction import describe_base
 from hf_rws.layers import layer_tensors
-from hf_rws.signature.arrays import pack
-from hf_rws.signature.config import Corruption, Method, SignatureConfig, TensorSpec
+from hf_rws.signature.arrays import pack_arrays
+from hf_rws.signature.config import CorruptionSpec, Method, SignatureConfig, TensorSpec
 from tests.models import DEVICES, create, identical, make_trio, moved, signature, state, trio
 
 
@@ -395,7 +395,9 @@ def test_a_tensor_of_any_shape_may_be_the_only_small_one(shape):
     before = state(model)
     deltas = {name: torch.full(value.shape, 0.5) for name, value in before.items()}
     tensors = tuple(TensorSpec(n, tuple(d.shape), layer_tensors(model)[n].kind, 0, 32) for n, d in deltas.items())
-    config = SignatureConfig(describe_base(model, before), Corruption(("fog",)), Method("extracted", 1, None), tensors)
+    config = SignatureConfig(
+        describe_base(model, before), CorruptionSpec(("fog",)), Method("extracted", 1, None), tensors
+    )
     patcher = hf_rws.patch(model, hf_rws.Signature.from_deltas(deltas, config.with_bits(None)))
     assert identical(model, {name: value + 0.5 for name, value in before.items()})
     patcher.verify()
@@ -411,5 +413,5 @@ def test_variances_that_would_overflow_are_refused_also_where_they_are_coded():
     model = trio("vgg16_bn_gap").base()
     before = state(model)
     with pytest.raises(OptionError, match="no longer be finite"):
-        hf_rws.patch(model, hf_rws.Signature(config, pack(deltas, tensors, "symmetric"), "fog"))
+        hf_rws.patch(model, hf_rws.Signature(config, pack_arrays(deltas, tensors, "symmetric"), "fog"))
     assert identical(model, before)

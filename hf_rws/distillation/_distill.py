@@ -19,7 +19,7 @@ from hf_rws.distillation.objective import Objective
 from hf_rws.errors import OptionError
 from hf_rws.extraction import describe_base
 from hf_rws.layers import NumLayers, first_layers, unwrap
-from hf_rws.signature.config import Corruption, Method, SignatureConfig, tensor_specs
+from hf_rws.signature.config import CorruptionSpec, Method, SignatureConfig, tensor_specs
 from hf_rws.signature.quantization import BitsLike
 from hf_rws.signature.signature import Signature
 
@@ -149,7 +149,7 @@ def distill(
     training = run.record() | {"agreement": _agreement(before, after)}
     config = SignatureConfig(
         base_model=describe_base(model, {name: state[name] for name in deltas}, origin),
-        corruption=Corruption(corrupter.names, corrupter.severity, dataset),
+        corruption=CorruptionSpec(corrupter.names, corrupter.severity, dataset),
         method=Method("distilled", len(layers), None, training=training),
         tensors=specs,
     )

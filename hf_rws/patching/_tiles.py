@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from hf_rws.layers import LayerTensor
-from hf_rws.signature.arrays import slices
+from hf_rws.signature.arrays import tensor_parts
 from hf_rws.signature.config import TensorSpec
 from hf_rws.signature.decoding import Coded, decoder, row_ranges, workspace
 from hf_rws.signature.signature import Signature
@@ -339,7 +339,7 @@ def _whole(signature: Signature, names: Collection[str], device: torch.device) -
     codec, stored = signature.config.method.codec, signature.stored
     if device.type != "cpu":
         arrays = {key: array.to(device) for key, array in signature.arrays.items()}
-        parts = slices(arrays, signature.config.tensors, codec)
+        parts = tensor_parts(arrays, signature.config.tensors, codec)
         stored = {spec.name: (spec, part) for spec, part in zip(signature.config.tensors, parts, strict=True)}
     return {name: _as_stored(*stored[name], codec) for name in names}
 

@@ -12,7 +12,7 @@ from hf_rws.signature.quantization import decode, encode
 ARRAYS = {"codes": torch.uint8, "scales": torch.float16, "vectors": torch.float16, "values": torch.float32}
 
 
-def pack(deltas: Mapping[str, Tensor], tensors: Sequence[TensorSpec], codec: str) -> dict[str, Tensor]:
+def pack_arrays(deltas: Mapping[str, Tensor], tensors: Sequence[TensorSpec], codec: str) -> dict[str, Tensor]:
     """Flat arrays, in storage order, of float32 tensors by name; arrays without elements are left out.
 
     Raises:
@@ -32,7 +32,7 @@ def pack(deltas: Mapping[str, Tensor], tensors: Sequence[TensorSpec], codec: str
     return {name: torch.cat(pieces) for name, pieces in parts.items() if sum(map(len, pieces))}
 
 
-def check_arrays(arrays: Mapping[str, Tensor], tensors: Sequence[TensorSpec], codec: str, where: str) -> None:
+def check_packed(arrays: Mapping[str, Tensor], tensors: Sequence[TensorSpec], codec: str, where: str) -> None:
     """FormatError unless the arrays have just the dtypes, lengths and finite values that `tensors` ask for."""
     lengths = dict.fromkeys(ARRAYS, 0)
     for spec in tensors:
@@ -53,7 +53,9 @@ def check_arrays(arrays: Mapping[str, Tensor], tensors: Sequence[TensorSpec], co
             raise FormatError(f"{where}: array {name!r} holds NaN or infinite values")
 
 
-def slices(arrays: Mapping[str, Tensor], tensors: Sequence[TensorSpec], codec: str) -> Iterator[dict[str, Tensor]]:
+def tensor_parts(
+    arrays: Mapping[str, Tensor], tensors: Sequence[TensorSpec], codec: str
+) -> Iterator[dict[str, Tensor]]:
     """The parts of the arrays that belong to each tensor, in storage order; views, nothing is copied."""
     position = dict.fromkeys(ARRAYS, 0)
     for spec in tensors:
@@ -65,7 +67,7 @@ def slices(arrays: Mapping[str, Tensor], tensors: Sequence[TensorSpec], codec: s
         yield mine
 
 
-def unpack(parts: Mapping[str, Tensor], spec: TensorSpec, codec: str) -> Tensor:
+def unpack_tensor(parts: Mapping[str, Tensor], spec: TensorSpec, codec: str) -> Tensor:
     """The float32 tensor of one spec from its parts of the arrays."""
     if spec.bits == 32:
         return parts["values"].view(spec.shape).clone()

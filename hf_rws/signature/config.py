@@ -108,7 +108,7 @@ class BaseModel:
 
 
 @dataclass(frozen=True)
-class Corruption:
+class CorruptionSpec:
     """What a signature makes robust to."""
 
     names: tuple[str, ...]
@@ -137,7 +137,7 @@ class SignatureConfig:
     """The content of config.json but for its versions and the weight file's sha256."""
 
     base_model: BaseModel
-    corruption: Corruption
+    corruption: CorruptionSpec
     method: Method
     tensors: tuple[TensorSpec, ...]
     recommended_scale: float = 1.0
@@ -213,7 +213,7 @@ def parse_config(text: str | bytes, where: str) -> tuple[SignatureConfig, str]:
             repo_id=base.optional("repo_id", str),
             revision=base.optional("revision", str),
         ),
-        corruption=Corruption(
+        corruption=CorruptionSpec(
             names=names,
             severity=None
             if corruption.data.get("severity") is None
@@ -258,7 +258,7 @@ def _unknown_keys(data: Mapping[str, Any]) -> list[str]:
     """Keys that this version does not read, those of inner objects as "method.shiny"; metrics hold what they like."""
     known = {
         "base_model": _names(BaseModel),
-        "corruption": _names(Corruption) | {"name"},
+        "corruption": _names(CorruptionSpec) | {"name"},
         "method": _names(Method),
         "tensors": _names(TensorSpec),
     }

@@ -21,7 +21,7 @@ from hf_rws._transport.reading import fetch
 from hf_rws._version import __version__
 from hf_rws.errors import AccessError, FormatError, MismatchError, OptionError
 from hf_rws.signature._saving import read_folder
-from hf_rws.signature.arrays import check_arrays, pack, slices, unpack
+from hf_rws.signature.arrays import check_packed, pack_arrays, tensor_parts, unpack_tensor
 from hf_rws.signature.config import (
     CONFIG_NAME,
     WEIGHTS_NAME,
@@ -84,7 +84,7 @@ class Signature:
         for spec in config.tensors:
             if not bool(torch.isfinite(deltas[spec.name]).all()):
                 raise OptionError(f"{spec.name}: the difference holds NaN or infinite values; the models are broken")
-        arrays = pack(deltas, config.tensors, config.method.codec)
+        arrays = pack_arrays(deltas, config.tensors, config.method.codec)
         return cls(config, arrays, name or config.corruption.label)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -107,7 +107,7 @@ class Signature:
     def delta(self, name: str) -> Tensor:
         """The float32 tensor to add to the state-dict entry `name` (for a running_var: to its log)."""
         spec, parts = self.stored[name]
-        return unpack(parts, spec, self.config.method.codec)
+        return unpack_tensor(parts, spec, self.config.method.codec)
 
     def deltas(self) -> dict[str, Tensor]:
         """All float32 tensors by state-dict name, in storage order; `running_var` entries are differences of logs."""
@@ -327,7 +327,7 @@ class Signature:
             arrays = load(weights)
         except (SafetensorError, KeyError) as error:  # KeyError: a dtype that torch does not have
             raise FormatError(f"{where} {WEIGHTS_NAME}: not a safetensors file ({error})") from error
-        check_arrays(arrays, config.tensors, config.method.codec, f"{where} {WEIGHTS_NAME}")
+        check_packed(arrays, config.tensors, config.method.codec, f"{where} {WEIGHTS_NAME}")
         return cls(config, arrays, name)
 
     @cached_property
@@ -338,7 +338,7 @@ class Signature:
     def stored(self) -> dict[str, tuple[TensorSpec, dict[str, Tensor]]]:
         """What is stored of each tensor: its spec, and its parts of the arrays (views)."""
         tensors, codec = self.config.tensors, self.config.method.codec
-        parts = slices(self.arrays, tensors, codec)
+        parts = tensor_parts(self.arrays, tensors, codec)
         return {spec.name: (spec, part) for spec, part in zip(tensors, parts, strict=True)}
 
 
