@@ -1,18 +1,22 @@
-"""Files: JSON objects read within limits, several files written whole or not at all, folders locked meanwhile."""
+"""Files: JSON objects read within limits, several files written whole or not at all, folders locked meanwhile.
+
+Whole means: after an error, a full disk or a kill of the process at any moment. A power cut may still lose what the
+system had not brought to the disk: nothing waits for that (fsync), and the sha256 in a signature's config shows it.
+"""
 
 import json
 import math
 import os
+import secrets
 import shutil
 import stat
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from tempfile import mkdtemp
 from typing import Any
 
-from hf_rws.errors import AccessError, FormatError, NotFoundError, RWSError
+from hf_rws.errors import AccessError, FormatError, NotFoundError, OptionError, RWSError
 
 fcntl: Any
 try:
@@ -29,6 +33,7 @@ _LARGEST_INTEGER = 2**63  # what other readers of JSON hold, too
 _LONGEST_WAIT = 60.0  # seconds for another process that writes into the same folder
 
 UNFINISHED = ".saving-"  # folders of saves that are going on, or were killed
+_SINGLE = ".writing-"  # those of single files
 
 
 # --- reading ---
@@ -44,15 +49,16 @@ def read_bytes(path: Path, where: str, *, limit: int) -> bytes:
     """
     try:
         with open(path, "rb", opener=_without_blocking) as file:
-            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            status = os.fstat(file.fileno())
+            if not stat.S_ISREG(status.st_mode):
                 raise FormatError(f"{where}: is no regular file")
-            content = file.read(limit + 1)
+            content = file.read(min(limit, status.st_size) + 1)
     except FileNotFoundError as error:
         raise NotFoundError(f"{where}: there is no such file") from error
     except OSError as error:
-        if isinstance(error, RWSError):
-            raise
-        raise AccessError(f"{where}: cannot be read: {error.strerror}") from error
+        raise AccessError(f"{where}: cannot be read: {error.strerror or error}") from error
+    except ValueError as error:  # a name that no file can have
+        raise NotFoundError(f"{where}: there is no such file ({error})") from error
     if len(content) > limit:
         raise FormatError(f"{where}: is larger than the {limit:,} bytes that are read of such a file")
     return content
@@ -75,7 +81,7 @@ def parse_json(content: str | bytes, where: str, *, limit: int = _LARGEST_JSON) 
     """A JSON object of finite numbers, 64-bit integers and text that UTF-8 can hold.
 
     Args:
-        content: The text; at most `limit` characters or bytes.
+        content: The text, or its UTF-8; at most `limit` characters or bytes.
         where: What to call it in errors.
         limit: See there.
 
@@ -85,7 +91,8 @@ def parse_json(content: str | bytes, where: str, *, limit: int = _LARGEST_JSON) 
     if len(content) > limit:
         raise FormatError(f"{where}: is larger than the {limit:,} bytes that are read of such a file")
     try:
-        data = json.loads(content, parse_constant=_refuse_constant)
+        text = content.decode("utf-8-sig") if isinstance(content, bytes) else content
+        data = json.loads(text, parse_constant=_refuse_constant)
     except (ValueError, RecursionError) as error:
         raise FormatError(f"{where}: not valid JSON ({error})") from error
     if not isinstance(data, dict):
@@ -103,52 +110,103 @@ def _refuse_constant(constant: str) -> None:
 
 
 def _check_values(data: dict[str, Any], where: str) -> None:
-    """Level by level, so that nothing is too deep to be checked; each value with the key that it stands under."""
-    level: list[tuple[str, Any]] = list(data.items())
+    """Level by level, so that nothing is too deep to be checked; four million bytes take a third of a second."""
+    level: list[Any] = [data]
     for _ in range(_DEEPEST_JSON):
-        inner: list[tuple[str, Any]] = []
-        for key, value in level:
-            if (problem := _problem(key)) or (problem := _problem(value)):
-                raise FormatError(f"{where}: {key!a:.80} holds {problem}")
-            if isinstance(value, dict):
-                inner += value.items()
-            elif isinstance(value, list):
-                inner += ((key, item) for item in value)
+        inner: list[Any] = []
+        for container in level:
+            values: Iterable[Any] = container
+            if isinstance(container, dict):
+                values = container.values()
+                if any(not key.isascii() and _is_broken(key) for key in container):
+                    raise FormatError(f"{where}: a key holds text that is not Unicode")
+            for value in values:
+                kind = type(value)
+                if kind is dict or kind is list:
+                    inner.append(value)
+                elif kind is str:
+                    if not value.isascii() and _is_broken(value):
+                        raise FormatError(f"{where}: {_holder(container, value)} text that is not Unicode")
+                elif kind is int:
+                    if not -_LARGEST_INTEGER <= value < _LARGEST_INTEGER:
+                        raise FormatError(f"{where}: {_holder(container, value)} an integer that is too large")
+                elif kind is float and not math.isfinite(value):
+                    raise FormatError(f"{where}: {_holder(container, value)} a number that is too large")
         if not inner:
             return
         level = inner
     raise FormatError(f"{where}: objects lie more than {_DEEPEST_JSON} deep within each other")
 
 
-def _problem(value: Any) -> str | None:
-    if isinstance(value, str):
-        if not value.isascii() and any("\ud800" <= character <= "\udfff" for character in value):
-            return "text that is not Unicode"
-    elif isinstance(value, float):
-        if not math.isfinite(value):
-            return "a number that is too large"
-    elif isinstance(value, int) and not -_LARGEST_INTEGER <= value < _LARGEST_INTEGER:
-        return "an integer that is too large"
-    return None
+def _is_broken(text: str) -> bool:
+    """Whether it has half of a surrogate pair, which UTF-8 cannot hold."""
+    return any("\ud800" <= character <= "\udfff" for character in text)
+
+
+def _holder(container: Any, value: Any) -> str:
+    if isinstance(container, dict):
+        return f"{next(key for key, held in container.items() if held is value)!a:.80} holds"
+    return "a list holds"
 
 
 # --- writing ---
 
 
-def write_together(folder: Path, contents: Mapping[str, bytes]) -> None:
+def output_folder(folder: str | os.PathLike[str], what: str) -> Path:
+    """The path of a folder to write to, whether it is there or not; OptionError if it is a file or can be none."""
+    try:
+        encoded = os.fsencode(folder)
+    except (TypeError, UnicodeEncodeError) as error:
+        raise OptionError(f"{folder!r} cannot be the name of a folder to save {what} in") from error
+    if b"\0" in encoded:
+        raise OptionError(f"{folder!r} cannot be the name of a folder to save {what} in")
+    if os.path.exists(folder) and not os.path.isdir(folder):
+        raise OptionError(f"{os.fspath(folder)} is a file; give a folder to save {what} in")
+    return Path(folder)
+
+
+@contextmanager
+def writing(what: str) -> Iterator[None]:
+    """AccessError that says what cannot be done, e.g. "save the model in x", for errors of the file system."""
+    try:
+        yield
+    except RWSError:
+        raise
+    except OSError as error:
+        raise AccessError(f"cannot {what}: {error.strerror or error}") from error
+
+
+def write_together(folder: Path, contents: Mapping[str, bytes], *, what: str = "files") -> None:
     """Write files into a folder, which is made if needed.
 
     All are complete, in a hidden folder beside them, before the first takes its place; then they do so in the order
     given. What is kept from its place, by a kill or an error, stays in the hidden folder, where a reader finds it; the
-    next save that is finished clears it away. One process at a time writes: the folder is locked.
+    next save that is finished clears it away. One process at a time writes: the folder is locked. Where it cannot be,
+    two saves at the same moment can leave files of both.
+
+    Args:
+        folder: The folder, from `output_folder`.
+        contents: The files by name.
+        what: What to call them in errors.
 
     Raises:
-        OSError: The folder cannot be written to, or the disk is full.
-        AccessError: Another process holds the folder for too long.
+        AccessError: The folder cannot be written to, or the disk is full; or another process holds it for too long.
     """
+    with writing(f"save {what} in {folder}"):
+        _write(folder, contents, UNFINISHED)
+
+
+def write_whole(path: Path, content: str | bytes) -> None:
+    """Write one file: it is complete before it takes its place. AccessError if it cannot be written."""
+    data = content.encode() if isinstance(content, str) else content
+    with writing(f"write {path}"):
+        _write(path.parent, {path.name: data}, _SINGLE)
+
+
+def _write(folder: Path, contents: Mapping[str, bytes], prefix: str) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     with locked(folder) as held:
-        temporary = Path(mkdtemp(dir=folder, prefix=UNFINISHED))
+        temporary = new_folder(folder, prefix)
         complete = False
         try:
             for name, content in contents.items():
@@ -160,20 +218,16 @@ def write_together(folder: Path, contents: Mapping[str, bytes]) -> None:
             if not complete or all((temporary / name).exists() for name in contents):  # nothing has changed
                 shutil.rmtree(temporary, ignore_errors=True)
             raise
-        lefts = folder.glob(f"{UNFINISHED}*") if held else [temporary]
+        lefts = folder.glob(f"{prefix}*") if held else [temporary]
         for left in lefts:  # whoever made it is dead
             shutil.rmtree(left, ignore_errors=True)
 
 
-def write_whole(path: Path, content: str | bytes) -> None:
-    """Write one file, whose folder is there: it is complete before it takes its place. Raises OSError."""
-    data = content.encode() if isinstance(content, str) else content
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.new")
-    try:
-        temporary.write_bytes(data)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+def new_folder(parent: Path, prefix: str) -> Path:
+    """A new folder of any name with that prefix; who may enter it is as for any folder, unlike `mkdtemp`'s."""
+    folder = parent / f"{prefix}{secrets.token_hex(8)}"
+    folder.mkdir()
+    return folder
 
 
 @contextmanager
@@ -188,12 +242,19 @@ def locked(folder: Path) -> Iterator[bool]:
     """
     with ExitStack() as stack:
         held = False
-        if fcntl is not None:
-            descriptor = os.open(folder, os.O_RDONLY)
+        if fcntl is not None and (descriptor := _descriptor(folder)) is not None:
             stack.callback(os.close, descriptor)
             if held := _lock(descriptor, folder):
                 stack.callback(fcntl.flock, descriptor, fcntl.LOCK_UN)  # a process forked meanwhile has it open, too
         yield held
+
+
+def _descriptor(folder: Path) -> int | None:
+    """None for a folder that may be written to but not listed."""
+    try:
+        return os.open(folder, os.O_RDONLY)
+    except PermissionError:
+        return None
 
 
 def _lock(descriptor: int, folder: Path) -> bool:

@@ -1,6 +1,5 @@
 """The files of a timm repo: what they are called, and how they are written."""
 
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -10,8 +9,8 @@ from safetensors.torch import save
 from timm.models._hub import save_config_for_hf
 from torch import nn
 
-from hf_rws._files import README_NAME, write_together
-from hf_rws.errors import AccessError, OptionError, RWSError
+from hf_rws._files import README_NAME, output_folder, parse_json, write_together, writing
+from hf_rws.errors import OptionError
 
 CONFIG_NAME = "config.json"
 MODEL_NAME = "model.safetensors"
@@ -41,28 +40,25 @@ def save_timm_repo(
         The folder.
 
     Raises:
-        OptionError: `folder` is a file.
+        OptionError: `folder` is a file or can be no folder, or it is no timm model.
         AccessError: It cannot be written to, or the disk is full.
     """
-    folder = Path(folder)
-    if folder.exists() and not folder.is_dir():
-        raise OptionError(f"{folder} is a file; give a folder to save the model in")
+    folder = output_folder(folder, "the model")
     # safetensors refuses tensors in channels_last layout
     weights = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
     contents = {CONFIG_NAME: _config(model, label_names), MODEL_NAME: save(weights, metadata={"format": "pt"})}
     if card is not None:
-        contents[README_NAME] = card(json.loads(contents[CONFIG_NAME]), len(contents[MODEL_NAME])).encode()
-    try:
-        write_together(folder, contents)
-    except OSError as error:
-        if isinstance(error, RWSError):
-            raise
-        raise AccessError(f"cannot save the model in {folder}: {error.strerror}") from error
+        contents[README_NAME] = card(parse_json(contents[CONFIG_NAME], CONFIG_NAME), len(contents[MODEL_NAME])).encode()
+    write_together(folder, contents, what="the model")
     return folder
 
 
 def _config(model: nn.Module, label_names: Sequence[str]) -> bytes:
-    with TemporaryDirectory() as temporary:
+    given = {"label_names": list(label_names)} if label_names else {}
+    with writing("write a temporary file"), TemporaryDirectory() as temporary:
         path = Path(temporary, CONFIG_NAME)
-        save_config_for_hf(model, str(path), model_config={"label_names": list(label_names)} if label_names else {})
+        try:
+            save_config_for_hf(model, str(path), model_config=given)
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise OptionError(f"this model cannot be saved, its pretrained_cfg is none of timm's: {error}") from error
         return path.read_bytes()

@@ -20,7 +20,7 @@ from hf_rws.errors import (
     NotFoundError,
     OptionError,
 )
-from hf_rws.signature.arrays import ARRAYS
+from hf_rws.signature.arrays import _ARRAYS
 from hf_rws.signature.signature import similarity
 from tests.models import moved, signature, trio
 
@@ -127,7 +127,7 @@ def test_a_full_copy_is_so_many_times_larger(name, bits, least):
     config = hf_rws.extract(model, model, None, corruption="fog", projection=None, bits=None).config
     tensors = config.with_bits(bits).tensors
     sizes = [spec.sizes("symmetric") for spec in tensors]
-    arrays = {key: torch.zeros(sum(size.get(key, 0) for size in sizes), dtype=dtype) for key, dtype in ARRAYS.items()}
+    arrays = {key: torch.zeros(sum(size.get(key, 0) for size in sizes), dtype=dtype) for key, dtype in _ARRAYS.items()}
     made = Signature(
         replace(config, tensors=tensors), {key: array for key, array in arrays.items() if len(array)}, "fog"
     )
@@ -205,7 +205,10 @@ def test_arrays_that_do_not_fit_the_config(saved, change):
         (lambda c: c.update(tensors=[]), "at least one"),
         (lambda c: c.update(tensors=c["tensors"] + c["tensors"][:1]), "named once"),
         (lambda c: c["tensors"][0].update(shape=[-1, 3]), "negative size"),
-        (lambda c: c["tensors"][0].update(shape=[10**18, 10**18]), "asks for"),
+        (lambda c: c["tensors"][0].update(shape=[10**18, 10**18]), "is larger than any model"),
+        (lambda c: c["tensors"][0].update(shape=[0, 2**40, 2**40]), "is larger than any model"),
+        (lambda c: c["tensors"][0].update(shape=[1] * 9), "is larger than any model"),
+        (lambda c: c["tensors"][0].update(shape=[2**20, 2**20]), "asks for"),
         (lambda c: c["tensors"][0].update(shape="3"), "'shape'"),
         (lambda c: c["tensors"][0].update(bits=9), "'bits' must be one of"),
         (lambda c: c["tensors"][0].update(bits=True), "'bits' must be one of"),

@@ -31,13 +31,16 @@ class Header:
     nbytes: int
 
 
-def read_header(where: Location, path: Path, filename: str, *, token: bool | str | None = None) -> Header:
+def read_header(
+    where: Location, path: Path, filename: str, *, content: bytes | None = None, token: bool | str | None = None
+) -> Header:
     """Read the header of a file on this machine or of one on the Hub.
 
     Args:
         where: What error messages name; a location on the Hub is pinned to a commit.
         path: The file, if it is on this machine.
         filename: Its name in the repo, where it is fetched from if there is no `path`.
+        content: All of the file, if it has been read.
         token: As in huggingface_hub.
 
     Raises:
@@ -46,6 +49,8 @@ def read_header(where: Location, path: Path, filename: str, *, token: bool | str
     """
 
     def read(start: int, stop: int) -> tuple[bytes, int]:
+        if content is not None:
+            return content[start:stop], len(content)
         if not path.is_file():
             return calls.ask(
                 lambda: _from_the_hub(where, filename, start, stop, token), where, file=filename, token=token
@@ -57,13 +62,13 @@ def read_header(where: Location, path: Path, filename: str, *, token: bool | str
         except OSError as error:
             raise AccessError(f"{where} ({filename}): cannot be read: {error.strerror}") from error
 
-    content, nbytes = read(0, _FIRST_BYTES)
-    length = int.from_bytes(content[:8], "little")
+    head, nbytes = read(0, _FIRST_BYTES)
+    length = int.from_bytes(head[:8], "little")
     if not 2 <= length <= min(_LONGEST_HEADER, nbytes - 8):
         raise FormatError(f"{where} ({filename}): not a safetensors file")
-    if len(content) < 8 + length:
-        content += read(len(content), 8 + length)[0]
-    tensors, end = _parse(content[8 : 8 + length], f"{where} ({filename})")
+    if len(head) < 8 + length:
+        head += read(len(head), 8 + length)[0]
+    tensors, end = _parse(head[8 : 8 + length], f"{where} ({filename})")
     if 8 + length + end != nbytes:
         raise FormatError(
             f"{where} ({filename}): has {nbytes:,} bytes, its header says {8 + length + end:,}; it is damaged"
@@ -96,5 +101,5 @@ def _parse(text: bytes, where: str) -> tuple[dict[str, tuple[str, tuple[int, ...
         header.pop("__metadata__", None)
         ends = [int(entry["data_offsets"][1]) for entry in header.values()]
         return {n: (str(e["dtype"]), tuple(map(int, e["shape"]))) for n, e in header.items()}, max(ends, default=0)
-    except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError) as error:
+    except (ValueError, TypeError, KeyError, IndexError, AttributeError, OverflowError, RecursionError) as error:
         raise FormatError(f"{where}: not a safetensors file ({type(error).__name__} in its header)") from error

@@ -14,9 +14,10 @@ from hf_rws._transport import calls
 from hf_rws._transport.headers import Header, read_header
 from hf_rws._transport.ids import Location, parse_id
 from hf_rws._transport.reading import fetch
-from hf_rws.errors import FormatError, OptionError
-from hf_rws.signature.arrays import ARRAYS
+from hf_rws.errors import FormatError, IntegrityError, OptionError
+from hf_rws.signature.arrays import array_lengths
 from hf_rws.signature.config import CONFIG_NAME, LARGEST_CONFIG, WEIGHTS_NAME, SignatureConfig, StoredBits, parse_config
+from hf_rws.signature.saving import read_folder
 from hf_rws.timm_repo import MODEL_NAME
 
 SORTS = ("created_at", "downloads", "last_modified", "likes", "trending_score")
@@ -121,8 +122,7 @@ def info(
         NetworkError: The Hub cannot be reached; or offline, and not in the cache.
     """
     options = {"token": token, "cache_dir": cache_dir, "local_files_only": local_files_only}
-    where, text, header = _look(parse_id(id, revision=revision), WEIGHTS_NAME, options)
-    config, _ = parse_config(text, f"{where} {CONFIG_NAME}")
+    where, config, config_nbytes, header = _look_at_signature(parse_id(id, revision=revision), options)
     _check_arrays(header, config, f"{where} {WEIGHTS_NAME}")
     origin, corruption, method = config.base_model, config.corruption, config.method
     bits = {spec.layer: spec.bits for spec in config.tensors}
@@ -142,7 +142,7 @@ def info(
         bits=tuple(bits[layer] for layer in sorted(bits)),
         recommended_scale=config.recommended_scale,
         nbytes=header.nbytes,
-        download_nbytes=header.nbytes + len(text),
+        download_nbytes=header.nbytes + config_nbytes,
         metrics=cards.checked_metrics(config.metrics),
         misfits=None if base is None else _misfits(config, base, options),
     )
@@ -257,16 +257,27 @@ def _look(asked: Location, weights: str, options: Mapping[str, Any]) -> tuple[Lo
     return where, text, read_header(where, fetched.folder / weights, weights, token=options["token"])
 
 
+def _look_at_signature(asked: Location, options: Mapping[str, Any]) -> tuple[Location, SignatureConfig, int, Header]:
+    """Where it is, its config, the size of that, and the header of its weights; a folder is read as a load reads it."""
+    if asked.path is not None:
+        fetch(asked, (CONFIG_NAME, WEIGHTS_NAME), **options)  # says what is missing
+        path = asked.path / WEIGHTS_NAME
+        try:
+            saved = read_folder(asked.path, str(asked))
+        except IntegrityError:
+            text = read_bytes(asked.path / CONFIG_NAME, f"{asked} {CONFIG_NAME}", limit=LARGEST_CONFIG)
+            config, _ = parse_config(text, f"{asked} {CONFIG_NAME}")
+            _check_arrays(read_header(asked, path, WEIGHTS_NAME), config, f"{asked} {WEIGHTS_NAME}")  # may say more
+            raise
+        return asked, saved.config, saved.config_nbytes, read_header(asked, path, WEIGHTS_NAME, content=saved.weights)
+    where, text, header = _look(asked, WEIGHTS_NAME, options)
+    config, _ = parse_config(text, f"{where} {CONFIG_NAME}")
+    return where, config, len(text), header
+
+
 def _check_arrays(header: Header, config: SignatureConfig, where: str) -> None:
     """FormatError unless the weight file holds just the arrays that the config asks for."""
-    lengths = dict.fromkeys(ARRAYS, 0)
-    for spec in config.tensors:
-        try:
-            sizes = spec.sizes(config.method.codec)
-        except OptionError as error:
-            raise FormatError(f"{where}: tensor {spec.name!r} cannot be stored so ({error})") from error
-        for name, size in sizes.items():
-            lengths[name] += size
+    lengths = array_lengths(config.tensors, config.method.codec, where)
     expected = {name: (_DTYPES[name], (length,)) for name, length in lengths.items() if length}
     if dict(header.tensors) != expected:
         raise FormatError(f"{where}: holds {dict(header.tensors)!r:.300}, config.json asks for {expected}")

@@ -3,13 +3,16 @@
 from collections.abc import Iterator, Mapping, Sequence
 
 import torch
+from safetensors.torch import load
 from torch import Tensor
 
 from hf_rws.errors import FormatError, OptionError
 from hf_rws.signature.config import TensorSpec
 from hf_rws.signature.quantization import decode, encode
 
-ARRAYS = {"codes": torch.uint8, "scales": torch.float16, "vectors": torch.float16, "values": torch.float32}
+_ARRAYS = {"codes": torch.uint8, "scales": torch.float16, "vectors": torch.float16, "values": torch.float32}
+
+_LONGEST_HEADER = 100_000  # bytes; that of four arrays has less than 400
 
 
 def pack_arrays(deltas: Mapping[str, Tensor], tensors: Sequence[TensorSpec], codec: str) -> dict[str, Tensor]:
@@ -18,7 +21,7 @@ def pack_arrays(deltas: Mapping[str, Tensor], tensors: Sequence[TensorSpec], cod
     Raises:
         OptionError: Values are not finite or beyond float16 where they would be stored as such.
     """
-    parts: dict[str, list[Tensor]] = {name: [] for name in ARRAYS}
+    parts: dict[str, list[Tensor]] = {name: [] for name in _ARRAYS}
     for spec in tensors:
         value = deltas[spec.name].detach().to("cpu", torch.float32).contiguous()
         if spec.bits == 32:
@@ -32,9 +35,9 @@ def pack_arrays(deltas: Mapping[str, Tensor], tensors: Sequence[TensorSpec], cod
     return {name: torch.cat(pieces) for name, pieces in parts.items() if sum(map(len, pieces))}
 
 
-def check_packed(arrays: Mapping[str, Tensor], tensors: Sequence[TensorSpec], codec: str, where: str) -> None:
-    """FormatError unless the arrays have just the dtypes, lengths and finite values that `tensors` ask for."""
-    lengths = dict.fromkeys(ARRAYS, 0)
+def array_lengths(tensors: Sequence[TensorSpec], codec: str, where: str) -> dict[str, int]:
+    """How many elements each array has; FormatError if a tensor cannot be stored as it says."""
+    lengths = dict.fromkeys(_ARRAYS, 0)
     for spec in tensors:
         try:
             sizes = spec.sizes(codec)
@@ -42,26 +45,44 @@ def check_packed(arrays: Mapping[str, Tensor], tensors: Sequence[TensorSpec], co
             raise FormatError(f"{where}: tensor {spec.name!r} cannot be stored so ({error})") from error
         for name, size in sizes.items():
             lengths[name] += size
-    for name, dtype in ARRAYS.items():
+    return lengths
+
+
+def read_arrays(content: bytes, tensors: Sequence[TensorSpec], codec: str, where: str) -> dict[str, Tensor]:
+    """The arrays of a weight file.
+
+    Raises:
+        FormatError: It is no safetensors file, or its arrays have not just the dtypes, lengths and finite values that
+            `tensors` ask for.
+    """
+    if int.from_bytes(content[:8], "little") > _LONGEST_HEADER:
+        raise FormatError(f"{where}: not a safetensors file of a signature (its header is too long)")
+    try:
+        arrays = load(content)
+    except Exception as error:  # what a broken header makes of safetensors and torch is not theirs to say
+        raise FormatError(f"{where}: not a safetensors file ({type(error).__name__}: {error})") from error
+    for name, length in array_lengths(tensors, codec, where).items():
+        dtype = _ARRAYS[name]
         found = arrays.get(name, torch.empty(0, dtype=dtype))
-        if found.dtype != dtype or found.ndim != 1 or len(found) != lengths[name]:
+        if found.dtype != dtype or found.ndim != 1 or len(found) != length:
             raise FormatError(
                 f"{where}: array {name!r} is {found.dtype} of shape {tuple(found.shape)}; config.json asks for "
-                f"{dtype} of shape ({lengths[name]},)"
+                f"{dtype} of shape ({length},)"
             )
         if dtype.is_floating_point and not bool(torch.isfinite(found).all()):
             raise FormatError(f"{where}: array {name!r} holds NaN or infinite values")
+    return arrays
 
 
 def tensor_parts(
     arrays: Mapping[str, Tensor], tensors: Sequence[TensorSpec], codec: str
 ) -> Iterator[dict[str, Tensor]]:
     """The parts of the arrays that belong to each tensor, in storage order; views, nothing is copied."""
-    position = dict.fromkeys(ARRAYS, 0)
+    position = dict.fromkeys(_ARRAYS, 0)
     for spec in tensors:
         mine = {}
         for name, size in spec.sizes(codec).items():
-            array = arrays.get(name, torch.empty(0, dtype=ARRAYS[name]))
+            array = arrays.get(name, torch.empty(0, dtype=_ARRAYS[name]))
             mine[name] = array[position[name] : position[name] + size]
             position[name] += size
         yield mine

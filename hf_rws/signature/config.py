@@ -22,6 +22,8 @@ CONFIG_NAME = "config.json"
 WEIGHTS_NAME = "signature.safetensors"
 LARGEST_CONFIG = 4_000_000  # bytes; 1,000 tensors have 200,000
 _MOST_TENSORS = 10_000
+_MOST_DIMENSIONS = 8
+_MOST_VALUES = 2**40  # of a tensor: what can be addressed
 
 _KINDS: tuple[Kind, ...] = ("weight", "vector", "running_mean", "running_var")
 _METHODS = ("extracted", "distilled", "combined")
@@ -150,10 +152,18 @@ class SignatureConfig:
 
     def to_json(self, *, version: str, sha256: str) -> str:
         """config.json as text, with sorted keys."""
+        try:
+            text = json.dumps(self._content(version, sha256), indent=2, sort_keys=True, allow_nan=False) + "\n"
+            parse_config(text, "this config")  # what is written can be read again
+        except (TypeError, ValueError, RecursionError, FormatError) as error:
+            raise OptionError(f"this signature cannot be saved: {error}") from error
+        return text
+
+    def _content(self, version: str, sha256: str) -> dict[str, Any]:
         corruption = asdict(self.corruption)
         names = corruption.pop("names")
         corruption |= {"name": names[0]} if len(names) == 1 else {"names": list(names)}
-        content = {
+        return {
             "format_version": _FORMAT_VERSION,
             "library_name": LIBRARY_NAME,
             "hf_rws_version": version,
@@ -163,16 +173,8 @@ class SignatureConfig:
             "tensors": [asdict(spec) for spec in self.tensors],
             "sha256": sha256,
             "recommended_scale": self.recommended_scale,
+            **{key: value for key in ("metrics", "statistics") if (value := getattr(self, key)) is not None},
         }
-        for key in ("metrics", "statistics"):
-            if getattr(self, key) is not None:
-                content[key] = getattr(self, key)
-        try:
-            text = json.dumps(content, indent=2, sort_keys=True, allow_nan=False) + "\n"
-            parse_config(text, "this config")  # what is written can be read again
-        except (TypeError, ValueError, FormatError) as error:
-            raise OptionError(f"this signature cannot be saved: {error}") from error
-        return text
 
 
 def parse_config(text: str | bytes, where: str) -> tuple[SignatureConfig, str]:
@@ -195,8 +197,8 @@ def parse_config(text: str | bytes, where: str) -> tuple[SignatureConfig, str]:
             f"{where}: format_version {version} is not one that this hf-rws reads ({_FORMAT_VERSION}); if it is newer, "
             "upgrade: pip install -U hf-rws"
         )
-    unknown = _unknown_keys(read.data)
-    if unknown:
+    entries = _entries(read, where)
+    if unknown := _unknown_keys(read.data):
         warnings.warn(f"{where}: ignoring unknown keys {', '.join(unknown)[:300]}", stacklevel=4)
     base, corruption, method = (
         _Reader(read(key, dict), f"{where}: {key}") for key in ("base_model", "corruption", "method")
@@ -227,7 +229,7 @@ def parse_config(text: str | bytes, where: str) -> tuple[SignatureConfig, str]:
             codec=method.choice("codec", CODECS),
             training=method.optional("training", dict) or {},
         ),
-        tensors=tuple(_parse_tensor(entry, f"{where}: tensor {i}") for i, entry in enumerate(_entries(read, where))),
+        tensors=tuple(_parse_tensor(entry, f"{where}: tensor {i}") for i, entry in enumerate(entries)),
         recommended_scale=read.numbers("recommended_scale", (read.data.get("recommended_scale"),))[0],
         metrics=read.optional("metrics", dict),
         statistics=read.optional("statistics", dict),
@@ -325,6 +327,8 @@ class _Reader:
         values = self._items(key, int)
         if any(value < 0 for value in values):
             raise FormatError(f"{self.where}: {key!r} holds a negative size")
+        if len(values) > _MOST_DIMENSIONS or math.prod(max(value, 1) for value in values) > _MOST_VALUES:
+            raise FormatError(f"{self.where}: {key!r} is larger than any model's ({values!r:.80})")
         return tuple(values)
 
     def strings(self, key: str) -> tuple[str, ...]:

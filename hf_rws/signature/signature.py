@@ -9,19 +9,17 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load, save
+from safetensors.torch import save
 from torch import Tensor
 
 from hf_rws import cards
-from hf_rws._files import README_NAME, write_together
+from hf_rws._files import README_NAME, output_folder, write_together
 from hf_rws._transport.ids import Location, parse_id
 from hf_rws._transport.pushing import push_folder_files
 from hf_rws._transport.reading import fetch
 from hf_rws._version import __version__
-from hf_rws.errors import AccessError, FormatError, MismatchError, OptionError
-from hf_rws.signature._saving import read_folder
-from hf_rws.signature.arrays import check_packed, pack_arrays, tensor_parts, unpack_tensor
+from hf_rws.errors import MismatchError, OptionError
+from hf_rws.signature.arrays import pack_arrays, read_arrays, tensor_parts, unpack_tensor
 from hf_rws.signature.config import (
     CONFIG_NAME,
     WEIGHTS_NAME,
@@ -30,6 +28,7 @@ from hf_rws.signature.config import (
     TensorSpec,
 )
 from hf_rws.signature.quantization import BitsLike
+from hf_rws.signature.saving import read_folder
 
 if TYPE_CHECKING:
     from huggingface_hub import CommitInfo
@@ -226,22 +225,17 @@ class Signature:
         Raises:
             AccessError: The folder cannot be written to.
             FormatError: Its README.md is not UTF-8 text.
-            OptionError: It is a file, or the config holds what JSON cannot.
+            OptionError: It is a file or can be no folder, or the config holds what JSON cannot.
         """
-        folder = Path(folder)
-        if folder.exists() and not folder.is_dir():
-            raise OptionError(f"{folder} is a file; give a folder to save the signature in")
+        folder = output_folder(folder, "the signature")
         weights = self._serialized
         config = self.config.to_json(version=__version__, sha256=self.sha256)
         files = cards.signature_files(
             config, repo_id=repo_id or folder.resolve().name, nbytes=self.nbytes, license=license
         )
-        readme = folder / README_NAME
-        try:
-            files[README_NAME] = cards.updated(readme, files[README_NAME].decode()).encode()
-            write_together(folder, {WEIGHTS_NAME: weights, CONFIG_NAME: config.encode(), **files})
-        except OSError as error:
-            raise AccessError(f"cannot save the signature in {folder}: {error}") from error
+        files[README_NAME] = cards.updated(folder / README_NAME, files[README_NAME].decode()).encode()
+        contents = {WEIGHTS_NAME: weights, CONFIG_NAME: config.encode(), **files}
+        write_together(folder, contents, what="the signature")
         return folder
 
     @classmethod
@@ -322,13 +316,9 @@ class Signature:
 
     @classmethod
     def _load(cls, folder: Path, name: str, where: str) -> "Signature":
-        config, weights, _ = read_folder(folder, where)
-        try:
-            arrays = load(weights)
-        except (SafetensorError, KeyError) as error:  # KeyError: a dtype that torch does not have
-            raise FormatError(f"{where} {WEIGHTS_NAME}: not a safetensors file ({error})") from error
-        check_packed(arrays, config.tensors, config.method.codec, f"{where} {WEIGHTS_NAME}")
-        return cls(config, arrays, name)
+        saved = read_folder(folder, where)
+        config, where = saved.config, f"{where} {WEIGHTS_NAME}"
+        return cls(config, read_arrays(saved.weights, config.tensors, config.method.codec, where), name)
 
     @cached_property
     def _serialized(self) -> bytes:
