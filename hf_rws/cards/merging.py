@@ -1,6 +1,7 @@
 """Bringing the README of a repo up to date, and what its author wrote stays."""
 
 import hashlib
+import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -123,4 +124,4 @@ def updated(path: Path, fresh: str) -> str:
         FormatError: The one that is there is not UTF-8 text, too large, or its metadata cannot be read.
         AccessError: It cannot be read.
     """
-    return merge_card(read_text(path, str(path)), fresh) if path.is_file() else fresh
+    return merge_card(read_text(path, str(path)), fresh) if os.path.isfile(path) else fresh

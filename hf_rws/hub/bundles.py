@@ -3,7 +3,6 @@
 import json
 import os
 import shutil
-import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -11,11 +10,11 @@ from typing import Any
 
 from torch import nn
 
-from hf_rws._files import README_NAME
+from hf_rws._files import README_NAME, new_folder, output_folder, writing
 from hf_rws._transport.ids import NAME, Location, parse_id
 from hf_rws._transport.reading import fetch
 from hf_rws.bases import load_base
-from hf_rws.errors import AccessError, OptionError, RWSError
+from hf_rws.errors import OptionError
 from hf_rws.loading import load_patched
 from hf_rws.patching.lockfile import LOCKFILE_NAME
 from hf_rws.patching.patcher import SignatureLike, listed, split_name
@@ -62,25 +61,20 @@ def bundle(
         MismatchError: A signature does not fit the base.
         RWSError: Others of its subclasses, as `load_patched` raises them. Nothing is left behind.
     """
-    folder = Path(folder)
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise OptionError(f"{os.fspath(folder)!r} is there already and not an empty folder: choose another one")
-    try:
+    folder = output_folder(folder, "the bundle")
+    with writing(f"write the bundle {os.fspath(folder)!r}"):
+        if os.path.exists(folder) and any(folder.iterdir()):
+            raise OptionError(f"{os.fspath(folder)!r} is there already and not an empty folder: choose another one")
         folder.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".bundling-"))
+        temporary = new_folder(folder.parent, ".bundling-")
         try:
             origin = _pack_base(base, temporary / "base", revision, load_options)
             packed = _pack_signatures(listed(signatures), temporary / "signatures", load_options)
             _write_lockfile(temporary, packed, scales, [origin, *(signature.origin for _, signature, _ in packed)])
-            temporary.chmod(0o755)  # mkdtemp's is for its owner only
             temporary.replace(folder)
         except BaseException:
             shutil.rmtree(temporary, ignore_errors=True)
             raise
-    except OSError as error:
-        if isinstance(error, RWSError):
-            raise
-        raise AccessError(f"cannot write the bundle {os.fspath(folder)!r}: {error.strerror}") from error
     return folder
 
 
