@@ -27,7 +27,7 @@ except ImportError:  # Windows
 README_NAME = "README.md"
 
 _LARGEST_JSON = 4_000_000  # bytes; the config of a signature with 1,000 tensors has 200 kB
-_LARGEST_TEXT = 4_000_000  # bytes of a README
+LARGEST_TEXT = 4_000_000  # bytes of a README
 _DEEPEST_JSON = 50  # objects and arrays within each other
 _LARGEST_INTEGER = 2**63  # what other readers of JSON hold, too
 _LONGEST_WAIT = 60.0  # seconds for another process that writes into the same folder
@@ -64,7 +64,7 @@ def read_bytes(path: Path, where: str, *, limit: int) -> bytes:
     return content
 
 
-def read_text(path: Path, where: str, *, limit: int = _LARGEST_TEXT) -> str:
+def read_text(path: Path, where: str, *, limit: int = LARGEST_TEXT) -> str:
     """The text of a UTF-8 file, with or without a byte order mark; errors as for `read_bytes`."""
     try:
         return read_bytes(path, where, limit=limit).decode("utf-8-sig")

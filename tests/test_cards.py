@@ -568,7 +568,7 @@ def test_old_results_go_when_there_are_no_new_ones():
 
 @pytest.mark.parametrize("broken", ["---\na: [\n---\n", "---\n- a\n---\nHello"])
 def test_metadata_that_cannot_be_read(broken):
-    with pytest.raises(FormatError, match="metadata"):
+    with pytest.raises(FormatError, match=r"README.md: the metadata"):
         cards.merge_card(broken, cards.signature_card(SIGNATURE))
 
 

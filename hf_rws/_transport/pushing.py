@@ -146,8 +146,9 @@ def _head(api: HfApi, where: Location, token: bool | str | None, *, private: boo
 def _merged_readme(where: Location, commit: str, fresh: Path, token: bool | str | None) -> bytes:
     with tempfile.TemporaryDirectory() as temporary:
         folder = download(where, commit, Path(temporary).resolve(), README_NAME, token=token)
-        existing = read_text(folder / README_NAME, f"{where} {README_NAME}")
-    return cards.merge_card(existing, fresh.read_text(encoding="utf-8")).encode()
+        name = f"{where} {README_NAME}"
+        existing = read_text(folder / README_NAME, name)
+    return cards.merge_card(existing, fresh.read_text(encoding="utf-8"), where=name).encode()
 
 
 def _proposed(

@@ -10,7 +10,7 @@ from hf_rws.cards.merging import (
     RESULTS_END,
     is_unedited,
     merge_card,
-    read_metadata,
+    metadata_words,
     readdress,
     updated,
 )
@@ -27,8 +27,8 @@ __all__ = [
     "is_unedited",
     "merge_card",
     "merged_card",
+    "metadata_words",
     "publishable",
-    "read_metadata",
     "readdress",
     "signature_card",
     "signature_files",

@@ -175,9 +175,9 @@ def _write_signature(
     if base is not None and origin.repo_id is None:
         named = replace(signature.config, base_model=replace(origin, repo_id=base.id, revision=base.revision))
         signature = replace(signature, config=named)
-    existing = _text(source / README_NAME)
+    existing, where = _text(source / README_NAME), str(source / README_NAME)
     if existing is not None and not cards.is_unedited(existing):
-        (target / README_NAME).write_text(cards.readdress(existing, name, addresses), encoding="utf-8")
+        (target / README_NAME).write_text(cards.readdress(existing, name, addresses, where=where), encoding="utf-8")
     signature.save_pretrained(target, repo_id=addresses[name], license=license)
 
 
@@ -201,11 +201,11 @@ def _write_base(source: Path, target: Path, addresses: Mapping[str, str], metric
         needs_import=is_ours(config["architecture"]),
         license=_license(source),
     )
-    existing = _text(source / README_NAME)
-    if existing is not None and "merge" in (cards.read_metadata(existing).get("tags") or ()):
-        card = cards.readdress(existing, name, addresses)
+    existing, where = _text(source / README_NAME), str(source / README_NAME)
+    if existing is not None and "merge" in cards.metadata_words(existing, "tags", where=where):
+        card = cards.readdress(existing, name, addresses, where=where)
     elif existing is not None and not cards.is_unedited(existing):
-        card = cards.merge_card(cards.readdress(existing, name, addresses), card)
+        card = cards.merge_card(cards.readdress(existing, name, addresses, where=where), card, where=where)
     (target / README_NAME).write_text(card, encoding="utf-8")
 
 
@@ -305,7 +305,9 @@ def _json(path: Path) -> dict[str, Any]:
 
 
 def _license(base: Path) -> str | None:
-    """The license that a base's card names, or its config."""
+    """The license that a base's card names, or its config; None where there are several."""
+    readme = base / README_NAME
+    named = cards.metadata_words(_text(readme) or "", "license", where=str(readme))
     config = _json(base / CONFIG_NAME).get("pretrained_cfg")
-    named = cards.read_metadata(_text(base / README_NAME) or "").get("license")
-    return named or (config.get("license") if isinstance(config, dict) else None)
+    found = config.get("license") if isinstance(config, dict) and not named else None
+    return named[0] if len(named) == 1 else found if isinstance(found, str) else None
