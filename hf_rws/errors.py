@@ -1,12 +1,28 @@
-"""The errors that a user of hf_rws can meet; every one is an `RWSError`.
+"""The errors that a user of hf_rws can meet; every one is an `RWSError`. Warnings are `RWSWarning`s.
 
 Where Python has a built-in exception for the same situation, ours is that one too, so that `except FileNotFoundError`
-works as expected.
+works as expected. Names from elsewhere stand in many messages, so all of them are printed on one line, in which every
+character shows; `args` holds the message as it was raised.
 """
 
+from hf_rws._text import one_line
 
-class RWSError(Exception):
+_LONGEST_MESSAGE = 2000  # characters
+
+
+class _Message:
+    """What is printed of an error or a warning."""
+
+    def __str__(self) -> str:
+        return one_line(super().__str__(), limit=_LONGEST_MESSAGE)
+
+
+class RWSError(_Message, Exception):
     """Base class of all errors raised on purpose by hf_rws."""
+
+
+class RWSWarning(_Message, UserWarning):
+    """The category of all warnings that hf_rws gives."""
 
 
 # --- what the caller asked for ---

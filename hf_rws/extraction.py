@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from hf_rws._transport.ids import Location
 from hf_rws.bases import load_base
 from hf_rws.corruptions.batch import check_severity
-from hf_rws.errors import MismatchError, OptionError
+from hf_rws.errors import MismatchError, OptionError, RWSWarning
 from hf_rws.fingerprints import fingerprint, weights_digest
 from hf_rws.layers import LayerTensor, NumLayers, architecture, first_layers, unwrap
 from hf_rws.signature.config import (
@@ -208,6 +208,7 @@ def _warn_of_other_start(sources: Mapping[str, _Weights]) -> None:
         warnings.warn(
             "robust and standard did not start from the same weights, or not from the pretrained ones (init_sha256 in "
             "their training_args.json); their difference is not a signature of the corruption alone",
+            RWSWarning,
             stacklevel=3,
         )
 

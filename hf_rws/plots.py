@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
+from hf_rws._text import one_line
 from hf_rws.errors import MissingExtraError
 
 if TYPE_CHECKING:
@@ -20,6 +21,7 @@ _Target = TypeVar("_Target", Path, io.BytesIO)
 
 _RIGHT, _WRONG, _CLEAN, _CORRUPTED = "#1a7f37", "#c0392b", "#57606a", "#0969da"
 _TILE, _GAP, _LABEL, _LINE, _DOTS = 64, 2, 108, 16, 100  # of a sheet, in pixels; and pixels per inch
+_LONGEST_NAME = 60  # characters
 _BARS = (("standard", "before"), ("patched", "after"), ("robust", "robust model"))
 
 
@@ -80,7 +82,7 @@ def overview(
             names = (comparison.before[column], comparison.after[column])
             _show(ax, comparison.images[column], [(name, name == labels[column]) for name in names])
             if column == 0:
-                ax.set_ylabel(comparison.corruption.replace("_", " "), fontsize=9)
+                ax.set_ylabel(_title(comparison.corruption), fontsize=9)
         curve = figure.add_subplot(grid[row, columns:])
         box = curve.get_position()
         curve.set_position((box.x0 + 0.06, box.y0 + 0.015, box.width - 0.06, box.height - 0.01))
@@ -153,8 +155,9 @@ def similarity(matrix: Tensor, names: Sequence[str], path: str | Path) -> Path:
     figure = _figure(side, side)
     ax = figure.add_subplot()
     shown = ax.imshow(matrix.cpu().numpy(), cmap="RdBu_r", vmin=-1, vmax=1)
-    ax.set_xticks(range(len(names)), names, rotation=90, fontsize=7)
-    ax.set_yticks(range(len(names)), names, fontsize=7)
+    titles = [_label(name) for name in names]
+    ax.set_xticks(range(len(names)), titles, rotation=90, fontsize=7)
+    ax.set_yticks(range(len(names)), titles, fontsize=7)
     if len(names) <= 20:
         for row, values in enumerate(matrix.tolist()):
             for column, value in enumerate(values):
@@ -183,7 +186,7 @@ def layer_differences(curves: Mapping[str, Sequence[float]], path: str | Path) -
 
     ax.set_prop_cycle(color=colormaps["tab20"](range(20)))
     for name, values in curves.items():
-        ax.plot(range(1, len(values) + 1), values, marker="o", markersize=3, linewidth=1, label=name)
+        ax.plot(range(1, len(values) + 1), values, marker="o", markersize=3, linewidth=1, label=_label(name))
     ax.set_xlabel("layer, from the shallow end", fontsize=8)
     ax.set_ylabel("difference of weights, relative", fontsize=8)
     ax.set_ylim(bottom=0)
@@ -221,7 +224,7 @@ def corruption_sheet(images: Mapping[str, Tensor], path: str | Path) -> Path:
 
     for place, (name, shown) in enumerate(images.items()):
         left, top = place // rows * (block_width + _LINE), title + place % rows * down
-        write(name.replace("_", " "), left + _LABEL - 6, top + down / 2, ha="right", va="center")
+        write(_title(name), left + _LABEL - 6, top + down / 2, ha="right", va="center")
         for column, image in enumerate(shown):
             x = left + _LABEL + column * across
             pixels = image.permute(1, 2, 0).cpu().numpy().repeat(zoom, 0).repeat(zoom, 1)
@@ -242,6 +245,15 @@ def _figure(width: float, height: float) -> "Figure":
     return Figure(figsize=(width, height), layout=None)
 
 
+def _label(name: str) -> str:
+    """A name as matplotlib must be given it to show just that: on one line, no formula."""
+    return one_line(name, limit=_LONGEST_NAME).replace("$", r"\$")
+
+
+def _title(name: str) -> str:
+    return _label(name.replace("_", " "))
+
+
 def _show(ax: "Axes", image: Tensor, captions: Sequence[tuple[str, bool]]) -> None:
     ax.imshow(image.permute(1, 2, 0).cpu().numpy(), interpolation="nearest")
     ax.set_xticks([])
@@ -250,7 +262,7 @@ def _show(ax: "Axes", image: Tensor, captions: Sequence[tuple[str, bool]]) -> No
         spine.set_visible(False)
     for line, (text, right) in enumerate(captions):
         ax.text(
-            0.5, -0.04 - 0.17 * line, text, transform=ax.transAxes, ha="center", va="top", fontsize=7,
+            0.5, -0.04 - 0.17 * line, _label(text), transform=ax.transAxes, ha="center", va="top", fontsize=7,
             color=_RIGHT if right else _WRONG,
         )  # fmt: skip
 

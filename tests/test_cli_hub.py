@@ -211,10 +211,10 @@ def test_tables(capsys):
     for style in _FORMATS[1:]:
         Output(style).table(rows, id_key="id")
         printed[style] = capsys.readouterr().out
-    assert printed["human"] == "ID       TAGS  N\na/b      x, y  1\nc[31m d        20\n"
-    assert printed["agent"] == "id\ttags\tn\tnone\na/b\tx, y\t1\t\nc[31m d\t\t20\t\n"
+    assert printed["human"] == "ID           TAGS  N\na/b          x, y  1\nc\\x1b[31m d        20\n"
+    assert printed["agent"] == "id\ttags\tn\tnone\na/b\tx, y\t1\t\nc\\x1b[31m d\t\t20\t\n"
     assert json.loads(printed["json"]) == [{**row, "tags": list(row["tags"])} for row in rows]
-    assert printed["quiet"] == "a/b\nc[31m d\n"
+    assert printed["quiet"] == "a/b\nc\\x1b[31m d\n"
     Output("human").table(rows, id_key="id", human="| a |")
     assert capsys.readouterr().out == "| a |\n"
 

@@ -1,6 +1,7 @@
 """The command `hf-rws`: data on stdout, messages on stderr; exit codes 0, 1 (RWSError), 2 (usage), 130 (Ctrl-C)."""
 # ruff: noqa: D301 (a raw docstring would take the meaning from click's \b, "leave these lines as they are")
 
+import io
 import sys
 from collections.abc import Sequence
 
@@ -12,6 +13,7 @@ from hf_rws.cli.distilling import distill
 from hf_rws.cli.hub import apply, info, ls, push
 from hf_rws.cli.making import extract, study, train
 from hf_rws.cli.measuring import evaluate, quickstart
+from hf_rws.cli.output import note
 from hf_rws.errors import RWSError
 
 __all__ = ["cli", "main", "run", "study"]
@@ -22,13 +24,16 @@ def run(command: click.Command, arguments: Sequence[str] | None = None) -> None:
     try:
         code = command.main(arguments, standalone_mode=False)
     except RWSError as error:
-        click.echo(f"error: {' '.join(str(error).split())}", err=True)
+        note(f"error: {error}")
         sys.exit(1)
     except click.ClickException as error:
-        error.show()
+        shown = io.StringIO()
+        error.show(shown)
+        for line in shown.getvalue().splitlines():
+            note(line)
         sys.exit(error.exit_code)
     except (KeyboardInterrupt, click.Abort):
-        click.echo("stopped; the same command goes on with a training (hf-rws train: with --resume)", err=True)
+        note("stopped; the same command goes on with a training (hf-rws train: with --resume)")
         sys.exit(130)
     sys.exit(code if isinstance(code, int) else 0)
 

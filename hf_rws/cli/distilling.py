@@ -13,7 +13,7 @@ from hf_rws._accelerator import is_main_process
 from hf_rws._transport.ids import REPO_ID
 from hf_rws.bases import load_base
 from hf_rws.cli.options import corruption_option, number_or_word, parse_bits
-from hf_rws.cli.output import Output, output_options
+from hf_rws.cli.output import Output, note, output_options
 from hf_rws.data.preprocessing import input_side
 from hf_rws.data.unlabelled import as_images
 from hf_rws.distillation import distill as distill_signature
@@ -107,13 +107,12 @@ def distill(
     origin = replace(signature.config.base_model, repo_id=loaded.origin.repo_id, revision=loaded.origin.revision)
     signature = signature.with_results(base_model=origin)
     made_by = signature.config.method.training
-    click.echo(
+    note(
         f"{made_by['steps']} steps of {made_by['batch_size']} images, drawn from {made_by['images']}; "
-        f"of {made_by['held_out']} others agree with the base:",
-        err=True,
+        f"of {made_by['held_out']} others agree with the base:"
     )
     for kind, share in made_by["agreement"].items():
-        click.echo(f"{kind}: {share['before']:.3f} -> {share['after']:.3f}", err=True)
+        note(f"{kind}: {share['before']:.3f} -> {share['after']:.3f}")
     folder = None if output_dir is None else str(signature.save_pretrained(output_dir))
     url = None if push_to is None else _push(signature, push_to, folder, private=private)
     made = {"folder": folder, "url": url, "nbytes": signature.nbytes}
@@ -132,5 +131,5 @@ def _push(signature: Signature, repo_id: str, folder: str | None, *, private: bo
         kept = f"the signature is in {folder}: hf-rws push {folder} {repo_id}"
         if isinstance(error, RWSError):
             raise type(error)(f"{error}; {kept}") from error
-        click.echo(kept, err=True)
+        note(kept)
         raise

@@ -18,7 +18,7 @@ from hf_rws.cli.options import (
     parse_bits,
     recipe_options,
 )
-from hf_rws.cli.output import Output, output_options
+from hf_rws.cli.output import Output, note, output_options
 from hf_rws.data.datasets import load_splits
 from hf_rws.data.sets import Splits
 from hf_rws.errors import OptionError
@@ -50,9 +50,7 @@ def train(output_dir: Path, resume: bool, corruption: tuple[str, ...], output: O
     result = train_model(start, data, output_dir, arguments, resume=resume, notes=notes)
     if (output_dir / MODEL_NAME).is_file() and is_main_process():
         write_base_card(output_dir, result)
-        click.echo(
-            f"{result.folder}: best epoch {result.best_epoch}, validation {result.validation_accuracy:.4f}", err=True
-        )
+        note(f"{result.folder}: best epoch {result.best_epoch}, validation {result.validation_accuracy:.4f}")
         rows = [{"images": name, "accuracy": round(value, 4)} for name, value in result.test_accuracy.items()]
         output.table(rows, id_key="accuracy")
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from hf_rws._text import one_line
 from hf_rws._transport.calls import is_agent
 
 _FORMATS = ("auto", "human", "agent", "json", "quiet")
@@ -33,7 +34,7 @@ class Output:
             human: What people read instead of columns.
         """
         if self.style == "json":
-            click.echo(json.dumps(list(rows)))
+            click.echo(_json(list(rows)))
         elif self.style == "quiet":
             for row in rows:
                 click.echo(_cell(row[id_key]))
@@ -43,19 +44,25 @@ class Output:
             for line in (list(rows[0]), *([_cell(value) for value in row.values()] for row in rows)):
                 click.echo("\t".join(line))
         else:
-            click.echo(_columns(rows) if human is None else human)
+            click.echo(_columns(rows) if human is None else _lines(human))
 
     def record(self, data: Mapping[str, Any], *, id_key: str, human: str | None = None) -> None:
         """One thing with named values; what is None is left out."""
         known = {key: value for key, value in data.items() if value is not None}
         if self.style == "json" or (self.style == "agent" and human is not None):
-            click.echo(json.dumps(known))
+            click.echo(_json(known))
         elif self.style == "quiet":
             click.echo(_cell(known[id_key]))
         elif self.style == "agent":
             click.echo(" ".join(f"{key}={_cell(value)}" for key, value in known.items()))
         else:
-            click.echo("\n".join(f"{key}: {_cell(value)}" for key, value in known.items()) if human is None else human)
+            lines = "\n".join(f"{key}: {_cell(value)}" for key, value in known.items())
+            click.echo(lines if human is None else _lines(human))
+
+
+def note(text: object) -> None:
+    """A line on stderr, for people."""
+    click.echo(one_line(text), err=True)
 
 
 def output_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -94,8 +101,16 @@ def _columns(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _cell(value: Any) -> str:
-    """A value in one line, without control characters that it may have from elsewhere."""
+    """A value on one line, whatever it may hold from elsewhere."""
     if value is None:
         return ""
-    text = ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
-    return "".join(character for character in " ".join(text.split()) if character.isprintable())
+    return one_line(", ".join(map(str, value)) if isinstance(value, list | tuple) else value)
+
+
+def _lines(text: str) -> str:
+    return "\n".join(map(one_line, text.split("\n")))
+
+
+def _json(value: Any) -> str:
+    """JSON in ASCII, DEL escaped, too."""
+    return json.dumps(value).replace("\x7f", "\\u007f")

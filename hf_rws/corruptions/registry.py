@@ -16,7 +16,7 @@ from hf_rws.corruptions import (
     weather,
 )
 from hf_rws.corruptions.definition import Corruption
-from hf_rws.errors import OptionError
+from hf_rws.errors import OptionError, RWSWarning
 
 _BENCHMARK = (
     noise.gaussian_noise,
@@ -70,5 +70,6 @@ def all_names() -> tuple[str, ...]:
     """What "all" stands for: all that can be used here, with a warning if frost is left out."""
     names = available()
     if len(names) < len(CORRUPTIONS):
-        warnings.warn("frost is left out: its pictures are not installed (pip install 'hf-rws[frost]').", stacklevel=3)
+        text = "frost is left out: its pictures are not installed (pip install 'hf-rws[frost]')."
+        warnings.warn(text, RWSWarning, stacklevel=3)
     return names

@@ -16,7 +16,7 @@ from hf_rws.distillation.arguments import DistillationArguments
 from hf_rws.distillation.loop import Distiller, Snapshot
 from hf_rws.distillation.mixtures import Corrupter, Pairs
 from hf_rws.distillation.objective import Objective
-from hf_rws.errors import OptionError
+from hf_rws.errors import OptionError, RWSWarning
 from hf_rws.extraction import describe_base
 from hf_rws.layers import NumLayers, first_layers, unwrap
 from hf_rws.signature.config import CorruptionSpec, Method, SignatureConfig, tensor_specs
@@ -143,6 +143,7 @@ def distill(
         warnings.warn(
             f"the distillation did not help: on held-out images the answers diverge by {after.loss:.3g} from the "
             f"base's, {before.loss:.3g} before; more images, more steps or a lower lr may do",
+            RWSWarning,
             stacklevel=2,
         )
     deltas = after.deltas

@@ -10,6 +10,7 @@ from huggingface_hub import ModelInfo, is_offline_mode
 
 from hf_rws import cards
 from hf_rws._files import parse_json, read_bytes
+from hf_rws._text import one_line
 from hf_rws._transport import calls
 from hf_rws._transport.headers import Header, read_header
 from hf_rws._transport.ids import Location, parse_id
@@ -92,7 +93,7 @@ class SignatureInfo:
             ("accuracy", _accuracy(self.metrics)),
             ("fits", fits),
         ]
-        return "\n".join(f"{name:<11}{text}" for name, text in lines if text)
+        return "\n".join(f"{name:<11}{one_line(text)}" for name, text in lines if text)
 
 
 def info(

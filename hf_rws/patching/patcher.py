@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from torch import Tensor, nn
 
-from hf_rws.errors import MismatchError, OptionError
+from hf_rws._text import one_line
+from hf_rws.errors import MismatchError, OptionError, RWSWarning
 from hf_rws.layers import LayerTensor, architecture, layer_tensors, unwrap
 from hf_rws.patching._touched import Touched
 from hf_rws.patching.compatibility import check_fit, transfer_reasons
@@ -155,7 +156,7 @@ class Patcher:
             lines.append("  no signatures")
         if self._measured.values:
             lines.append(f"  batch norm statistics of {self._measured.images:,} images")
-        return "\n".join(lines)
+        return "\n".join(map(one_line, lines))
 
     # --- changing it ---
 
@@ -315,7 +316,8 @@ class Patcher:
                 wanted[name] = _Attached(signature, reasons, scale)
             for name, attached in wanted.items():
                 if attached.transfer and name not in self._attached:
-                    warnings.warn(f"{name} is a transfer: {'; '.join(attached.transfer)}", stacklevel=4)
+                    text = f"{name} is a transfer: {'; '.join(attached.transfer)}"
+                    warnings.warn(text, RWSWarning, stacklevel=4)
             self._apply(wanted, kinds=kinds)
 
     def _living(self) -> nn.Module:

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Literal
 
 from hf_rws._files import parse_json
-from hf_rws.errors import FormatError, OptionError
+from hf_rws.errors import FormatError, OptionError, RWSWarning
 from hf_rws.layers import Kind, LayerTensor
 from hf_rws.signature.quantization import CODECS, Bits, BitsLike, packed_sizes, resolve_bits
 
@@ -199,7 +199,7 @@ def parse_config(text: str | bytes, where: str) -> tuple[SignatureConfig, str]:
         )
     entries = _entries(read, where)
     if unknown := _unknown_keys(read.data):
-        warnings.warn(f"{where}: ignoring unknown keys {', '.join(unknown)[:300]}", stacklevel=4)
+        warnings.warn(f"{where}: ignoring unknown keys {', '.join(unknown)[:300]}", RWSWarning, stacklevel=4)
     base, corruption, method = (
         _Reader(read(key, dict), f"{where}: {key}") for key in ("base_model", "corruption", "method")
     )

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from hf_rws import cards
 from hf_rws._files import README_NAME, output_folder, write_together
+from hf_rws._text import one_line
 from hf_rws._transport.ids import Location, parse_id
 from hf_rws._transport.pushing import push_folder_files
 from hf_rws._transport.reading import fetch
@@ -93,7 +94,7 @@ class Signature:
     def __repr__(self) -> str:
         config = self.config
         severity = "" if config.corruption.severity is None else f"-{config.corruption.severity}"
-        return (
+        return one_line(
             f"Signature({self.name!r}: {config.corruption.label}{severity} for {config.base_model.architecture}, "
             f"{config.method.kind}, {config.method.num_layers} layers, {self.nbytes:,} bytes)"
         )
