@@ -14,7 +14,6 @@ from hf_rws.bases import load_base
 from hf_rws.errors import OptionError
 from hf_rws.fingerprints import digest
 from hf_rws.layers import unwrap
-from hf_rws.models import is_ours
 from hf_rws.patching.lockfile import Lockfile, read_lockfile
 from hf_rws.patching.patcher import Patcher, SignatureLike, listed, patch, split_name
 from hf_rws.signature.signature import Signature
@@ -189,7 +188,6 @@ def save_patched(model: nn.Module, folder: str | Path, *, repo_id: str | None = 
             lockfile,
             repo_id=repo_id or folder.resolve().name,
             nbytes=nbytes,
-            needs_import=is_ours(config["architecture"]),
         )
         return cards.updated(folder / README_NAME, fresh)
 

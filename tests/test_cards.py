@@ -413,7 +413,7 @@ def test_the_snippet_of_a_base_runs(tmp_path, monkeypatch):
     model = timm.create_model("vgg16_gap", num_classes=3, width=0.05)
     save_timm_repo(model, tmp_path / "base")
     monkeypatch.chdir(tmp_path)
-    code = snippet(cards.base_card({"architecture": "vgg16_gap"}, repo_id="base", needs_import=True))
+    code = snippet(cards.base_card({"architecture": "vgg16_gap"}, repo_id="base"))
     assert code.startswith("import hf_rws  # registers vgg16_gap with timm\n")
     names = {}
     exec(code, names)

@@ -13,17 +13,24 @@ from hf_rws._files import README_NAME
 from hf_rws.cards.metadata import (
     MODELS,
     TASK,
+    base_facts,
     base_results,
     checked_metrics,
+    corruption_facts,
     corruption_tag,
     distillation_report,
     hub_ids,
     mapping,
+    method_facts,
     model_index,
+    scale_of,
     signature_results,
+    tensor_facts,
+    timm_facts,
 )
 from hf_rws.cards.text import clean, local_name, render, rows, titled
 from hf_rws.errors import MissingExtraError
+from hf_rws.models import is_ours
 
 PICTURE_NAME = "before-and-after.png"
 
@@ -75,10 +82,9 @@ def signature_card(
         pictures: File names of pictures in the repo.
     """
     config = clean(config)
-    base, corruption, method = (mapping(config.get(key)) for key in ("base_model", "corruption", "method"))
-    metrics = checked_metrics(config.get("metrics"))
-    names = corruption.get("names") or [name for name in [corruption.get("name")] if name]
-    training = mapping(method.get("training"))
+    base, corruption = base_facts(config.get("base_model")), corruption_facts(config.get("corruption"))
+    method, metrics = method_facts(config.get("method")), checked_metrics(config.get("metrics"))
+    tensors, names, training = tensor_facts(config.get("tensors")), corruption["names"], method["training"]
     report = distillation_report(training, names) if method.get("kind") == "distilled" else {}
     where = clean(repo_id or "-".join(["rws", *names]))
     name = where.rpartition("/")[2]
@@ -89,7 +95,7 @@ def signature_card(
         pipeline_tag=TASK,
         datasets=hub_ids(corruption.get("dataset"), metrics.get("dataset")),
         metrics=["accuracy"],
-        license=license,
+        license=clean(license),
         tags=[
             "robust-weight-signatures",
             "rws",
@@ -109,12 +115,12 @@ def signature_card(
         method=method,
         training=rows({key: value for key, value in training.items() if key not in report}),
         report=report,
-        layers=_layers(config.get("tensors") or []),
-        tensors=config.get("tensors") or [],
+        layers=_layers(tensors),
+        tensors=tensors,
         nbytes=nbytes or metrics.get("signature_nbytes"),
         base_nbytes=metrics.get("base_nbytes"),
         download_nbytes=download_nbytes or metrics.get("download_nbytes"),
-        scale=config.get("recommended_scale", 1.0),
+        scale=scale_of(config.get("recommended_scale")),
         metrics=metrics,
         models=[(label, metrics[key]) for key, label in MODELS if key in metrics],
         pictures=titled(pictures),
@@ -129,7 +135,6 @@ def base_card(
     repo_id: str | None = None,
     nbytes: int | None = None,
     license: str | None = None,
-    needs_import: bool = False,
     pictures: Sequence[str] = (),
 ) -> str:
     """The README.md of a base: an ordinary timm repo.
@@ -141,19 +146,18 @@ def base_card(
         repo_id: "user/name" on the Hub, or the name of a local folder: for the title and the usage snippet.
         nbytes: Size of model.safetensors.
         license: The license as the Hub writes it; by default the one in timm's config.
-        needs_import: Whether timm knows the architecture only after `import hf_rws`.
         pictures: File names of pictures in the repo.
     """
-    config, training = clean(config), clean(training or {})
+    training = clean(mapping(training))
     dataset = mapping(metrics).get("dataset") or training.get("dataset")
     metrics = checked_metrics(clean({**mapping(metrics), "dataset": dataset}))
-    values = _timm_values(config, repo_id, nbytes, needs_import)
+    values = _timm_values(config, repo_id, nbytes)
     data = ModelCardData(
         library_name="timm",
         pipeline_tag=TASK,
         datasets=hub_ids(metrics.get("dataset")),
         metrics=["accuracy"],
-        license=license or values["pretrained"].get("license"),
+        license=clean(license) or values["pretrained"].get("license"),
         tags=["timm", TASK, "robust-weight-signatures"],
         **model_index(values["name"], base_results(metrics)),
     )
@@ -175,7 +179,6 @@ def merged_card(
     repo_id: str | None = None,
     nbytes: int | None = None,
     license: str | None = None,
-    needs_import: bool = False,
 ) -> str:
     """The README.md of a timm repo whose weights are a base with signatures added for good.
 
@@ -185,19 +188,17 @@ def merged_card(
         repo_id: As for `base_card`, and so are all further options.
         nbytes: See there.
         license: See there.
-        needs_import: See there.
     """
-    config = clean(config)
-    values = _timm_values(config, repo_id, nbytes, needs_import)
+    values = _timm_values(config, repo_id, nbytes)
     parts = [{"name": "base", **lockfile["base"]}, *lockfile["signatures"]]
     public = all(part.get("kind") in ("hub", "name") for part in parts)
-    on_the_hub = [part["id"] for part in parts if part.get("kind") == "hub"]
+    on_the_hub = hub_ids(*(part["id"] for part in parts if part.get("kind") == "hub"))
     data = ModelCardData(
         library_name="timm",
-        base_model=on_the_hub or None,
+        base_model=on_the_hub,
         base_model_relation="merge" if on_the_hub else None,
         pipeline_tag=TASK,
-        license=license or values["pretrained"].get("license"),
+        license=clean(license) or values["pretrained"].get("license"),
         tags=["timm", TASK, "robust-weight-signatures", "merge"],
     )
     return render(
@@ -215,21 +216,16 @@ def _part(part: Mapping[str, Any]) -> dict[str, Any]:
     return {**part, "id": local_name(id) if id and part.get("kind") == "local" else id}
 
 
-def _timm_values(
-    config: Mapping[str, Any], repo_id: str | None, nbytes: int | None, needs_import: bool
-) -> dict[str, Any]:
-    """What the templates of timm repos say of the model; `config` is cleaned."""
-    pretrained = mapping(config.get("pretrained_cfg"))
-    where = clean(repo_id or config.get("architecture") or "model")
-    for key in ("input_size", "mean", "std"):
-        if not isinstance(pretrained.get(key), list):
-            pretrained.pop(key, None)
+def _timm_values(config: Mapping[str, Any], repo_id: str | None, nbytes: int | None) -> dict[str, Any]:
+    """What the templates of timm repos say of the model."""
+    facts, pretrained = timm_facts(clean(config))
+    where = clean(repo_id) or facts.get("architecture", "model")
     return {
         "name": where.rpartition("/")[2],
         "where": where,
         "on_the_hub": "/" in where,
-        "needs_import": needs_import,
-        "config": config,
+        "needs_import": is_ours(facts.get("architecture", "")),
+        "config": facts,
         "pretrained": pretrained,
         "nbytes": nbytes,
     }

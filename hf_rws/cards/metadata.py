@@ -1,7 +1,8 @@
 """The machine-readable head of a card: results, datasets, tags; made of what is well-formed and nothing else."""
 
 import re
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from huggingface_hub import EvalResult
@@ -10,6 +11,8 @@ TASK = "image-classification"
 MODELS = (("standard", "standard"), ("patched", "patched"), ("robust", "robust model"))  # rows of the results
 
 _LARGEST_SCALE = 1e6  # of a scale curve: what can be drawn
+_MOST_POINTS = 1000  # of it
+_MOST_NAMES = 50  # of corruptions
 
 _HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?", re.ASCII)
 _REPORTED = ("images", "held_out", "steps")  # of a distillation
@@ -23,13 +26,53 @@ def corruption_tag(name: str) -> str:
 
 def hub_ids(*names: Any) -> list[str] | None:
     """Those names that can be ids of datasets on the Hub, each once."""
-    ids = [name for name in names if isinstance(name, str) and _HUB_ID.fullmatch(name)]
-    return list(dict.fromkeys(ids)) or None
+    return list(dict.fromkeys(name for name in names if _is_hub_id(name))) or None
 
 
 def mapping(value: Any) -> dict[str, Any]:
     """The value if it is an object, else an empty one."""
     return dict(value) if isinstance(value, Mapping) else {}
+
+
+def base_facts(value: Any) -> dict[str, Any]:
+    """What a card can show of a signature's base."""
+    return _known(
+        value, repo_id=_is_hub_id, revision=_is_text, architecture=_is_text, input_size=_are_numbers, mean=_are_numbers,
+        std=_are_numbers,
+    )  # fmt: skip
+
+
+def corruption_facts(value: Any) -> dict[str, Any]:
+    """What a card can show of a corruption; its "names", none, one or several, are always there."""
+    given = mapping(value)
+    names = given["names"] if isinstance(given.get("names"), list) else []
+    names = [name for name in names if _is_text(name)][:_MOST_NAMES] or list(filter(_is_text, [given.get("name")]))
+    return {**_known(given, severity=_is_count, dataset=_is_text), "names": names}
+
+
+def method_facts(value: Any) -> dict[str, Any]:
+    """What a card can show of how a signature was made; "training", perhaps empty, is always there."""
+    found = _known(value, kind=_is_text, num_layers=_is_count, projection=_is_text, codec=_is_text)
+    return {**found, "training": mapping(mapping(value).get("training"))}
+
+
+def tensor_facts(value: Any) -> list[dict[str, Any]]:
+    """Those of a signature's tensors that a card can show."""
+    checks = {"name": _is_text, "shape": _are_sizes, "kind": _is_text, "layer": _is_index, "bits": _is_bits}
+    found = [_known(entry, **checks) for entry in (value if isinstance(value, list) else ())]
+    return [entry for entry in found if len(entry) == len(checks)]
+
+
+def timm_facts(value: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What a card can show of timm's config, and of the pretrained_cfg in it."""
+    numbers = dict.fromkeys(("input_size", "mean", "std"), _are_numbers)
+    pretrained = _known(mapping(value).get("pretrained_cfg"), license=_is_text, **numbers)
+    return _known(value, architecture=_is_text, num_classes=_is_count), pretrained
+
+
+def scale_of(value: Any) -> float:
+    """The scale that a signature's maker recommends; 1 if there is none."""
+    return value if _is_number(value, most=sys.float_info.max) else 1.0
 
 
 def checked_metrics(metrics: Any) -> dict[str, Any]:
@@ -45,11 +88,13 @@ def checked_metrics(metrics: Any) -> dict[str, Any]:
             found[key] = row
     if _is_accuracy(given.get("ta")):
         found["ta"] = given["ta"]
-    if ra := {name: value for name, value in mapping(given.get("ra")).items() if _is_accuracy(value)}:
+    if ra := {
+        name: value for name, value in mapping(given.get("ra")).items() if _is_accuracy(value) and _is_text(name)
+    }:
         found["ra"] = ra
     curve = given.get("scale_curve")
     points = [mapping(point) for point in curve] if isinstance(curve, list) else []
-    if points and all(
+    if 0 < len(points) <= _MOST_POINTS and all(
         _is_number(p.get("scale"), most=_LARGEST_SCALE) and _is_accuracy(p.get("ta")) and _is_accuracy(p.get("ra"))
         for p in points
     ):
@@ -105,6 +150,36 @@ def _result(metrics: Mapping[str, Any], value: float, name: str, config: str | N
         metric_name=name,
         metric_value=round(value, 4),
     )
+
+
+def _known(value: Any, **checks: Callable[[Any], bool]) -> dict[str, Any]:
+    """Those entries of an object that pass their checks."""
+    given = mapping(value)
+    return {key: given[key] for key, passes in checks.items() if key in given and passes(given[key])}
+
+
+def _is_hub_id(value: Any) -> bool:
+    return isinstance(value, str) and _HUB_ID.fullmatch(value) is not None
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str) and value != ""
+
+
+def _are_numbers(value: Any) -> bool:
+    return isinstance(value, list) and value != [] and all(_is_number(item, most=1e6) for item in value)
+
+
+def _are_sizes(value: Any) -> bool:
+    return isinstance(value, list) and len(value) < 10 and all(map(_is_index, value))
+
+
+def _is_index(value: Any) -> bool:
+    return _is_count(value, at_least=0)
+
+
+def _is_bits(value: Any) -> bool:
+    return _is_count(value) or _is_text(value)
 
 
 def _is_count(value: Any, *, at_least: int = 1) -> bool:

@@ -7,14 +7,20 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+import yaml
 from huggingface_hub import CardData
 
+from hf_rws._text import one_line
 from hf_rws.cards.merging import RESULTS_BEGIN, RESULTS_END, mark
 from hf_rws.errors import NotFoundError
 
 _LOCAL = " (local)"  # what is left of a path is its last component, and this
 _PATH = re.compile(r"[/~]|\.{1,2}[/\\]|[A-Za-z]:[/\\]|\\\\")
 _SECRET = re.compile(r"token|secret|password|api_?key|credential", re.IGNORECASE)
+_LONGEST = 300  # characters of a value
+_DEEPEST = 20  # values within each other
+_MOST_ROWS = 200  # of a table of settings
+_LARGEST_INTEGER = 2**63
 _UNSAFE = str.maketrans({"|": "/", "`": "'", '"': "'", "<": "(", ">": ")", "[": "(", "]": ")", "\\": "/"})
 
 
@@ -31,20 +37,28 @@ def render(template: str, data: CardData, **values: Any) -> str:
     environment.filters |= {"percent": _percent, "size": _size}
     markers = {"results_begin": RESULTS_BEGIN, "results_end": RESULTS_END}
     text = environment.get_template(template).render(**markers, **values)
-    return f"---\n{data.to_yaml()}\n---\n\n{mark(text)}"
+    return f"---\n{_head(data)}\n---\n\n{mark(text)}"
 
 
-def clean(value: Any) -> Any:
-    """The same value, its strings safe in a line of Markdown, a table and a Python string; no paths, no None."""
+def clean(value: Any, *, depth: int = 0) -> Any:
+    """The same value, its strings safe in a line of Markdown, a table and a Python string.
+
+    Left out are paths, None, numbers that JSON or a table cannot hold, and what lies too deep.
+    """
     if isinstance(value, str):
         if _PATH.match(value):
             value = local_name(value)
-        return " ".join(value.split()).translate(_UNSAFE)
+        return one_line(" ".join(value.split()), limit=_LONGEST).translate(_UNSAFE)
+    if isinstance(value, (Mapping, list, tuple)) and depth == _DEEPEST:
+        return None
     if isinstance(value, Mapping):
-        return {clean(key): clean(item) for key, item in value.items() if item is not None}
+        pairs = [(clean(key), clean(item, depth=depth + 1)) for key, item in value.items()]
+        return {key: item for key, item in pairs if key is not None and item is not None}
     if isinstance(value, (list, tuple)):
-        return [clean(item) for item in value if item is not None]
-    return value
+        return [item for item in (clean(item, depth=depth + 1) for item in value) if item is not None]
+    if isinstance(value, int):
+        return value if abs(value) < _LARGEST_INTEGER else None
+    return value if isinstance(value, float) and math.isfinite(value) else None
 
 
 def local_name(path: str) -> str:
@@ -68,13 +82,21 @@ def rows(settings: Mapping[str, Any]) -> list[tuple[str, str]]:
         values = [str(item) for item in (value if isinstance(value, list) else [value])]
         hidden = isinstance(value, dict) or _SECRET.search(str(key)) or any(text.endswith(_LOCAL) for text in values)
         if any(values) and not hidden:
-            found.append((str(key), ", ".join(values)))
-    return found
+            found.append((str(key), one_line(", ".join(values), limit=_LONGEST)))
+    return found[:_MOST_ROWS]
 
 
 def titled(names: Sequence[str]) -> list[tuple[str, str]]:
     """Titles and URLs of pictures in the repo."""
-    return [(clean(re.sub(r"[-_]", " ", Path(name).stem)), quote(name)) for name in names]
+    return [(clean(re.sub(r"[-_]", " ", Path(name).stem)), quote(name, errors="replace")) for name in names]
+
+
+def _head(data: CardData) -> str:
+    """The metadata as YAML, in which every character shows: else, by its code, as names of classes must stay."""
+    head = data.to_yaml()
+    if all(map(str.isprintable, head.split("\n"))):
+        return head
+    return str(yaml.safe_dump(data.to_dict(), sort_keys=False)).strip()
 
 
 def _templates() -> Path:

@@ -11,7 +11,6 @@ from hf_rws import cards
 from hf_rws._files import README_NAME
 from hf_rws._transport.pushing import destination, push_folder_files
 from hf_rws.errors import OptionError
-from hf_rws.models import is_ours
 from hf_rws.timm_repo import CONFIG_NAME, MODEL_NAME, save_timm_repo
 
 
@@ -55,7 +54,6 @@ def push_base(
             metrics=metrics,
             repo_id=repo_id,
             nbytes=nbytes,
-            needs_import=is_ours(config["architecture"]),
         )
 
     with tempfile.TemporaryDirectory() as temporary:

@@ -23,7 +23,6 @@ from hf_rws._transport.ids import REPO_ID, Location, parse_id
 from hf_rws._transport.pushing import push_folder_files
 from hf_rws.errors import AccessError, FormatError, MismatchError, NotFoundError, OptionError
 from hf_rws.fingerprints import has_fingerprint
-from hf_rws.models import is_ours
 from hf_rws.signature.config import CONFIG_NAME, WEIGHTS_NAME
 from hf_rws.signature.signature import Signature
 from hf_rws.timm_repo import METRICS_NAME, MODEL_NAME, TRAINING_NAME
@@ -198,7 +197,6 @@ def _write_base(source: Path, target: Path, addresses: Mapping[str, str], metric
         metrics=metrics,
         repo_id=addresses[name],
         nbytes=(source / MODEL_NAME).stat().st_size,
-        needs_import=is_ours(config["architecture"]),
         license=_license(source),
     )
     existing, where = _text(source / README_NAME), str(source / README_NAME)

@@ -22,7 +22,6 @@ from hf_rws.errors import OptionError
 from hf_rws.extraction import extract
 from hf_rws.fingerprints import fingerprint, weights_digest
 from hf_rws.layers import NumLayers, first_layers
-from hf_rws.models import is_ours
 from hf_rws.signature.config import CONFIG_NAME, PROJECTIONS, with_bits
 from hf_rws.signature.quantization import BitsLike, resolve_bits
 from hf_rws.signature.signature import Signature
@@ -251,7 +250,6 @@ def write_base_card(folder: Path, result: TrainingResult) -> None:
         metrics=metrics,
         repo_id=folder.name,
         nbytes=(folder / MODEL_NAME).stat().st_size,
-        needs_import=is_ours(config["architecture"]),
     )
     write_whole(folder / README_NAME, cards.updated(folder / README_NAME, card))
 
