@@ -343,8 +343,8 @@ def test_a_bundle_of_a_model(study):
 @pytest.mark.parametrize(
     ("base", "signatures", "options", "error", "words"),
     [
-        ("base", ["rws-fog"], {"folder": "base"}, OptionError, "not an empty folder"),
-        ("base", ["rws-fog"], {"folder": "base/config.json"}, OptionError, "not an empty folder"),
+        ("base", ["rws-fog"], {"folder": "base"}, OptionError, "is a file; give a folder"),
+        ("base", ["rws-fog"], {"folder": "base/config.json"}, OptionError, "is a file; give a folder"),
         ("base", ["rws-fog"], {"folder": "base/config.json/b"}, AccessError, "cannot write the bundle"),
         ("base", ["gone"], {}, NotFoundError, "gone"),
         ("gone", ["rws-fog"], {}, NotFoundError, "gone"),
