@@ -1,22 +1,34 @@
 """Ids -> bases: a timm model from a folder, a Hub id or a timm name."""
 
-from collections.abc import Mapping
+import math
+import os
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import timm
-from safetensors import SafetensorError
-from torch import nn
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.module import (
+    register_module_buffer_registration_hook,
+    register_module_parameter_registration_hook,
+)
 
 from hf_rws._files import read_json
+from hf_rws._transport.headers import Header, read_header
 from hf_rws._transport.ids import Location, parse_id
 from hf_rws._transport.reading import fetch
 from hf_rws.errors import FormatError, NotFoundError, OptionError
 from hf_rws.timm_repo import CONFIG_NAME, MODEL_NAME, TRAINING_NAME
 
 __all__ = ["Base", "load_base", "named_model"]
+
+_ROOM = 2**24  # values that a model may hold beyond four times those of its file
+_ROOM_FOR_HEADS = 2**28
 
 
 @dataclass(frozen=True)
@@ -85,14 +97,24 @@ def load_base(
         raise FormatError(
             f"{pinned} {CONFIG_NAME}: not a timm model's config (it names no architecture); is it a signature?"
         )
-    if not (fetched.folder / MODEL_NAME).is_file():
+    weights = fetched.folder / MODEL_NAME
+    if not os.path.isfile(weights):
         get((MODEL_NAME,))  # says what is in the way
+    header = read_header(pinned, weights, MODEL_NAME)
+    source = f"local-dir:{fetched.folder}"
     try:
-        model = timm.create_model(f"local-dir:{fetched.folder}", pretrained=True, **model_options)
-    except (RuntimeError, TypeError, KeyError, ValueError, AttributeError, OSError, SafetensorError) as error:
-        raise FormatError(f"{pinned}: timm cannot load this model: {error}") from error
+        if _sizes_its_layers(config):  # what it takes shows without memory for it
+            with torch.device("meta"), _no_larger_than(header, str(pinned), model_options):
+                timm.create_model(source, **model_options)
+        with _no_larger_than(header, str(pinned), model_options):
+            model = timm.create_model(source, pretrained=True, **model_options)
+    except FormatError:
+        raise
+    except Exception as error:  # the config's values reach every constructor of timm, which check nothing
+        raise FormatError(f"{pinned}: timm cannot load this model: {type(error).__name__}: {error}") from error
+    _check_preprocessing(cast(Mapping[str, Any], model.pretrained_cfg), f"{pinned} {CONFIG_NAME}")
     training = fetched.folder / TRAINING_NAME
-    record = read_json(training, f"{pinned} {TRAINING_NAME}") if training.is_file() else {}
+    record = read_json(training, f"{pinned} {TRAINING_NAME}") if os.path.isfile(training) else {}
     return Base(model.eval(), pinned, record)
 
 
@@ -106,3 +128,68 @@ def named_model(name: str, *, pretrained: bool = True, **options: Any) -> Any:
         return timm.create_model(name, pretrained=pretrained, **options)
     except (RuntimeError, OSError, ValueError) as error:
         raise NotFoundError(f"timm cannot load {name!r}: {error}") from error
+
+
+# --- what a config may ask for ---
+
+
+def _sizes_its_layers(config: Mapping[str, Any]) -> bool:
+    """Whether a model's layers are of other sizes than its architecture says, but for the first and the last."""
+    given, default = config.get("pretrained_cfg", config), timm.get_pretrained_cfg(config["architecture"])
+    arguments = dict(config.get("model_args") or {})
+    size = arguments.pop("img_size", None) or (given["input_size"][1:] if given.get("fixed_input_size") else None)
+    usual = list(default.input_size[1:]) if default else None
+    return bool(arguments.keys() - {"in_chans", "num_classes", "global_pool"}) or size not in (None, usual)
+
+
+@contextmanager
+def _no_larger_than(header: Header, where: str, model_options: Mapping[str, Any]) -> Iterator[None]:
+    """FormatError as soon as a model that is being built has far more, or larger, tensors than its file could fill.
+
+    Torch calls before a tensor's memory is written to, and memory that is not written to takes none. There is room
+    for what the file need not hold: tied tensors and constants, and a head that the caller asks for.
+    """
+    room = _ROOM if not model_options else _ROOM_FOR_HEADS
+    most_tensors = 4 * len(header.tensors) + 1000
+    most_values = 4 * sum(math.prod(shape) for _, shape in header.tensors.values()) + room
+    thread, tensors, values = threading.get_ident(), 0, 0
+
+    def registered(module: nn.Module, name: str, value: Tensor | None) -> None:
+        nonlocal tensors, values
+        if value is None or threading.get_ident() != thread:
+            return
+        tensors, values = tensors + 1, values + value.numel()
+        if tensors > most_tensors or values > most_values:
+            raise FormatError(f"{where}: {CONFIG_NAME} asks for a larger model than {MODEL_NAME} holds")
+
+    with ExitStack() as stack:
+        for watch in (register_module_parameter_registration_hook, register_module_buffer_registration_hook):
+            stack.callback(watch(registered).remove)
+        yield
+
+
+def _check_preprocessing(config: Mapping[str, Any], where: str) -> None:
+    """FormatError unless what a model's images are made with has the types that all who read it count on."""
+    size = config.get("input_size")
+    channels = size[0] if size and _is_list(size, int) else 3
+    lists = {"input_size": int, "test_input_size": int, "min_input_size": int, "mean": float, "std": float}
+    for key, kind in lists.items():
+        value: Any = config.get(key)
+        fits = _is_list(value, kind) and len(value) in ((3,) if kind is int else (1, channels))
+        if value is not None and not (fits and (key == "mean" or all(item > 0 for item in value))):
+            raise FormatError(f"{where}: {key!r} is not what timm reads there: {value!r:.80}")
+    for key in ("crop_pct", "test_crop_pct"):
+        value = config.get(key)
+        if value is not None and not (_is_list([value], float) and 0 < value <= 10):
+            raise FormatError(f"{where}: {key!r} must be a share of the image, got {value!r:.80}")
+    for key in ("architecture", "interpolation", "crop_mode", "license"):
+        value = config.get(key)
+        if not isinstance(value, str | None):
+            raise FormatError(f"{where}: {key!r} must be text, got {value!r:.80}")
+
+
+def _is_list(value: Any, kind: type) -> bool:
+    kinds = int if kind is int else int | float
+    return isinstance(value, list | tuple) and all(
+        isinstance(item, kinds) and not isinstance(item, bool) and abs(item) < 2**31 for item in value
+    )

@@ -190,7 +190,9 @@ def _open(weights: Weights, role: str) -> _Weights:
         return _Weights(_cpu(weights))
     if isinstance(weights, str | Path):
         base = load_base(weights)
-        return _Weights(_cpu(base.model.state_dict()), base.model, base.origin, base.training.get("init_sha256"))
+        start = base.training.get("init_sha256")
+        known = start if isinstance(start, str) else None
+        return _Weights(_cpu(base.model.state_dict()), base.model, base.origin, known)
     raise OptionError(f"{role} must be a model, a state dict, a folder or an id, got {type(weights).__name__}")
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 from torch import nn
 
 from hf_rws import cards
-from hf_rws._files import README_NAME
+from hf_rws._files import README_NAME, output_folder
 from hf_rws._transport.ids import Location
 from hf_rws.bases import load_base
 from hf_rws.errors import OptionError
@@ -21,6 +21,8 @@ from hf_rws.timm_repo import save_timm_repo
 
 if TYPE_CHECKING:
     from hf_rws.patching.patcher import PatchedModel
+
+_MOST_THREADS = 32  # that fetch signatures
 
 
 def load_patched(
@@ -124,7 +126,7 @@ def _loaded(
 
     The base is made in this thread: torch's defaults (device, dtype, inference mode) belong to a thread.
     """
-    pool = ThreadPoolExecutor(max(1, len(signatures)), thread_name_prefix="hf-rws-load")
+    pool = ThreadPoolExecutor(min(max(1, len(signatures)), _MOST_THREADS), thread_name_prefix="hf-rws-load")
     try:
         wanted = zip(signatures, revisions or [None] * len(signatures), strict=True)
         opened = [pool.submit(_opened, item, at, options) for item, at in wanted]
@@ -180,7 +182,7 @@ def save_patched(model: nn.Module, folder: str | Path, *, repo_id: str | None = 
     plain: Any = unwrap(model)
     if not isinstance(getattr(plain, "rws", None), Patcher):
         raise OptionError("the model carries no signatures; load_patched or patch puts some on")
-    lockfile, folder = plain.rws.lockfile(), Path(folder)
+    lockfile, folder = plain.rws.lockfile(), output_folder(folder, "the model")
 
     def card(config: dict[str, Any], nbytes: int) -> str:
         fresh = cards.merged_card(

@@ -4,8 +4,8 @@ A lockfile is a small JSON object. `model.rws.lockfile()` gives it, `load_patche
 or as a file. Every part carries a digest of its values, so a model that is not the same is never built without notice.
 """
 
-import json
-import math
+import os
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
+from hf_rws._files import read_json
 from hf_rws.errors import FormatError, IntegrityError, NotFoundError, OptionError
 from hf_rws.fingerprints import digest
 from hf_rws.signature.config import LIBRARY_NAME
@@ -25,6 +26,7 @@ LOCKFILE_NAME = "lockfile.json"
 _LOCKFILE_VERSION = "1.0"
 
 _KINDS = ("hub", "local", "name")
+_MOST_SIGNATURES = 1_000
 
 
 @dataclass(frozen=True)
@@ -116,6 +118,7 @@ def read_lockfile(source: Mapping[str, Any] | str | Path) -> Lockfile:
     Raises:
         NotFoundError: There is no such file.
         FormatError: It is no lockfile, or a newer one than this version reads.
+        AccessError: It cannot be read.
         OptionError: It is neither a mapping nor a path.
     """
     if isinstance(source, Mapping):
@@ -123,14 +126,12 @@ def read_lockfile(source: Mapping[str, Any] | str | Path) -> Lockfile:
     if not isinstance(source, (str, Path)):
         raise OptionError(f"a lockfile is a mapping, a file or a folder with a {LOCKFILE_NAME}, got {source!r:.80}")
     path = Path(source)
-    if path.is_dir():
+    if os.path.isdir(path):
         path = path / LOCKFILE_NAME
-    if not path.is_file():
-        raise NotFoundError(f"there is no lockfile {str(path)!r}")
     try:
-        content = json.loads(path.read_bytes())
-    except (ValueError, RecursionError) as error:
-        raise FormatError(f"{path}: not valid JSON ({error})") from error
+        content = read_json(path, str(path))
+    except NotFoundError as error:
+        raise NotFoundError(f"there is no lockfile {str(path)!r}") from error
     return _parse(content, str(path), path.parent)
 
 
@@ -150,6 +151,8 @@ def _parse(content: Any, where: str, folder: Path) -> Lockfile:
             f"{where}: format_version {version!r} is not one that this hf-rws reads ({_LOCKFILE_VERSION}); if it is "
             "newer, upgrade: pip install -U hf-rws"
         )
+    if len(content["signatures"]) > _MOST_SIGNATURES:
+        raise FormatError(f"{where}: lists {len(content['signatures']):,} signatures; {_MOST_SIGNATURES:,} are read")
     entries = enumerate(content["signatures"])
     signatures = tuple(Part(**_signature(entry, f"{where}: signature {i}", folder)) for i, entry in entries)
     names = [part.name for part in signatures]
@@ -177,7 +180,7 @@ def _part(entry: Any, where: str, folder: Path) -> dict[str, Any]:
 def _signature(entry: Any, where: str, folder: Path) -> dict[str, Any]:
     part = _part(entry, where, folder)
     name, scale = entry.get("name"), entry.get("scale")
-    number = isinstance(scale, int | float) and not isinstance(scale, bool) and math.isfinite(scale)
-    if not isinstance(name, str) or not name or not number:
+    number = isinstance(scale, int | float) and not isinstance(scale, bool)
+    if not isinstance(name, str) or not name or not number or not abs(scale) <= sys.float_info.max:
         raise FormatError(f"{where}: needs a name and a finite scale, got {name!r:.80} and {scale!r:.80}")
     return {**part, "name": name, "scale": float(scale)}
