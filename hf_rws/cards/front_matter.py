@@ -12,13 +12,14 @@ import yaml
 
 from hf_rws.errors import FormatError
 
-_LARGEST_HEAD = 200_000  # characters; the heads of cards with thousands of results have as many
+_LARGEST_HEAD = 100_000  # characters: 400 results
 _DEEPEST = 50  # values within each other
 _OPENING = re.compile(r"\s*---\n")
 _CLOSING = re.compile(r"\n---[ \t]*(?:\n|\Z)")
 _OF_NOTHING = re.compile(r"[ \t]*(?:#.*)?")  # a line without a value
 
-_Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml's, where PyYAML was built with it: ten times as fast
+# libyaml's, where PyYAML was built with it: ten times as fast
+_Loader, _Dumper = (getattr(yaml, f"C{kind}", getattr(yaml, kind)) for kind in ("SafeLoader", "SafeDumper"))
 _MAP, _SEQUENCE, _STRING, _NULL = (f"tag:yaml.org,2002:{kind}" for kind in ("map", "seq", "str", "null"))
 
 
@@ -53,7 +54,7 @@ def read(head: str, where: str = "README.md") -> dict[str, Entry]:
         FormatError: It is not YAML, not made of keys and values, a key is there twice, or it is too much.
     """
     root = _composed(head, where)
-    if root is None:
+    if root is None or is_empty(root):
         return {}
     if not isinstance(root, yaml.MappingNode):
         raise FormatError(f"{where}: the metadata at its head must be lines of the form `key: value`")
@@ -62,7 +63,7 @@ def read(head: str, where: str = "README.md") -> dict[str, Entry]:
             raise FormatError(f"{where}: a key in the metadata at its head is no word: mend it there")
     starts = [head.rfind("\n", 0, key.start_mark.index) + 1 for key, _ in root.value]
     entries: dict[str, Entry] = {}
-    for (key, value), start, stop in zip(root.value, starts, [*starts[1:], len(head)], strict=True):
+    for (key, value), start, stop in zip(root.value, starts, [*starts, len(head)][1:], strict=True):
         if key.value in entries:
             raise FormatError(f"{where}: the metadata at its head has {key.value!r:.80} twice: keep one of them")
         entries[key.value] = Entry(key, value, *_without_trailing_comments(head[start:stop]))
@@ -166,7 +167,7 @@ def _composed(head: str, where: str) -> yaml.Node | None:
 def _canonical(pairs: list[tuple[yaml.Node, yaml.Node]]) -> str:
     """The same text for the same keys and values, however they were written; it ends in a line feed."""
     root = yaml.MappingNode(_MAP, pairs, flow_style=False)
-    return str(yaml.serialize(root, Dumper=yaml.SafeDumper, allow_unicode=True)) if pairs else ""
+    return str(yaml.serialize(root, Dumper=_Dumper, allow_unicode=True)) if pairs else ""
 
 
 def _without_trailing_comments(text: str) -> tuple[str, str]:

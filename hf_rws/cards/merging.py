@@ -178,7 +178,9 @@ def _merged_text(old: str, new: str) -> str:
 
 
 def _results(text: str) -> slice | None:
-    """Where the results stand, with their markers."""
+    """Where the results stand, with their markers: a marker without its other one is part of the author's text."""
     begin = text.find(RESULTS_BEGIN)
     end = text.find(RESULTS_END, begin)
-    return None if begin < 0 or end < 0 else slice(begin, end + len(RESULTS_END))
+    if begin < 0 or end < 0:
+        return None
+    return slice(text.rfind(RESULTS_BEGIN, begin, end), end + len(RESULTS_END))
