@@ -9,6 +9,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, wait
 from contextlib import contextmanager
+from json import JSONDecodeError
 from typing import Any, TypeVar
 
 from huggingface_hub import HfApi
@@ -32,8 +33,10 @@ T = TypeVar("T")
 
 LIBRARY = "hf-rws"
 TIME_LIMIT = 60.0  # seconds without a sign of life from the Hub after which a call is given up
+SLOWEST = 5_000  # bytes per second: a call that moves n bytes may take n / SLOWEST seconds longer
 PAUSES = (0.5, 2.0)  # seconds before a call that failed for a passing reason is made again
 _LONGEST_PAUSE = 10.0  # a Hub that asks for more (Retry-After) is not waited for
+_LONGEST_TRY = 20.0  # seconds; what took longer is not made again: the client has tried again by itself, for 23 s
 
 _PASSING = (408, 429, 500, 502, 503, 504)  # HTTP statuses that are worth another try
 
@@ -43,7 +46,46 @@ class HiddenRepoError(NotFoundError, AccessError):
 
 
 class SilenceError(Exception):
-    """A call of the Hub's client has shown no sign of life for too long."""
+    """A call has shown no sign of life for too long."""
+
+
+class SlownessError(Exception):
+    """A call goes on, but slower than `SLOWEST`."""
+
+
+class AnswerError(Exception):
+    """An answer is not what a Hub says; the message tells in what, and another try may help."""
+
+
+class Progress:
+    """How far a call has come. It goes on in a thread of its own, and ends there when nobody waits for it any more."""
+
+    def __init__(self) -> None:
+        self.given_up = False
+        self._moved = 0
+
+    def advance(self, nbytes: int) -> None:
+        """Say that so many bytes more were moved; ends a call that was given up."""
+        self._moved += nbytes
+        if self.given_up:
+            raise SilenceError
+
+    def nbytes(self) -> int:
+        """How many bytes were moved, also in vain."""
+        return self._moved
+
+
+def not_cached(where: Location, file: str | None = None) -> NetworkError:
+    """The error for what may not be fetched."""
+    of_file = f" ({file})" if file else ""
+    return NetworkError(
+        f"{where}{of_file} is not in the cache, and local_files_only or HF_HUB_OFFLINE keeps it from being fetched"
+    )
+
+
+def no_hub(where: Location, file: str) -> NetworkError:
+    """The error for an answer that lacks what every Hub sends."""
+    return NetworkError(f"{where} ({file}): the answer is not a Hub's. Check HF_ENDPOINT")
 
 
 def client(token: bool | str | None) -> HfApi:
@@ -58,29 +100,33 @@ def ask(
     file: str | None = None,
     token: bool | str | None = None,
     seconds: float | None = None,
-    alive: Callable[[], object] = lambda: None,
+    progress: Progress | None = None,
     once: bool = False,
 ) -> T:
     """The result of one call of the Hub's client, within a time limit and with our errors.
 
     Where the connection breaks, or the Hub says that it is overloaded, the call is made again after a pause, at most as
-    often as `PAUSES` has entries. Silence is not tried again: it ends the call.
+    often as `PAUSES` has entries. Not made again is a call that took longer than `_LONGEST_TRY`.
 
     Args:
         call: The call; it may be left behind in a thread of its own.
         where: The repo and revision that error messages name.
         file: The file that they name.
         token: The token, so that it never gets into a message.
-        seconds: Time limit of each try; `TIME_LIMIT` if None.
-        alive: Its result changes as long as the call makes progress; the limit counts from the last change.
+        seconds: Time limit of silence, and of all tries together if no bytes are moved; `TIME_LIMIT` if None. Each byte
+            moved extends the latter by 1 / `SLOWEST` seconds.
+        progress: What the call has moved.
         once: Do not make the call again: it changes something every time.
     """
+    seconds = TIME_LIMIT if seconds is None else seconds
+    progress = Progress() if progress is None else progress
     pauses = iter(() if once else PAUSES)
+    begun = time.monotonic()
     while True:
         start = time.monotonic()
         try:
             with _our_errors(where, file, token):
-                return _within(TIME_LIMIT if seconds is None else seconds, call, alive)
+                return _within(seconds, call, progress, begun)
         except NetworkError as error:
             pause = _pause(error.__cause__, next(pauses, None), time.monotonic() - start)
             if pause is None:
@@ -88,7 +134,19 @@ def ask(
         time.sleep(pause)
 
 
-def _within(seconds: float, call: Callable[[], T], alive: Callable[[], object]) -> T:
+def is_broken_connection(error: BaseException) -> bool:
+    """Whether the connection broke, in the words of the client's HTTP library, which is httpx or httpx2."""
+    return "TransportError" in {kind.__name__ for kind in type(error).__mro__}
+
+
+def status_of(error: BaseException | None) -> int | None:
+    """The HTTP status that an error of ours, or one of the client, comes from."""
+    if isinstance(error, RWSError):
+        error = error.__cause__
+    return getattr(getattr(error, "response", None), "status_code", None)
+
+
+def _within(seconds: float, call: Callable[[], T], progress: Progress, begun: float) -> T:
     """Most of the client's calls have no time limit, and its settings are the user's: so each call gets a thread."""
     future: Future[T] = Future()
 
@@ -99,56 +157,59 @@ def _within(seconds: float, call: Callable[[], T], alive: Callable[[], object]) 
             future.set_exception(error)
 
     threading.Thread(target=work, name="hf-rws-hub", daemon=True).start()
-    state, deadline = alive(), time.monotonic() + seconds
+    moved, since = progress.nbytes(), time.monotonic()
     while not wait([future], timeout=min(1.0, seconds / 4)).done:
-        if (now := alive()) != state:
-            state, deadline = now, time.monotonic() + seconds
-        elif time.monotonic() > deadline:
+        now, before, moved = time.monotonic(), moved, progress.nbytes()
+        since = now if moved != before else since
+        if now - since > seconds:
+            progress.given_up = True
             raise SilenceError
+        if now - begun > seconds + moved / SLOWEST:
+            progress.given_up = True
+            raise SlownessError if moved else SilenceError
     return future.result()
 
 
 def _pause(error: BaseException | None, usual: float | None, took: float) -> float | None:
     """How long to wait before another try; None where that would be in vain, or has been done by the client itself."""
-    if usual is None:
+    if usual is None or error is None or took > _LONGEST_TRY:
         return None
-    response = getattr(error, "response", None)
-    if response is None:
-        kinds = {kind.__name__ for kind in type(error).__mro__}  # TransportError is httpx's or httpx2's
-        wrong_length = type(error) is OSError and error.errno is None
-        return usual if wrong_length or kinds & {"TransportError", "JSONDecodeError"} else None
-    if response.status_code not in _PASSING or took > _LONGEST_PAUSE:
-        return None
+    status = status_of(error)
+    if status is None:
+        return usual if isinstance(error, (AnswerError, JSONDecodeError)) or is_broken_connection(error) else None
     asked = _asked_pause(error)
     pause = usual if asked is None else float(asked)
-    return pause if pause <= _LONGEST_PAUSE else None
+    return pause if status in _PASSING and pause <= _LONGEST_PAUSE else None
 
 
 def _asked_pause(error: BaseException | None) -> int | None:
     """The seconds that the Hub asks to wait for, if its answer says so."""
     headers = getattr(getattr(error, "response", None), "headers", {})
-    asked = headers.get("Retry-After", "")
-    return int(asked) if asked.isdecimal() else None  # a date is allowed, too, but not used by the Hub
+    asked = headers.get("Retry-After", "").strip()
+    return int(asked) if re.fullmatch("[0-9]{1,9}", asked) else None  # a date is allowed, too, but not used by the Hub
 
 
 # --- errors ---
 
 _LOG_IN = "log in with `hf auth login`, or pass token="
-_MOVED = "{at} changed while it was being pushed to, and nothing was pushed: push again"
 
 # the client's errors, what they become and what is said; the first that fits counts
 _MEANINGS: tuple[tuple[Any, type[RWSError], str], ...] = (
     (SilenceError, NetworkError, "{at}{of_file}: no answer from the Hub in time. Check the connection and try again"),
+    (
+        SlownessError,
+        NetworkError,
+        f"{{at}}{{of_file}}: less than {SLOWEST:,} bytes a second came. Check the connection and try again",
+    ),
+    (
+        AnswerError,
+        NetworkError,
+        "{at}{of_file}: the answer broke ({error}). Try again; if that does not help, check HF_ENDPOINT",
+    ),
     (hub_errors.GatedRepoError, AccessError, "{repo} is gated: ask for access on its page on the Hub, then " + _LOG_IN),
     (hub_errors.RevisionNotFoundError, NotFoundError, "{repo} has no revision {revision!r}"),
     (hub_errors.RemoteEntryNotFoundError, NotFoundError, "{at} has no file {file!r}"),
-    (
-        (hub_errors.LocalEntryNotFoundError, hub_errors.RevisionResolutionError),
-        NetworkError,
-        "{at}{of_file} is not in the cache, and local_files_only or HF_HUB_OFFLINE keeps it from being fetched",
-    ),
     (hub_errors.OfflineModeIsEnabled, NetworkError, "{at}: HF_HUB_OFFLINE is set; unset it to reach the Hub"),
-    (hub_errors.FileMetadataError, NetworkError, "{at}{of_file}: the answer is not a Hub's. Check HF_ENDPOINT"),
     (hub_errors.LocalTokenNotFoundError, AccessError, "token=True, but there is no token on this machine: " + _LOG_IN),
     (hub_errors.HFValidationError, OptionError, "{repo!r} is no Hub id: those have the form user/name"),
 )
@@ -157,8 +218,6 @@ _MEANINGS_OF_STATUS: dict[int, tuple[type[RWSError], str]] = {
     401: (AccessError, "{at}: the Hub wants a token, or does not accept this one: " + _LOG_IN),
     403: (AccessError, "{at}: the token does not allow this; a push needs one with write access: {said}"),
     404: (NotFoundError, "{at} is not on the Hub: {said}"),
-    409: (RWSError, _MOVED),
-    412: (RWSError, _MOVED),
     429: (NetworkError, "{at}: the Hub takes no more requests just now. Wait {wait}, or log in for more"),
 }
 _REFUSED = "{{at}}{{of_file}}: the file system refused: {}. Check cache_dir"
@@ -180,14 +239,14 @@ def _our_errors(where: Location, file: str | None, token: bool | str | None) -> 
         asked = _asked_pause(cause)
         wait = "some minutes" if asked is None else f"{asked} seconds"
         text = message.format(
-            at=where, repo=where.id, revision=revision, file=file, of_file=of_file, said=said, wait=wait
+            error=cause, at=where, repo=where.id, revision=revision, file=file, of_file=of_file, said=said, wait=wait
         )
         raise kind(text) from cause
 
 
 def _innermost(error: Exception) -> Exception:
-    """What really happened: the client reports failed requests as missing files or bad values caused by them."""
-    wrappers = (hub_errors.LocalEntryNotFoundError, hub_errors.RevisionResolutionError, ValueError, RuntimeError)
+    """What really happened: the client reports failed requests as bad values caused by them."""
+    wrappers = (ValueError, RuntimeError)
     while (
         isinstance(error, wrappers)
         and not isinstance(error, hub_errors.HfHubHTTPError)
@@ -202,7 +261,7 @@ def _meaning(error: Exception) -> tuple[type[RWSError], str]:
     for kinds, ours, message in _MEANINGS:
         if isinstance(error, kinds):
             return ours, message
-    status = getattr(getattr(error, "response", None), "status_code", None)
+    status = status_of(error)
     if isinstance(error, hub_errors.RepositoryNotFoundError):
         if status == 401:
             return HiddenRepoError, "there is no {repo} on the Hub, or it is private: check the name, or " + _LOG_IN
@@ -224,7 +283,8 @@ def _meaning(error: Exception) -> tuple[type[RWSError], str]:
 
 def _said(error: Exception, token: bool | str | None) -> str:
     """The reason that the Hub gave, in one line and without tokens."""
-    text = " ".join((getattr(error, "server_message", None) or "no reason is given").split())
+    text = str(getattr(error, "server_message", None) or "no reason is given")[:10_000]
+    text = " ".join("".join(character if character.isprintable() else " " for character in text).split())
     if isinstance(token, str) and token:
         text = text.replace(token, "...")
     return re.sub(r"hf_\w{8,}|(?<=Bearer )\S+", "...", text)[:500]

@@ -1,21 +1,23 @@
 """The head of a safetensors file: what is in it, without its values; of a file on the Hub only the head is fetched."""
 
-import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import get_session, hf_hub_url
-from huggingface_hub.utils import build_hf_headers, hf_raise_for_status
+from huggingface_hub import constants, hf_hub_url
 
+from hf_rws._files import parse_json
 from hf_rws._transport import calls
+from hf_rws._transport.exchange import headers, opened, pieces
 from hf_rws._transport.ids import Location
-from hf_rws._version import __version__
 from hf_rws.errors import AccessError, FormatError
 
 _FIRST_BYTES = 4096  # enough for every signature; a base takes a second request
 _LONGEST_HEADER = 25_000_000
+_MOST_TENSORS = 100_000
+_MOST_AXES = 64  # as in torch
 
 
 @dataclass(frozen=True)
@@ -52,9 +54,7 @@ def read_header(
         if content is not None:
             return content[start:stop], len(content)
         if not path.is_file():
-            return calls.ask(
-                lambda: _from_the_hub(where, filename, start, stop, token), where, file=filename, token=token
-            )
+            return _from_the_hub(where, filename, start, stop, token)
         try:
             with path.open("rb") as file:
                 file.seek(start)
@@ -78,28 +78,49 @@ def read_header(
 
 def _from_the_hub(where: Location, filename: str, start: int, stop: int, token: bool | str | None) -> tuple[bytes, int]:
     """Some bytes of a file, and its size. A server that knows no ranges sends it from its beginning."""
-    headers = build_hf_headers(token=token, library_name=calls.LIBRARY, library_version=__version__)
-    headers |= {"Range": f"bytes={start}-{stop - 1}", "Accept-Encoding": "identity"}
-    url, content = hf_hub_url(where.id, filename, revision=where.revision), bytearray()
-    with get_session().stream("GET", url, headers=headers, timeout=10, follow_redirects=True) as response:
-        if response.is_error:
-            response.read()  # the Hub's reason
-        hf_raise_for_status(response)
-        whole = response.status_code == 200
-        size = response.headers["Content-Length"] if whole else response.headers["Content-Range"].rpartition("/")[2]
-        for chunk in response.iter_bytes():
-            content += chunk
-            if len(content) >= (stop if whole else stop - start):
-                break
-    return bytes(content[start:stop] if whole else content[: stop - start]), int(size)
+    progress = calls.Progress()
+
+    def exchange() -> tuple[bytes, int]:
+        url, content = hf_hub_url(where.id, filename, revision=where.revision), bytearray()
+        sent = {**headers(token), "Range": f"bytes={start}-{stop - 1}"}
+        with opened("GET", url, sent, timeout=constants.HF_HUB_DOWNLOAD_TIMEOUT) as response:
+            whole = not response.headers.get("Content-Range", "").startswith(f"bytes {start}-")
+            size = response.headers.get("Content-Length" if whole else "Content-Range", "").rpartition("/")[2]
+            if not re.fullmatch("[0-9]{1,18}", size):
+                raise calls.AnswerError("it does not say how large it is")
+            wanted = stop if whole else stop - start
+            for chunk in pieces(response, progress, int(size)):
+                content += chunk
+                if len(content) >= wanted:
+                    break
+        return bytes(content[start:stop] if whole else content[:wanted]), int(size)
+
+    return calls.ask(exchange, where, file=filename, token=token, progress=progress)
 
 
 def _parse(text: bytes, where: str) -> tuple[dict[str, tuple[str, tuple[int, ...]]], int]:
     """The tensors, and the length of the data."""
-    try:
-        header: dict[str, Any] = json.loads(text)
-        header.pop("__metadata__", None)
-        ends = [int(entry["data_offsets"][1]) for entry in header.values()]
-        return {n: (str(e["dtype"]), tuple(map(int, e["shape"]))) for n, e in header.items()}, max(ends, default=0)
-    except (ValueError, TypeError, KeyError, IndexError, AttributeError, OverflowError, RecursionError) as error:
-        raise FormatError(f"{where}: not a safetensors file ({type(error).__name__} in its header)") from error
+    header = parse_json(text, f"{where}: not a safetensors file; its header", limit=_LONGEST_HEADER)
+    header.pop("__metadata__", None)
+    if len(header) > _MOST_TENSORS:
+        raise FormatError(f"{where}: has {len(header):,} tensors; at most {_MOST_TENSORS:,} are read")
+    tensors, end = {}, 0
+    for name, entry in header.items():
+        entry = entry if isinstance(entry, dict) else {}
+        dtype, shape, offsets = entry.get("dtype"), _sizes(entry.get("shape")), _sizes(entry.get("data_offsets"))
+        if not isinstance(dtype, str) or shape is None or offsets is None or len(offsets) != 2:
+            raise FormatError(f"{where}: not a safetensors file (its header does not describe {name!a:.80})")
+        tensors[name] = dtype, shape
+        end = max(end, offsets[1])
+    return tensors, end
+
+
+def _sizes(values: Any) -> tuple[int, ...] | None:
+    """A short list of integers from 0 on; None if it is anything else."""
+    if (
+        isinstance(values, list)
+        and len(values) <= _MOST_AXES
+        and all(type(size) is int and size >= 0 for size in values)
+    ):
+        return tuple(values)
+    return None

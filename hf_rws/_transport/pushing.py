@@ -3,20 +3,23 @@
 import hashlib
 import os
 import tempfile
-from collections.abc import Mapping, Sequence
-from functools import partial
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any
+from urllib.parse import quote
 
-from huggingface_hub import CommitInfo, CommitOperationAdd, HfApi
+from huggingface_hub import CommitInfo, CommitOperationAdd, constants
 from huggingface_hub import errors as hub_errors
 
 from hf_rws import cards
 from hf_rws._files import README_NAME, read_text
-from hf_rws._transport import calls
+from hf_rws._transport import calls, repos
+from hf_rws._transport.downloading import download
+from hf_rws._transport.exchange import ask_json, post
 from hf_rws._transport.ids import COMMIT, REPO_ID, REVISION, Location
-from hf_rws._transport.reading import download
-from hf_rws.errors import AccessError, NotFoundError, OptionError
+from hf_rws.errors import AccessError, IntegrityError, NetworkError, NotFoundError, OptionError, RWSError
 
 _SLOWEST_UPLOAD = 50_000  # bytes per second: a commit of n bytes may take n / _SLOWEST_UPLOAD seconds longer
 
@@ -65,33 +68,26 @@ def push_folder_files(
     """
     where = destination(repo_id, revision, create_pr=create_pr, tag=tag)
     files = _files_to_push(Path(folder), filenames)
-    api = calls.client(token)
-    head = _head(api, where, token, private=private)
+    head = _head(where, token, private=private)
     if private is not None and head.private is not None and head.private != private:
         visibility = "private" if head.private else "public"
         raise OptionError(f"{where.id} exists and is {visibility}: change that in its settings, or leave out private=")
     contents: dict[str, str | bytes] = {name: os.fspath(file) for name, file in files.items()}
-    if README_NAME in files and any(sibling.rfilename == README_NAME for sibling in head.siblings or ()):
-        contents[README_NAME] = _merged_readme(where, head.sha, files[README_NAME], token)
-    if create_pr and (proposed := _proposed(api, where, contents, token)):
+    if README_NAME in files and README_NAME in head.files:
+        contents[README_NAME] = _merged_readme(where, head.commit, files[README_NAME], token)
+    if create_pr and (proposed := _proposed(where, contents, token)):
         return proposed
-    # Made again after its answer was lost, the commit finds its files there, or somebody else's and is refused.
-    commit = calls.ask(
-        lambda: api.create_commit(
-            where.id,
-            [CommitOperationAdd(path_in_repo=name, path_or_fileobj=content) for name, content in contents.items()],
-            commit_message=commit_message or "Upload with hf_rws",
-            revision=where.revision,
-            create_pr=create_pr,
-            parent_commit=head.sha,
-        ),
+    commit = _commit(
         where,
-        token=token,
+        contents,
+        token,
         seconds=calls.TIME_LIMIT + sum(file.stat().st_size for file in files.values()) / _SLOWEST_UPLOAD,
-        once=create_pr,
+        commit_message=commit_message or "Upload with hf_rws",
+        create_pr=create_pr,
+        parent_commit=head.commit,
     )
     if tag is not None:
-        _put_tag(api, where, tag, commit, token)
+        _put_tag(where, tag, commit, token)
     return commit
 
 
@@ -125,69 +121,106 @@ def _files_to_push(folder: Path, filenames: Sequence[str]) -> dict[str, Path]:
     return files
 
 
-def _head(api: HfApi, where: Location, token: bool | str | None, *, private: bool | None) -> Any:
-    """The Hub's ModelInfo of the branch to push to; the repo and the branch are made if there are none."""
-    ask = partial(calls.ask, where=where, token=token)
-    info = partial(api.model_info, where.id, revision=where.revision, timeout=calls.TIME_LIMIT)
+def _head(where: Location, token: bool | str | None, *, private: bool | None) -> repos.Repo:
+    """The branch to push to; the repo and the branch are made if there are none."""
     try:
-        return ask(info)
+        return repos.look(where, token=token)
     except NotFoundError as error:
         branch = where.revision or "main"
         if branch.startswith("refs/"):
             raise
         repo_is_there = isinstance(error.__cause__, hub_errors.RevisionNotFoundError)
     if not repo_is_there:
-        ask(lambda: api.create_repo(where.id, private=private, exist_ok=True))
+        _make_repo(where, token, private=private)
     if branch != "main":
-        ask(lambda: api.create_branch(where.id, branch=branch, exist_ok=True))
-    return ask(info)
+        with _if_it_is_not_there():
+            post(where, f"{repos.api_path(where)}/branch/{quote(branch, safe='')}", token=token, json={})
+    return repos.look(where, token=token)
+
+
+def _make_repo(where: Location, token: bool | str | None, *, private: bool | None) -> None:
+    owner, _, name = where.id.rpartition("/")
+    asked = {"name": name, "organization": owner}
+    if private is not None:
+        asked["visibility"] = "private" if private else "public"
+    with _if_it_is_not_there():
+        made = ask_json(where, "/api/repos/create", method="POST", token=token, json=asked)
+        if not isinstance(made.get("url"), str):
+            raise NetworkError(f"{where}: the answer broke (it has no url). Check HF_ENDPOINT, and try again")
+
+
+@contextmanager
+def _if_it_is_not_there() -> Iterator[None]:
+    """Something is to be made, and is there already: that is no error."""
+    try:
+        yield
+    except RWSError as error:
+        if calls.status_of(error) != 409 or "conflicting operation" in str(error):  # another repo is being made
+            raise
+
+
+def _commit(
+    where: Location, contents: Mapping[str, str | bytes], token: bool | str | None, *, seconds: float, **options: Any
+) -> CommitInfo:
+    """Make the commit. Made again after its answer was lost, it finds its files there, or is refused for another's."""
+    api = calls.client(token)
+
+    def commit() -> CommitInfo:
+        added = [CommitOperationAdd(path_in_repo=name, path_or_fileobj=content) for name, content in contents.items()]
+        return api.create_commit(where.id, added, revision=where.revision, **options)
+
+    try:
+        made = calls.ask(commit, where, token=token, seconds=seconds, once=options["create_pr"])
+    except RWSError as error:
+        if calls.status_of(error) not in (409, 412):
+            raise
+        raise RWSError(
+            f"{where} changed while it was being pushed to, and nothing was pushed: push again"
+        ) from error.__cause__
+    if not isinstance(made.oid, str) or not COMMIT.fullmatch(made.oid):
+        raise IntegrityError(f"{where}: {made.oid!a:.80} is no commit; the server is no Hub. Check HF_ENDPOINT")
+    return made
 
 
 def _merged_readme(where: Location, commit: str, fresh: Path, token: bool | str | None) -> bytes:
     with tempfile.TemporaryDirectory() as temporary:
-        folder = download(where, commit, Path(temporary).resolve(), README_NAME, token=token)
+        path = download(where, commit, Path(temporary).resolve(), README_NAME, token=token)
         name = f"{where} {README_NAME}"
-        existing = read_text(folder / README_NAME, name)
+        existing = read_text(path, name)
     return cards.merge_card(existing, fresh.read_text(encoding="utf-8"), where=name).encode()
 
 
-def _proposed(
-    api: HfApi, where: Location, contents: Mapping[str, str | bytes], token: bool | str | None
-) -> CommitInfo | None:
+def _proposed(where: Location, contents: Mapping[str, str | bytes], token: bool | str | None) -> CommitInfo | None:
     """The head of an open pull request of this user that has these very files; None if there is none."""
-    ask = partial(calls.ask, where=where, token=token)
-    user = ask(api.whoami)["name"]
-    kind: dict[str, Any] = {"author": user, "discussion_type": "pull_request", "discussion_status": "open"}
-    for opened in ask(lambda: list(api.get_repo_discussions(where.id, **kind))):
-        look = partial(api.model_info, where.id, revision=opened.git_reference, files_metadata=True)
-        found = ask(partial(look, timeout=calls.TIME_LIMIT))
-        there = {file.rfilename: file for file in found.siblings or ()}
-        if all(name in there and _is_content(there[name], content) for name, content in contents.items()):
-            url, sha = f"{api.endpoint}/{where.id}", str(found.sha)
+    for number, title in repos.pull_requests(where, repos.whoami(where, token), token=token):
+        there = repos.look(replace(where, revision=f"refs/pr/{number}"), token=token, hashes=True)
+        if all(name in there.files and _is_content(there.files[name], content) for name, content in contents.items()):
+            url = f"{constants.ENDPOINT}/{where.id}"
             return CommitInfo(
-                commit_url=f"{url}/commit/{sha}",
-                commit_message=opened.title,
+                commit_url=f"{url}/commit/{there.commit}",
+                commit_message=title,
                 commit_description="",
-                oid=sha,
-                pr_url=f"{url}/discussions/{opened.num}",
+                oid=there.commit,
+                pr_url=f"{url}/discussions/{number}",
             )
     return None
 
 
-def _is_content(file: Any, content: str | bytes) -> bool:
-    """Whether a file on the Hub, as its ModelInfo lists it, has this content, or that of the file of this name."""
+def _is_content(hashes: tuple[str | None, str | None], content: str | bytes) -> bool:
+    """Whether a file on the Hub, by its hashes, has this content, or that of the file of this name."""
     content = content if isinstance(content, bytes) else Path(content).read_bytes()
-    if file.lfs is not None:
-        return bool(file.lfs.sha256 == hashlib.sha256(content).hexdigest())
-    return bool(file.blob_id == hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest())
+    git, sha256 = hashes
+    if sha256 is not None:
+        return sha256 == hashlib.sha256(content).hexdigest()
+    return git == hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
 
 
-def _put_tag(api: HfApi, where: Location, tag: str, commit: CommitInfo, token: bool | str | None) -> None:
-    ask = partial(calls.ask, where=where, token=token)
-    ask(lambda: api.create_tag(where.id, tag=tag, revision=commit.oid, exist_ok=True))
-    tagged = ask(lambda: api.model_info(where.id, revision=tag, timeout=calls.TIME_LIMIT)).sha
+def _put_tag(where: Location, tag: str, commit: CommitInfo, token: bool | str | None) -> None:
+    with _if_it_is_not_there():
+        post(where, f"{repos.api_path(where)}/tag/{commit.oid}", token=token, json={"tag": tag})
+    tagged = repos.look(replace(where, revision=tag), token=token).commit
     if tagged != commit.oid:
         raise OptionError(
-            f"{where.id} is pushed as {commit.oid[:7]}, but its tag {tag!r} names {str(tagged)[:7]} already: choose "
-            f"another tag, or delete that one"
+            f"{where.id} is pushed as {commit.oid[:7]}, but its tag {tag!r} names {tagged[:7]} already: choose another "
+            f"tag, or delete that one"
         )

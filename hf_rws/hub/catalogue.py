@@ -4,16 +4,17 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from datetime import datetime
 from typing import Any
 
-from huggingface_hub import ModelInfo, is_offline_mode
+from huggingface_hub import is_offline_mode
 
 from hf_rws import cards
 from hf_rws._files import parse_json, read_bytes
 from hf_rws._text import one_line
-from hf_rws._transport import calls
+from hf_rws._transport.exchange import ask_pages
 from hf_rws._transport.headers import Header, read_header
-from hf_rws._transport.ids import Location, parse_id
+from hf_rws._transport.ids import COMMIT, REPO_ID, Location, parse_id
 from hf_rws._transport.reading import fetch
 from hf_rws.errors import FormatError, IntegrityError, OptionError
 from hf_rws.signature.arrays import array_lengths
@@ -22,6 +23,9 @@ from hf_rws.signature.saving import read_folder
 from hf_rws.timm_repo import MODEL_NAME
 
 SORTS = ("created_at", "downloads", "last_modified", "likes", "trending_score")
+
+_ORDERS = dict(zip(SORTS, ("createdAt", "downloads", "lastModified", "likes", "trendingScore"), strict=True))
+_PAGE = 100  # models that are asked for at once
 
 _OURS = ("robust-weight-signatures", "rws")  # tags of every signature's card; the Hub does not know our library
 _DTYPES = {"codes": "U8", "scales": "F16", "vectors": "F16", "values": "F32"}
@@ -213,37 +217,54 @@ def list_signatures(
     if base is not None:
         where = parse_id(base if base.startswith("hf-hub:") else f"hf-hub:{base}")
         tags.append(f"base_model:adapter:{where.id}")
-    api = calls.client(token)
-    found: list[ModelInfo] = []
-
-    def fetch_list() -> list[ModelInfo]:
-        found.clear()  # a list that broke off is begun anew
-        options: dict[str, Any] = {"author": author, "search": search, "sort": sort, "limit": limit, "full": True}
-        for model in api.list_models(filter=tags, **options):
-            found.append(model)
-        return found
-
-    place = Location("hub", "the Hub's list of models")
-    return [_listed(model) for model in calls.ask(fetch_list, place, token=token, alive=lambda: len(found))]
+    page = _PAGE if limit is None else min(_PAGE, limit)
+    asked: dict[str, Any] = {"filter": tags, "author": author, "search": search, "limit": page, "full": True}
+    params = {name: value for name, value in asked.items() if value} | ({"sort": _ORDERS[sort]} if sort else {})
+    found: list[ListedSignature] = []
+    for models in ask_pages(Location("hub", "the Hub's list of models"), "/api/models", token=token, params=params):
+        found += [_listed(model) for model in models if _is_model(model)]
+        if limit is not None and len(found) >= limit:
+            break
+    return found[:limit]
 
 
-def _listed(model: ModelInfo) -> ListedSignature:
-    tags = model.tags or []
+def _is_model(model: Any) -> bool:
+    """Whether an entry of the Hub's list names a model; what does not is left out."""
+    return isinstance(model, dict) and isinstance(model.get("id"), str) and bool(REPO_ID.fullmatch(model["id"]))
+
+
+def _listed(model: Mapping[str, Any]) -> ListedSignature:
+    """What an entry says, as far as it is well-formed."""
+
+    def said(name: str, kind: type) -> Any:
+        value = model.get(name)
+        return value if type(value) is kind else None
+
+    tags = [tag for tag in said("tags", list) or () if isinstance(tag, str)]
+    commit = said("sha", str)
 
     def after(prefix: str) -> list[str]:
         return [tag.removeprefix(prefix) for tag in tags if tag.startswith(prefix)]
 
     return ListedSignature(
-        id=model.id,
-        revision=model.sha,
+        id=model["id"],
+        revision=commit if commit and COMMIT.fullmatch(commit) else None,
         base_model=next(iter(after("base_model:adapter:")), None),
         corruptions=tuple(after("corruption:")),
         kind=next(iter(after("rws-")), None),
-        private=bool(model.private),
-        downloads=model.downloads or 0,
-        likes=model.likes or 0,
-        last_modified=model.last_modified.isoformat() if model.last_modified else None,
+        private=bool(said("private", bool)),
+        downloads=said("downloads", int) or 0,
+        likes=said("likes", int) or 0,
+        last_modified=_iso(said("lastModified", str)),
     )
+
+
+def _iso(time: str | None) -> str | None:
+    """A time as the Hub writes it ("2026-01-31T12:00:00.000Z"), as Python does; None if it is none."""
+    try:
+        return datetime.fromisoformat(time.replace("Z", "+00:00")).isoformat() if time else None
+    except ValueError:
+        return None
 
 
 def _look(asked: Location, weights: str, options: Mapping[str, Any]) -> tuple[Location, bytes, Header]:

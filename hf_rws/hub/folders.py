@@ -7,7 +7,6 @@ import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,8 @@ from tqdm.auto import tqdm
 
 from hf_rws import cards
 from hf_rws._files import README_NAME, read_json, read_text
-from hf_rws._transport import calls
+from hf_rws._transport import repos
+from hf_rws._transport.collections import collect
 from hf_rws._transport.headers import read_header
 from hf_rws._transport.ids import REPO_ID, Location, parse_id
 from hf_rws._transport.pushing import push_folder_files
@@ -106,7 +106,7 @@ def push_all(
     url = None
     if collection:
         title = collection if isinstance(collection, str) else f"{name}: base and robust weight signatures"
-        url = _collect(title[:_LONGEST_TITLE], namespace, list(addresses.values()), private=bool(private), token=token)
+        url = collect(title[:_LONGEST_TITLE], namespace, list(addresses.values()), private=bool(private), token=token)
     return PushedStudy(addresses[BASE], commits, url)
 
 
@@ -250,29 +250,13 @@ def _check_base(signature: Signature, base: Path) -> None:
 def _whoami(token: bool | str | None) -> str:
     if token is False:
         raise AccessError("a push needs a token: log in with `hf auth login`, or pass token=")
-    return str(calls.ask(calls.client(token).whoami, Location("hub", "your account"), token=token)["name"])
+    return repos.whoami(Location("hub", "your account"), token)
 
 
 def _resolved(base: str, token: bool | str | None) -> Location:
     """A model on the Hub, pinned to a commit."""
     where = parse_id(base if base.startswith("hf-hub:") else f"hf-hub:{base}")
-    api = calls.client(token)
-    info = calls.ask(
-        lambda: api.model_info(where.id, revision=where.revision, timeout=calls.TIME_LIMIT), where, token=token
-    )
-    return replace(where, revision=info.sha)
-
-
-def _collect(title: str, namespace: str, repo_ids: Sequence[str], *, private: bool, token: bool | str | None) -> str:
-    """The URL of a collection that holds these repos, which is made if needed."""
-    api, where = calls.client(token), Location("hub", f"the collection {title!r}")
-    made = calls.ask(
-        lambda: api.create_collection(title, namespace=namespace, private=private, exists_ok=True), where, token=token
-    )
-    there = {item.item_id for item in made.items}
-    for repo_id in (repo_id for repo_id in repo_ids if repo_id not in there):
-        calls.ask(partial(api.add_collection_item, made.slug, repo_id, "model", exists_ok=True), where, token=token)
-    return made.url
+    return replace(where, revision=repos.look(where, token=token).commit)
 
 
 # --- files ---
