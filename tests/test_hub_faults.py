@@ -21,7 +21,7 @@ from huggingface_hub.utils import _http
 from huggingface_hub.utils import logging as hub_logging
 
 import hf_rws
-from hf_rws._transport import calls, reading
+from hf_rws._transport import calls, downloading
 from hf_rws.errors import (
     AccessError,
     FormatError,
@@ -232,11 +232,19 @@ def test_a_file_that_was_damaged_in_the_cache(hub, saved):
 READING = {
     "refused": (Fault("GET /api", status=403), AccessError, r"token does not allow this"),
     "odd status": (Fault("GET /api", status=418), RWSError, r"refused \(HTTP 418\)"),
-    "not JSON": (Fault("GET /api", body=b"<html>", times=3), NetworkError, r"the answer broke \(JSONDecodeError\)"),
-    "other JSON": (Fault("GET /api", body=b"[]"), NetworkError, r"the answer broke \(TypeError\)"),
+    "not JSON": (Fault("GET /api", body=b"<html>", times=3), NetworkError, r"the answer broke \(not valid JSON"),
+    "other JSON": (Fault("GET /api", body=b"[]"), NetworkError, r"the answer broke \(a list, not an object\)"),
     "no commit in it": (Fault("GET /api", body=b'{"id": "x", "sha": "main"}'), IntegrityError, r"'main' is no commit"),
-    "bytes missing": (Fault("GET .*config", body=b"{}", times=3), NetworkError, r"\(config\.json\).*OSError"),
-    "too many bytes": (Fault("GET .*config", body=b"{}" * 99, times=3), NetworkError, r"\(config\.json\).*OSError"),
+    "bytes missing": (
+        Fault("GET .*config", body=b"{}", times=3),
+        NetworkError,
+        r"\(config\.json\).*\(2 bytes came instead of 25\)",
+    ),
+    "too many bytes": (
+        Fault("GET .*config", body=b"{}" * 99, times=3),
+        NetworkError,
+        r"\(config\.json\).*larger than 25 bytes",
+    ),
     "no Hub": (
         Fault("HEAD", headers={"X-Repo-Commit": None}),
         NetworkError,
@@ -284,11 +292,20 @@ def test_one_fault_is_survived(hub, name, request_):
 @pytest.mark.parametrize("request_", ["GET /api", "GET .*config"])
 def test_a_connection_that_always_breaks(hub, name, request_):
     hub.commit(REPO, FILES)
-    hub.faults = [replace(ONCE[name], pattern=request_, times=MANY)]
+    fault = ONCE[name]
+    hub.faults = [replace(fault, pattern=request_, times=MANY, cut=fault.cut and 0)]
     with pytest.raises(NetworkError, match=r"user/rws-fog.*broke.*Try again"):
         fetch(REPO, NAMES)
     hub.faults = []
     assert contents(fetch(REPO, NAMES)) == FILES
+
+
+@pytest.mark.parametrize("reset", [False, True])
+def test_a_connection_that_breaks_after_every_few_bytes(hub, reset):
+    hub.commit(REPO, FILES)
+    hub.faults = [Fault("GET .*config", cut=9, reset=reset, times=MANY)]
+    assert contents(fetch(REPO, NAMES)) == FILES
+    assert hub.asked("GET .*config") == 3
 
 
 def test_a_cut_download_is_resumed(hub, monkeypatch):
@@ -361,32 +378,49 @@ def test_a_stalled_server_costs_a_bounded_time(hub, request_, cut, monkeypatch):
 
 
 def test_progress_keeps_a_call_alive_and_silence_ends_it():
-    count = [0]
+    progress = calls.Progress()
 
     def slow_but_alive():
         for _ in range(6):
             time.sleep(0.2)
-            count[0] += 1
+            progress.advance(calls.SLOWEST)
         return "done"
 
-    assert calls._within(0.8, slow_but_alive, lambda: count[0]) == "done"
+    assert calls._within(0.8, slow_but_alive, progress, time.monotonic()) == "done"
     with pytest.raises(calls.SilenceError):
-        calls._within(0.8, slow_but_alive, lambda: None)
+        calls._within(0.8, slow_but_alive, calls.Progress(), time.monotonic())
+
+
+def test_a_call_that_is_given_up_ends_in_its_thread():
+    progress, ended = calls.Progress(), threading.Event()
+
+    def trickle():
+        try:
+            while True:
+                time.sleep(0.02)
+                progress.advance(1)
+        finally:
+            ended.set()
+
+    with pytest.raises(calls.SlownessError):
+        calls._within(0.3, trickle, progress, time.monotonic())
+    assert ended.wait(5)
 
 
 def test_signs_of_life_of_a_download(tmp_path):
-    bar, alive = reading._signs_of_life(tmp_path / "blobs")
-    states = [alive()]
     (tmp_path / "blobs").mkdir()
-    with bar(total=10, disable=True) as progress:
+    arriving = downloading._Arriving()
+    arriving.copy_of(tmp_path / "blobs" / "abc")
+    states = [arriving.nbytes()]
+    with arriving.bar()(total=10, disable=True) as progress:
         progress.update(3)
-    states.append(alive())
-    (tmp_path / "blobs" / "abc.incomplete").write_bytes(b"12")  # another process downloads
-    states.append(alive())
-    (tmp_path / "blobs" / "abc.incomplete").write_bytes(b"1234")
-    states.append(alive())
+    states.append(arriving.nbytes())
+    (tmp_path / "blobs" / "abc.0.incomplete").write_bytes(b"12")  # another process downloads
+    states.append(arriving.nbytes())
+    (tmp_path / "blobs" / "abc.0.incomplete").write_bytes(b"1234")
+    states.append(arriving.nbytes())
     assert all(before != after for before, after in pairwise(states))
-    assert alive() == states[-1]
+    assert arriving.nbytes() == states[-1]
 
 
 @pytest.mark.parametrize(

@@ -164,9 +164,9 @@ def _within(seconds: float, call: Callable[[], T], progress: Progress, begun: fl
         if now - since > seconds:
             progress.given_up = True
             raise SilenceError
-        if now - begun > seconds + moved / SLOWEST:
+        if moved != before and now - begun > seconds + moved / SLOWEST:
             progress.given_up = True
-            raise SlownessError if moved else SilenceError
+            raise SlownessError
     return future.result()
 
 
@@ -177,15 +177,20 @@ def _pause(error: BaseException | None, usual: float | None, took: float) -> flo
     status = status_of(error)
     if status is None:
         return usual if isinstance(error, (AnswerError, JSONDecodeError)) or is_broken_connection(error) else None
-    asked = _asked_pause(error)
-    pause = usual if asked is None else float(asked)
-    return pause if status in _PASSING and pause <= _LONGEST_PAUSE else None
+    if status not in _PASSING or asks_to_wait_long(getattr(error, "response", None)):
+        return None
+    asked = _asked_pause(getattr(error, "response", None))
+    return usual if asked is None else float(asked)
 
 
-def _asked_pause(error: BaseException | None) -> int | None:
+def asks_to_wait_long(response: Any) -> bool:
+    """Whether an answer asks to wait for longer than we do."""
+    return (_asked_pause(response) or 0) > _LONGEST_PAUSE
+
+
+def _asked_pause(response: Any) -> int | None:
     """The seconds that the Hub asks to wait for, if its answer says so."""
-    headers = getattr(getattr(error, "response", None), "headers", {})
-    asked = headers.get("Retry-After", "").strip()
+    asked = getattr(response, "headers", {}).get("Retry-After", "").strip()
     return int(asked) if re.fullmatch("[0-9]{1,9}", asked) else None  # a date is allowed, too, but not used by the Hub
 
 
@@ -236,7 +241,7 @@ def _our_errors(where: Location, file: str | None, token: bool | str | None) -> 
         said = _said(cause, token)
         of_file = f" ({file})" if file else ""
         revision = where.revision or "main"
-        asked = _asked_pause(cause)
+        asked = _asked_pause(getattr(cause, "response", None))
         wait = "some minutes" if asked is None else f"{asked} seconds"
         text = message.format(
             error=cause, at=where, repo=where.id, revision=revision, file=file, of_file=of_file, said=said, wait=wait

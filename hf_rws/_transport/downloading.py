@@ -56,21 +56,37 @@ class _Announced:
 
 
 class _Arriving(Progress):
-    """A file that is being received, and its unfinished copy in the cache, which is named as the client names its own.
+    """A file that is being received.
 
     What other processes have of the same content counts as progress, too: we wait for their lock.
+
+    Attributes:
+        path: The unfinished copy in the cache, which is named as the client names its own; None before it is known.
     """
 
-    def __init__(self, blob: Path) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self._blob = blob
-        self.path = blob.with_name(f"{blob.name}.{secrets.token_hex(4)}.incomplete")
+        self.path: Path | None = None
+
+    def copy_of(self, blob: Path) -> Path:
+        """Where to put what comes of a content: beside it, in every try at the same place."""
+        if self.path is None or self.path.name.partition(".")[0] != blob.name:
+            self.drop()
+            self.path = blob.with_name(f"{blob.name}.{secrets.token_hex(4)}.incomplete")
+        return self.path
+
+    def drop(self) -> None:
+        """Take away what is not finished."""
+        if self.path is not None:
+            with suppress(OSError):
+                self.path.unlink(missing_ok=True)
 
     def nbytes(self) -> int:
-        total = super().nbytes()
-        for path in self._blob.parent.glob(f"{self._blob.name}.*.incomplete"):
-            with suppress(OSError):  # it has just been renamed
-                total += path.stat().st_size if path != self.path else 0
+        total, ours = super().nbytes(), self.path
+        if ours is not None:
+            for path in ours.parent.glob(f"{ours.name.partition('.')[0]}.*.incomplete"):
+                with suppress(OSError):  # it has just been renamed
+                    total += path.stat().st_size if path != ours else 0
         return total
 
     def bar(self) -> type[tqdm]:
@@ -124,27 +140,28 @@ def download(
         IntegrityError: The file was damaged on the way, or the server names another commit, or a place outside the
             cache.
     """
-    storage = storage_of(cache, where)
-    announced = _announced(where, commit, storage, filename, token)
-    blob, place = storage / "blobs" / announced.etag, storage / "snapshots" / commit / filename
-    lock, arriving = cache / ".locks" / storage.name / f"{announced.etag}.lock", _Arriving(blob)
+    storage, arriving = storage_of(cache, where), _Arriving()
+    place = storage / "snapshots" / commit / filename
 
-    def fill() -> None:
+    def get() -> None:
+        announced = _announced(where, commit, storage, filename, token)
+        blob = storage / "blobs" / announced.etag
+        lock = cache / ".locks" / storage.name / f"{announced.etag}.lock"
         for folder in (blob.parent, place.parent, lock.parent):
             folder.mkdir(parents=True, exist_ok=True)
+        unfinished = arriving.copy_of(blob)
         with WeakFileLock(lock):  # who wants the same content waits for it
             if new := force or not _has_its_hash(blob, announced.etag):
-                _receive(announced, arriving, filename, token)
-                if not _has_its_hash(arriving.path, announced.etag):
+                _receive(announced, unfinished, arriving, filename, token)
+                if not _has_its_hash(unfinished, announced.etag):
                     raise IntegrityError(f"{where} ({filename}): damaged on the way from the Hub. Try again")
-                arriving.path.replace(blob)
+                unfinished.replace(blob)
             _put(blob, place, cache, new=new)
 
     try:
-        calls.ask(fill, where, file=filename, token=token, progress=arriving)
+        calls.ask(get, where, file=filename, token=token, progress=arriving)
     finally:
-        with suppress(OSError):
-            arriving.path.unlink(missing_ok=True)
+        arriving.drop()
     return place
 
 
@@ -154,22 +171,19 @@ def download(
 def _announced(where: Location, commit: str, storage: Path, filename: str, token: bool | str | None) -> _Announced:
     url = hf_hub_url(where.id, filename, revision=commit)
 
-    def asked() -> Any:
-        try:
-            return get_hf_file_metadata(
-                url,
-                token=token,
-                timeout=constants.HF_HUB_ETAG_TIMEOUT,
-                library_name=calls.LIBRARY,
-                library_version=__version__,
-                headers=_AS_A_DOWNLOAD,
-            )
-        except hub_errors.RemoteEntryNotFoundError as error:
-            if error.response.headers.get("X-Repo-Commit") == commit:
-                _remember_absence(storage / ".no_exist" / commit / filename)
-            raise
-
-    said = calls.ask(asked, where, file=filename, token=token)
+    try:
+        said = get_hf_file_metadata(
+            url,
+            token=token,
+            timeout=constants.HF_HUB_ETAG_TIMEOUT,
+            library_name=calls.LIBRARY,
+            library_version=__version__,
+            headers=_AS_A_DOWNLOAD,
+        )
+    except hub_errors.RemoteEntryNotFoundError as error:
+        if error.response.headers.get("X-Repo-Commit") == commit:
+            _remember_absence(storage / ".no_exist" / commit / filename)
+        raise
     location = urljoin(url, said.location)
     xet = said.xet_file_data
     if not said.commit_hash or not said.etag or (said.size is None and xet is not None) or (said.size or 0) < 0:
@@ -213,16 +227,16 @@ def _remember_absence(path: Path) -> None:
 # --- receiving ---
 
 
-def _receive(announced: _Announced, arriving: _Arriving, filename: str, token: bool | str | None) -> None:
+def _receive(announced: _Announced, path: Path, arriving: _Arriving, filename: str, token: bool | str | None) -> None:
     """Fill the unfinished copy, or the rest of it."""
     arriving.advance(0)  # given up while it waited for the lock
-    if announced.size is not None and shutil.disk_usage(arriving.path.parent).free < announced.size:
+    if announced.size is not None and shutil.disk_usage(path.parent).free < announced.size:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     sent = headers(token) | _AS_A_DOWNLOAD
     if announced.xet is not None:
         sent.pop("Accept-Encoding")
         xet_get(
-            incomplete_path=arriving.path,
+            incomplete_path=path,
             xet_file_data=announced.xet,
             headers=sent,
             expected_size=announced.size,
@@ -236,23 +250,25 @@ def _receive(announced: _Announced, arriving: _Arriving, filename: str, token: b
         total=announced.size, unit="B", unit_scale=True, desc=filename[-40:], name="huggingface_hub.http_get"
     ) as bar:
         while True:
-            before = _size(arriving.path)
+            before = _size(path)
             try:
-                return _go_on(announced, arriving, sent, bar.update)
+                return _go_on(announced, path, arriving, sent, bar.update)
             except Exception as error:
-                if not calls.is_broken_connection(error) or _size(arriving.path) <= before:
+                if not calls.is_broken_connection(error) or _size(path) <= before:
                     raise
             time.sleep(0.1)
 
 
-def _go_on(announced: _Announced, arriving: _Arriving, sent: dict[str, str], show: Callable[[int], object]) -> None:
+def _go_on(
+    announced: _Announced, path: Path, progress: Progress, sent: dict[str, str], show: Callable[[int], object]
+) -> None:
     """One request, for what is missing. A server that knows no ranges sends all again."""
-    begin = _size(arriving.path)
+    begin = _size(path)
     if begin and begin == announced.size:
         return
     rest = {"Range": f"bytes={begin}-"} if begin else {}
     timeout = constants.HF_HUB_DOWNLOAD_TIMEOUT
-    with opened("GET", announced.url, {**sent, **rest}, timeout=timeout) as response, arriving.path.open("ab") as file:
+    with opened("GET", announced.url, {**sent, **rest}, timeout=timeout) as response, path.open("ab") as file:
         if not response.headers.get("Content-Range", "").startswith(f"bytes {begin}-"):
             begin = 0
             file.truncate(0)
@@ -260,7 +276,7 @@ def _go_on(announced: _Announced, arriving: _Arriving, sent: dict[str, str], sho
         try:
             if size is None:
                 size = begin + int(response.headers["Content-Length"])
-            for chunk in pieces(response, arriving, size - begin):
+            for chunk in pieces(response, progress, size - begin):
                 file.write(chunk)
                 file.flush()
                 show(len(chunk))

@@ -19,6 +19,7 @@ from hf_rws._transport import calls, repos
 from hf_rws._transport.downloading import download
 from hf_rws._transport.exchange import ask_json, post
 from hf_rws._transport.ids import COMMIT, REPO_ID, REVISION, Location
+from hf_rws._transport.watching import watched
 from hf_rws.errors import AccessError, IntegrityError, NetworkError, NotFoundError, OptionError, RWSError
 
 _SLOWEST_UPLOAD = 50_000  # bytes per second: a commit of n bytes may take n / _SLOWEST_UPLOAD seconds longer
@@ -170,7 +171,8 @@ def _commit(
         return api.create_commit(where.id, added, revision=where.revision, **options)
 
     try:
-        made = calls.ask(commit, where, token=token, seconds=seconds, once=options["create_pr"])
+        with watched() as make:
+            made = calls.ask(lambda: make(commit), where, token=token, seconds=seconds, once=options["create_pr"])
     except RWSError as error:
         if calls.status_of(error) not in (409, 412):
             raise

@@ -34,3 +34,12 @@ def push(folder, names=tuple(PUSHED), token=WRITE, **options):
 
 def contents(fetched):
     return {name: (fetched.folder / name).read_bytes() for name in NAMES}
+
+
+def tree(folder):
+    """Everything below a folder, by its path there: what a link points to, a file's content, or None for a folder."""
+    found = {}
+    for path in folder.rglob("*"):
+        content = path.read_bytes() if path.is_file() and not path.is_symlink() else None
+        found[path.relative_to(folder)] = str(path.readlink()) if path.is_symlink() else content
+    return found

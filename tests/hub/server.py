@@ -34,6 +34,8 @@ class Fault:
         status: Answered instead.
         headers: Put into the answer; None takes one out.
         body: Sent in place of the answer's body.
+        change: Called with the answer before it is sent, to change it.
+        trickle: Seconds between one byte of the body and the next.
         flip: The first byte of the body is sent wrong.
         cut: Connection closed after so many bytes of the body; with `reset` or `stall`, that happens there.
         reset: Connection reset instead of an answer.
@@ -48,6 +50,8 @@ class Fault:
     status: int | None = None
     headers: dict[str, str | None] = field(default_factory=dict)
     body: bytes | None = None
+    change: Callable[["Reply"], object] | None = None
+    trickle: float = 0.0
     flip: bool = False
     cut: int | None = None
     reset: bool = False
@@ -172,6 +176,8 @@ class Handler(BaseHTTPRequestHandler):
             return self.drop(fault)
         reply.headers |= fault.headers
         reply.body = reply.body if fault.body is None else fault.body
+        if fault.change:
+            fault.change(reply)
         if fault.flip:
             reply.body = bytes([reply.body[0] ^ 1]) + reply.body[1:]
         self.send(reply, fault)
@@ -214,7 +220,9 @@ class Handler(BaseHTTPRequestHandler):
                 self.send_header(name, value)
         self.end_headers()
         if self.command != "HEAD":
-            self.wfile.write(body[: fault.cut])
+            for piece in [bytes([byte]) for byte in body] if fault.trickle else [body[: fault.cut]]:
+                self.wfile.write(piece)
+                self.server.hub.stopped.wait(fault.trickle)
             if fault.cut is not None:
                 self.drop(fault)
 
