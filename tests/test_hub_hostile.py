@@ -7,12 +7,12 @@ import zlib
 
 import pytest
 
-from hf_rws._transport import calls, exchange
+from hf_rws._transport import calls, exchange, watching
 from hf_rws._transport.headers import _MOST_TENSORS
 from hf_rws.errors import FormatError, IntegrityError, NetworkError, RWSError
 from hf_rws.hub import info, list_signatures
 from tests.hub import Fault, fetch, hub_fixture  # noqa: F401
-from tests.hub.samples import FILES, NAMES, REPO, SHA, contents, folder_fixture, push, tree  # noqa: F401
+from tests.hub.samples import FILES, NAMES, PUSHED, REPO, SHA, contents, folder_fixture, push, tree  # noqa: F401
 from tests.hub.storage import READ, WRITE
 from tests.models import signature
 
@@ -128,7 +128,11 @@ def test_redirects_to_what_is_not_the_web(hub, location, request_):
 def test_the_token_goes_to_no_other_server(hub, request_):
     hub.commit(REPO, FILES)
     for address in (hub.cdn, "//" + hub.cdn.partition("//")[2]):
-        hub.faults = [Fault(request_, status=302, headers={"Location": f"{address}/other"}, times=9)]
+
+        def change(reply, address=address):
+            reply.status, reply.headers["Location"] = 302, f"{address}/other"
+
+        hub.faults = [Fault(request_, change=change, times=9)]
         with pytest.raises(RWSError, match="user/rws-fog"):
             fetch(REPO, ["config.json"], token=READ)
     others = [headers for request, headers in hub.requests if request.endswith(" /other")]
@@ -194,24 +198,27 @@ def test_discussions_without_end(hub, folder):
     hub.faults = [
         Fault("GET .*/discussions", change=change, times=20),
         Fault("GET .*/discussions", body=b'{"discussions": [{"num": 1, "title": "again"}], "count": 9}', times=MANY),
-        Fault("GET .*/revision/refs", body=json.dumps({"sha": SHA}).encode(), times=MANY),
+        Fault("GET .*/revision/refs", status=200, body=json.dumps({"sha": SHA}).encode(), times=MANY),
     ]
     assert push(folder, create_pr=True).pr_num == 1
     assert hub.asked("GET .*/discussions") == 21
 
 
 def bomb(kind):
-    """100 MB in 100 kB."""
-    deflate = zlib.compressobj(wbits={"gzip": 31, "deflate": 15}[kind])
-    return b"".join(deflate.compress(bytes(2**20)) for _ in range(100)) + deflate.flush()
+    """40 MB in 170 kB."""
+    deflate = zlib.compressobj(level=1, wbits={"gzip": 31, "deflate": 15}[kind])
+    return b"".join(deflate.compress(bytes(2**20)) for _ in range(40)) + deflate.flush()
 
 
-@pytest.mark.parametrize("kind", ["gzip", "deflate"])
+BOMBS = {"gzip": bomb("gzip"), "deflate": bomb("deflate")}
+
+
+@pytest.mark.parametrize("kind", BOMBS)
 @pytest.mark.parametrize("status", [200, 403])
 @pytest.mark.parametrize("request_", ["GET /api", "GET .*config"])
 def test_bombs(hub, kind, status, request_):
     hub.commit(REPO, FILES)
-    hub.faults = [Fault(request_, status=status, body=bomb(kind), headers={"Content-Encoding": kind}, times=MANY)]
+    hub.faults = [Fault(request_, status=status, body=BOMBS[kind], headers={"Content-Encoding": kind}, times=MANY)]
     tracemalloc.start()
     try:
         with pytest.raises(RWSError, match="it is compressed"):
@@ -254,6 +261,22 @@ def test_a_file_without_room_for_it(hub):
     with pytest.raises(RWSError, match="No space left on device"):
         fetch(REPO, NAMES)
     assert hub.asked("GET /[0-9a-f]{64}") == 0
+
+
+@pytest.mark.parametrize("kind", ["gzip", "plain"])
+@pytest.mark.parametrize("request_", ["POST .*/preupload", "POST .*/commit", "POST .*/validate-yaml"])
+def test_bombs_while_pushing(hub, folder, kind, request_, monkeypatch):
+    monkeypatch.setattr(watching, "_LARGEST_ANSWER", 1_000_000)
+    body = BOMBS["gzip"] if kind == "gzip" else bytes(1_100_000)
+    headers = {"Content-Encoding": "gzip"} if kind == "gzip" else {}
+    hub.faults = [Fault(request_, body=body, headers=headers, times=MANY)]
+    if "commit" in request_:  # is made, and found when it is made again
+        push(folder)
+        assert hub.files(REPO) == PUSHED
+    else:
+        with pytest.raises(NetworkError, match=r"user/rws-fog: the answer broke \(it is larger than"):
+            push(folder)
+        assert hub.files(REPO) == {}
 
 
 # --- the head of a safetensors file ---

@@ -55,7 +55,7 @@ def opened(method: str, url: str, headers: Mapping[str, str], **options: Any) ->
                     break
             response = type(response)(
                 response.status_code,
-                headers=[(name, value) for name, value in response.headers.multi_items() if name != "content-length"],
+                headers=[(name, value) for name, value in response.headers.raw if name.lower() != b"content-length"],
                 content=_reason(content),
                 request=response.request,
             )

@@ -79,11 +79,10 @@ def pull_requests(where: Location, author: str, *, token: bool | str | None = No
     for page in range(_MOST_DISCUSSIONS):
         said = ask_json(where, api_path(where) + "/discussions", token=token, params={**params, "p": page})
         found, count = said.get("discussions"), said.get("count")
-        new = (
-            [one for one in found if _is_discussion(one) and one["num"] not in seen] if isinstance(found, list) else []
-        )
-        yield from ((one["num"], one["title"]) for one in new)
-        seen.update(one["num"] for one in new)
+        ones = [one for one in found if _is_discussion(one)] if isinstance(found, list) else []
+        new = {one["num"]: one["title"] for one in ones if one["num"] not in seen}
+        yield from new.items()
+        seen.update(new)
         if not new or not isinstance(count, int) or not len(seen) < min(count, _MOST_DISCUSSIONS):
             return
 

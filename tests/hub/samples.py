@@ -1,5 +1,6 @@
 """A repo as small as one can be, and what tests do with it."""
 
+import pickle
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from hf_rws._transport.pushing import push_folder_files
 from tests.hub.storage import WRITE
 
 REPO = "user/rws-fog"
+MANY = 99  # times that a fault happens: always
 CONFIG, WEIGHTS = b'{"format_version": "1.0"}', bytes(range(256)) * 40
 FILES = {"config.json": CONFIG, "signature.safetensors": WEIGHTS}
 NAMES = list(FILES)
@@ -43,3 +45,16 @@ def tree(folder):
         content = path.read_bytes() if path.is_file() and not path.is_symlink() else None
         found[path.relative_to(folder)] = str(path.readlink()) if path.is_symlink() else content
     return found
+
+
+def wrong(good):
+    """Contents that are not the weights."""
+    return {
+        "one bit": good[:-1] + bytes([good[-1] ^ 1]),
+        "truncated": good[: len(good) // 2],
+        "longer": good + b"\0",
+        "empty": b"",
+        "LFS pointer": b"version https://git-lfs.github.com/spec/v1\noid sha256:abc\nsize 3\n",
+        "HTML": b"<!doctype html><html><title>502 Bad Gateway</title></html>",
+        "pickle": pickle.dumps({"codes": [1, 2]}),
+    }
