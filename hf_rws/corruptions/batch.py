@@ -8,9 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hf_rws._ambient import unaffected
 from hf_rws.corruptions.definition import CIFAR, IMAGENET, PARAMETER_SETS, SEVERITIES, TINY_IMAGENET
 from hf_rws.corruptions.images import to_batch
-from hf_rws.corruptions.randomness import MAX_IMAGES, GeneratorSource, ImageSource, Source
+from hf_rws.corruptions.randomness import MAX_IMAGES, GeneratorSource, ImageSource, RandomSource
 from hf_rws.corruptions.registry import find
 from hf_rws.errors import OptionError
 
@@ -21,6 +22,7 @@ _AUTO = "auto"
 _SET_BELOW_SIDE = ((48, CIFAR), (128, TINY_IMAGENET))
 
 
+@unaffected
 def corrupt(
     images: Any,
     name: str,
@@ -72,7 +74,7 @@ def corrupt(
         raise OptionError(f"The generator is on {generator.device}, the images are on {batch.device}.")
     constants = corruption.constants[parameter_set(parameters, min(batch.shape[2:]))][severity - 1]
 
-    def source(numbers: range) -> Source:
+    def source(numbers: range) -> RandomSource:
         if generator is not None:
             return GeneratorSource(generator, len(numbers))
         return ImageSource(seed, name, severity, numbers, batch.device)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from hf_rws.corruptions import filters
 from hf_rws.corruptions.definition import CIFAR, IMAGENET, TINY_IMAGENET, Corruption, Draws
-from hf_rws.corruptions.randomness import Source
+from hf_rws.corruptions.randomness import RandomSource
 from hf_rws.corruptions.rounds import until_stable
 
 _DEFOCUS_RADIUS_ALIAS = {
@@ -73,7 +73,7 @@ def _defocus_kernel(radius: float, alias: float) -> np.ndarray:
     return kernel[reach - used : reach + used + 1, reach - used : reach + used + 1]
 
 
-def _draw_glass(source: Source, shape: tuple[int, int, int], constants: tuple[float, int, int]) -> Draws:
+def _draw_glass(source: RandomSource, shape: tuple[int, int, int], constants: tuple[float, int, int]) -> Draws:
     """The vertical and the horizontal step of each pixel in each round, as shares of the possible ones."""
     return (source.uniform(2, constants[2], *shape[1:]),)
 
@@ -124,7 +124,7 @@ def _resolve(neighbours: Tensor, places: Tensor, visited: Tensor, delta: int) ->
     return final.gather(1, pointers)
 
 
-def _draw_angle(source: Source, shape: tuple[int, int, int], constants: tuple[float, float]) -> Draws:
+def _draw_angle(source: RandomSource, shape: tuple[int, int, int], constants: tuple[float, float]) -> Draws:
     """Degrees, between -45 and 45."""
     return (source.uniform() * 90 - 45,)
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from hf_rws.corruptions.randomness import Source
+from hf_rws.corruptions.randomness import RandomSource
 
 CIFAR, TINY_IMAGENET, IMAGENET = "cifar", "tiny-imagenet", "imagenet"
 PARAMETER_SETS = (CIFAR, TINY_IMAGENET, IMAGENET)
@@ -17,7 +17,7 @@ SEVERITIES = (1, 2, 3, 4, 5)
 Draws = tuple[Tensor, ...]
 
 
-def _no_draws(source: Source, shape: tuple[int, int, int], constants: Any) -> Draws:
+def _no_draws(source: RandomSource, shape: tuple[int, int, int], constants: Any) -> Draws:
     """The `draw` of a corruption without randomness."""
     return ()
 
@@ -40,6 +40,6 @@ class Corruption:
     name: str
     constants: Mapping[str, tuple[Any, ...]]
     apply: Callable[[Tensor, Draws, Any], Tensor]
-    draw: Callable[[Source, tuple[int, int, int], Any], Draws] = _no_draws
+    draw: Callable[[RandomSource, tuple[int, int, int], Any], Draws] = _no_draws
     needs_colour: bool = False
     any_layout: bool = False

@@ -15,6 +15,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from hf_rws.corruptions._caching import keep_within
+
 _Border = Literal["replicate", "mirror", "reflect"]
 
 # Weights sum to a hair over 1: rounding would otherwise truncate flat areas (255 above all) one level too low.
@@ -23,6 +25,7 @@ _LONGEST_SHIFTED_REACH = 12
 _MOST_SHIFTED_TAPS = 64
 _MOST_GATHERED = 6000  # values of an image
 _STRIP = 48
+_KEPT_BYTES = 2**25
 NEGLIGIBLE = 1e-6
 
 
@@ -37,6 +40,11 @@ def on_device(array: np.ndarray, device: torch.device) -> Tensor:
     if tensor.dtype == torch.float64:
         tensor = tensor.to(wide_float(device))
     return tensor.to(device, non_blocking=device.type == "cuda")
+
+
+def number(value: float) -> Tensor:
+    """A float32 scalar: integers times it are float32, whatever the default dtype."""
+    return torch.tensor(value, dtype=torch.float32)
 
 
 def gaussian_weights(sigma: float, reach: int) -> np.ndarray:
@@ -71,13 +79,24 @@ def gaussian_blur(images: Tensor, sigma: float, *, border: _Border = "replicate"
     return _band_product(vertical, across, reach).float()
 
 
-def _band_product(matrix: Tensor, images: Tensor, reach: int) -> Tensor:
-    """`matrix @ images`, in strips that leave out most of the zeros farther than `reach` from the diagonal."""
-    size = len(matrix)
+def _strips(size: int, reach: int) -> list[tuple[range, slice]]:
+    """Rows of a (size, size) matrix, and the columns that are not zero there: those up to `reach` from the diagonal."""
     if size <= 2 * _STRIP:
-        return matrix @ images
-    strips = [(slice(i, i + _STRIP), slice(max(0, i - reach), i + _STRIP + reach)) for i in range(0, size, _STRIP)]
-    return torch.cat([matrix[rows, columns] @ images[..., columns, :] for rows, columns in strips], -2)
+        return [(range(size), slice(0, size))]
+    starts = range(0, size, _STRIP)
+    return [
+        (range(i, min(i + _STRIP, size)), slice(max(0, i - reach), min(i + _STRIP + reach, size))) for i in starts
+    ]
+
+
+def _band_product(band: Tensor, images: Tensor, reach: int) -> Tensor:
+    """The product of a matrix, given as `_blur_matrix` gives it, and images of shape (..., size, M)."""
+    strips = _strips(images.shape[-2], reach)
+    parts = band.split([len(rows) * (columns.stop - columns.start) for rows, columns in strips])
+    products = [
+        part.view(len(rows), -1) @ images[..., columns, :] for part, (rows, columns) in zip(parts, strips, strict=True)
+    ]
+    return products[0] if len(products) == 1 else torch.cat(products, -2)
 
 
 def _blur_by_shifts(images: Tensor, weights: np.ndarray) -> Tensor:
@@ -94,13 +113,16 @@ def _blur_by_shifts(images: Tensor, weights: np.ndarray) -> Tensor:
     return padded
 
 
-@lru_cache(maxsize=32)
+@keep_within(_KEPT_BYTES)
 def _blur_matrix(size: int, sigma: float, reach: int, border: _Border) -> np.ndarray:
-    """The (size, size) float64 matrix of a Gaussian blur along one dimension."""
-    source = border_index(np.arange(size)[:, None] + np.arange(-reach, reach + 1), size, border)
-    matrix = np.zeros((size, size))
-    np.add.at(matrix, (np.arange(size)[:, None], source), gaussian_weights(sigma, reach))
-    return matrix * math.sqrt(GAIN)
+    """The (size, size) matrix of a Gaussian blur along one dimension: float64, its `_strips` one after the other."""
+    weights, taps, parts = gaussian_weights(sigma, reach), np.arange(-reach, reach + 1), []
+    for rows, columns in _strips(size, reach):
+        source = border_index(np.array(rows)[:, None] + taps, size, border) - columns.start
+        part = np.zeros((len(rows), columns.stop - columns.start))
+        np.add.at(part, (np.arange(len(rows))[:, None], source), weights)
+        parts.append(part.ravel())
+    return np.concatenate(parts) * math.sqrt(GAIN)
 
 
 def border_index(positions: np.ndarray, size: int, border: _Border) -> np.ndarray:
@@ -131,7 +153,7 @@ def correlate(images: Tensor, kernel: np.ndarray) -> Tensor:
     reach = kernel.shape[0] // 2
     height, width = images.shape[-2:]
     padded = functional.pad(images.float(), (reach,) * 4, mode="reflect")
-    result = torch.zeros(images.shape, device=images.device)
+    result = torch.zeros(images.shape, device=images.device, dtype=torch.float32)
     for y, x in taps.tolist():
         result.add_(padded[..., y : y + height, x : x + width], alpha=kernel[y, x] * GAIN)
     return result
@@ -192,7 +214,7 @@ def _sum_of_views(padded: Tensor, firsts: Tensor, weights: np.ndarray, shape: to
         weights: (taps,).
         shape: (N, C, H, W), of the result.
     """
-    result = torch.zeros(shape)
+    result = torch.zeros(shape, dtype=torch.float32)
     for source, target, starts in zip(padded, result, firsts.tolist(), strict=True):
         for start, weight in zip(starts, weights, strict=True):
             shifted = source.as_strided(target.shape, source.stride(), source.storage_offset() + start)
@@ -206,7 +228,7 @@ def _sum_of_gathers(padded: Tensor, firsts: Tensor, weights: np.ndarray, shape: 
     device = padded.device
     pixels = torch.arange(height, device=device)[:, None] * padded.shape[3] + torch.arange(width, device=device)
     planes = padded.flatten(2)
-    result = torch.zeros(shape, device=device)
+    result = torch.zeros(shape, device=device, dtype=torch.float32)
     for first, weight in zip(firsts.split(1, 1), weights, strict=True):
         places = (pixels.flatten() + first)[:, None].expand(count, channels, -1)
         result.add_(planes.gather(2, places).view(shape), alpha=weight)

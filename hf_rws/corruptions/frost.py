@@ -21,13 +21,16 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
+from hf_rws.corruptions._caching import keep_within
 from hf_rws.corruptions.definition import CIFAR, IMAGENET, TINY_IMAGENET, Corruption, Draws
-from hf_rws.corruptions.randomness import Source
+from hf_rws.corruptions.images import UNREADABLE
+from hf_rws.corruptions.randomness import RandomSource
 from hf_rws.errors import FormatError, MissingExtraError, NotFoundError
 
 FOLDER_VARIABLE = "HF_RWS_FROST"
 _ASSET_PACKAGE = "torch_uncertainty_assets"
 _MOST_PICTURES = 5
+_KEPT_BYTES = 2**27
 _PICTURE_ENDINGS = (".jpg", ".jpeg", ".png")
 
 
@@ -101,12 +104,17 @@ def has_pictures() -> bool:
 
 
 @lru_cache(maxsize=8)
-def _album(paths: tuple[Path, ...], resize: float, height: int, width: int, device: torch.device) -> _Album:
-    """Pictures resized by `resize`, or by more where needed to be larger than (height, width)."""
+def _sizes(paths: tuple[Path, ...]) -> tuple[tuple[int, int], ...]:
+    """Height and width of each picture."""
+    return tuple(_read(path).shape[:2] for path in paths)  # type: ignore[misc]
+
+
+@keep_within(_KEPT_BYTES)
+def _album(paths: tuple[Path, ...], factors: tuple[float, ...], device: torch.device) -> _Album:
+    """Pictures, each resized by its factor."""
     pictures = []
-    for path in paths:
+    for path, factor in zip(paths, factors, strict=True):
         picture = torch.from_numpy(_read(path)).permute(2, 0, 1)[None].float()
-        factor = max(resize, (height + 1) / picture.shape[2], (width + 1) / picture.shape[3])
         if factor != 1:
             picture = functional.interpolate(
                 picture, scale_factor=factor, mode="bilinear", align_corners=False
@@ -123,18 +131,20 @@ def _read(path: Path) -> np.ndarray:
     try:
         with Image.open(path) as picture:
             return np.array(picture.convert("RGB"))
-    except OSError as error:
+    except UNREADABLE as error:
         raise FormatError(f"{path} is not a picture that can be read: {error}") from error
 
 
-def _draw_frost(source: Source, shape: tuple[int, int, int], constants: _Frost) -> Draws:
+def _draw_frost(source: RandomSource, shape: tuple[int, int, int], constants: _Frost) -> Draws:
     """Which picture, and how far down and right in it, as shares."""
     return (source.uniform(3),)
 
 
 def _frost(images: Tensor, draws: Draws, constants: _Frost) -> Tensor:
     height, width = images.shape[2:]
-    album = _album(picture_paths(), constants.resize, height, width, images.device)
+    paths = picture_paths()
+    factors = tuple(max(constants.resize, (height + 1) / h, (width + 1) / w) for h, w in _sizes(paths))
+    album = _album(paths, factors, images.device)
     picture, top, left = draws[0].unbind(1)
     picture = (picture * len(album.starts)).long()
     strides = album.widths[picture]

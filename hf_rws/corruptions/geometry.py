@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from hf_rws.corruptions.definition import CIFAR, IMAGENET, TINY_IMAGENET, Corruption, Draws
 from hf_rws.corruptions.filters import GAIN, gaussian_blur, on_device
-from hf_rws.corruptions.randomness import Source
+from hf_rws.corruptions.randomness import RandomSource
 
 # alpha, sigma and the farthest affine step, in pixels over the set's unit (244 is what the published code has)
 _ELASTIC_UNIT = {CIFAR: 32, TINY_IMAGENET: 64, IMAGENET: 244}
@@ -78,7 +78,7 @@ def _box_taps(size: int, reduced: int) -> tuple[np.ndarray, np.ndarray]:
     return (start + taps).clip(max=size - 1), ((taps < count) / count).astype(np.float32)
 
 
-def _draw_elastic(source: Source, shape: tuple[int, int, int], constants: tuple[float, float, float]) -> Draws:
+def _draw_elastic(source: RandomSource, shape: tuple[int, int, int], constants: tuple[float, float, float]) -> Draws:
     """Displacements from -1 to 1: (x, y) of three points, and (x, y) of every pixel."""
     return source.uniform(3, 2) * 2 - 1, source.uniform(2, *shape[1:]) * 2 - 1
 

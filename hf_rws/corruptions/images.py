@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import warnings
+import struct
+import zlib
 from collections.abc import Callable
 from typing import Any
 
@@ -14,6 +15,7 @@ from torch import Tensor
 from hf_rws.errors import OptionError
 
 MIN_SIDE = 32
+UNREADABLE = (OSError, SyntaxError, ValueError, struct.error, zlib.error, Image.DecompressionBombError)  # of Pillow
 _PIL_MODES = ("RGB", "L")
 
 
@@ -53,9 +55,8 @@ def _from_numpy(array: np.ndarray) -> tuple[Tensor, Callable[[Tensor], Any]]:
         raise OptionError(f"A numpy array must be uint8 (0..255), not {array.dtype}.")
     if array.ndim not in (3, 4):
         raise OptionError(f"A numpy array must be (H, W, C) or (N, H, W, C), not of shape {array.shape}.")
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "The given NumPy array is not writable")  # nor is it written to
-        batch = torch.from_numpy(np.ascontiguousarray(array))
+    pixels = np.ascontiguousarray(array)
+    batch = torch.from_numpy(pixels if pixels.flags.writeable else np.asarray(_Unlocked(pixels)))
     batch = (batch if array.ndim == 4 else batch[None]).permute(0, 3, 1, 2)
     _check_shape(batch, array.shape, "a numpy array is (H, W, C) or (N, H, W, C)")
 
@@ -63,6 +64,18 @@ def _from_numpy(array: np.ndarray) -> tuple[Tensor, Callable[[Tensor], Any]]:
         return np.ascontiguousarray(result.permute(0, 2, 3, 1).numpy()).reshape(array.shape)
 
     return batch, back
+
+
+class _Unlocked:
+    """The memory of a read-only array, for torch, which knows no such thing and warns. Nothing is written to it.
+
+    To silence the warning instead would be to change a list of filters that all threads share.
+    """
+
+    def __init__(self, array: np.ndarray) -> None:
+        self._array = array  # which keeps the memory alive
+        address, _ = array.__array_interface__["data"]
+        self.__array_interface__ = {**array.__array_interface__, "data": (address, False)}
 
 
 def _from_torch(tensor: Tensor) -> tuple[Tensor, Callable[[Tensor], Any]]:

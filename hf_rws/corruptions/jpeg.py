@@ -132,7 +132,9 @@ def _through_blocks(planes: Tensor, steps: np.ndarray) -> Tensor:
     samples = blocks.permute(2, 4, 0, 1, 3).reshape(8, 8, -1)
     forward, step = (on_device(array, planes.device) for array in (_dct_matrix(), steps[..., None]))
 
-    coefficients = _descale(forward.float() @ samples, 11).to(forward.dtype)
+    # float32 holds these products and is the fastest on a CPU; on a GPU the caller may have allowed TF32, which does not
+    first = forward.float() if planes.device.type == "cpu" else forward
+    coefficients = _descale(first @ samples.to(first.dtype), 11).to(forward.dtype)
     coefficients = _descale((forward @ coefficients.view(8, -1)).view(samples.shape), 15)
     quantized = coefficients.abs().div_(8).add_(step / 2).div_(step).floor_()
     restored = quantized.mul_(step).copysign_(coefficients)

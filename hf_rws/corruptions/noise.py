@@ -14,7 +14,7 @@ from torch import Tensor
 
 from hf_rws.corruptions.definition import CIFAR, IMAGENET, TINY_IMAGENET, Corruption, Draws
 from hf_rws.corruptions.filters import on_device
-from hf_rws.corruptions.randomness import Source
+from hf_rws.corruptions.randomness import RandomSource
 
 GAUSSIAN_SIGMA = {
     CIFAR: (0.04, 0.06, 0.08, 0.09, 0.10),
@@ -38,15 +38,15 @@ _SPECKLE_SIGMA = {
 }
 
 
-def _draw_normal(source: Source, shape: tuple[int, int, int], sigma: float) -> Draws:
+def _draw_normal(source: RandomSource, shape: tuple[int, int, int], sigma: float) -> Draws:
     return (source.normal(*shape),)
 
 
-def _draw_uniform(source: Source, shape: tuple[int, int, int], amount: float) -> Draws:
+def _draw_uniform(source: RandomSource, shape: tuple[int, int, int], amount: float) -> Draws:
     return (source.uniform(*shape),)
 
 
-def _draw_words(source: Source, shape: tuple[int, int, int], photons: float) -> Draws:
+def _draw_words(source: RandomSource, shape: tuple[int, int, int], photons: float) -> Draws:
     return (source.words(*shape),)
 
 

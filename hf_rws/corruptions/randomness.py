@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -13,7 +13,7 @@ from torch import Tensor
 MAX_IMAGES = 2**32  # image numbers are mixed as 32-bit words, one to one
 
 
-class Source(Protocol):
+class RandomSource(Protocol):
     """Random numbers for the images of a batch: every method returns a tensor with the batch first."""
 
     def normal(self, *shape: int) -> Tensor:
@@ -75,14 +75,15 @@ class GeneratorSource:
     def __init__(self, generator: torch.Generator, count: int):
         self._generator = generator
         self._count = count
+        self._kind: dict[str, Any] = {"generator": generator, "device": generator.device, "dtype": torch.float32}
 
     def normal(self, *shape: int) -> Tensor:
         """Standard normal float32 values."""
-        return torch.randn(self._count, *shape, generator=self._generator, device=self._generator.device)
+        return torch.randn(self._count, *shape, **self._kind)
 
     def uniform(self, *shape: int) -> Tensor:
         """Uniform float32 values in [0, 1)."""
-        return torch.rand(self._count, *shape, generator=self._generator, device=self._generator.device)
+        return torch.rand(self._count, *shape, **self._kind)
 
     def words(self, *shape: int) -> Tensor:
         """Uniform int32 values in [0, 2**31)."""

@@ -15,7 +15,7 @@ from torch.nn import functional
 
 from hf_rws.corruptions.definition import CIFAR, IMAGENET, TINY_IMAGENET, Corruption, Draws
 from hf_rws.corruptions.filters import gaussian_blur, on_device
-from hf_rws.corruptions.randomness import Source
+from hf_rws.corruptions.randomness import RandomSource
 from hf_rws.corruptions.rounds import until_stable
 
 
@@ -69,7 +69,7 @@ _FARTHEST = 20 << 16
 _EMBOSS = np.array([[[[-2, -1, 0], [-1, 1, 1], [0, 1, 2]]]], np.float32)
 
 
-def _draw_spatter(source: Source, shape: tuple[int, int, int], constants: _Spatter) -> Draws:
+def _draw_spatter(source: RandomSource, shape: tuple[int, int, int], constants: _Spatter) -> Draws:
     return (source.normal(*shape[1:]),)
 
 
@@ -170,7 +170,8 @@ def _chamfer_distance(edges: Tensor) -> Tensor:
 def _equalize(values: Tensor) -> Tensor:
     """Histogram equalization of (N, 1, H, W) integers 0..255, the lowest value present going to 0."""
     flat = values.flatten(1).long()
-    counts = torch.zeros(len(flat), 256, device=values.device).scatter_add_(1, flat, torch.ones_like(flat).float())
+    counts = torch.zeros(len(flat), 256, device=values.device, dtype=torch.float32)
+    counts.scatter_add_(1, flat, torch.ones_like(flat).float())
     lowest = flat.amin(1, keepdim=True)
     at_lowest = counts.gather(1, lowest)
     scale = 255 / (flat.shape[1] - at_lowest).clamp(min=1)

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Generator, Tensor, nn
 
+from hf_rws._ambient import unaffected
 from hf_rws.corruptions.batch import check_parameter_set, check_severity, corrupt
 from hf_rws.corruptions.definition import SEVERITIES
 from hf_rws.corruptions.filters import on_device
@@ -90,11 +91,12 @@ class RandomCorrupt(nn.Module):
         self.clean = clean
         self.parameter_set = check_parameter_set(parameters)
 
+    @unaffected
     def forward(self, images: Any) -> Any:
         """Corrupt images of any kind that `corrupt` takes; the same kind back."""
         batch, back = to_batch(images)
         kinds = len(self.names) * len(self.severities)
-        choices = torch.where(torch.rand(len(batch)) < self.clean, kinds, torch.randint(kinds, (len(batch),)))
+        choices = torch.where(torch.rand(len(batch), dtype=torch.float32) < self.clean, kinds, torch.randint(kinds, (len(batch),)))
         groups = [
             (on_device((choices == choice).numpy().nonzero()[0], batch.device), partial(self._one, choice))
             for choice in choices.unique().tolist()

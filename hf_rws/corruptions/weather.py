@@ -10,7 +10,7 @@ from torch import Tensor
 
 from hf_rws.corruptions import filters
 from hf_rws.corruptions.definition import CIFAR, IMAGENET, TINY_IMAGENET, Corruption, Draws
-from hf_rws.corruptions.randomness import Source
+from hf_rws.corruptions.randomness import RandomSource
 
 _FOG_AMOUNT_DECAY = {
     CIFAR: ((0.2, 3), (0.5, 3), (0.75, 2.5), (1, 2), (1.5, 1.75)),
@@ -44,7 +44,7 @@ _SNOW = {
 _GREY_WEIGHTS = (0.299, 0.587, 0.114)
 
 
-def _draw_snow(source: Source, shape: tuple[int, int, int], constants: tuple[float, ...]) -> Draws:
+def _draw_snow(source: RandomSource, shape: tuple[int, int, int], constants: tuple[float, ...]) -> Draws:
     """Standard normal flakes, and the direction in which they fall in degrees, between -135 and -45."""
     return source.normal(*shape[1:]), source.uniform() * 90 - 135
 
@@ -56,7 +56,7 @@ def _snow(images: Tensor, draws: Draws, constants: tuple[float, ...]) -> Tensor:
     flakes = torch.threshold_(flakes, threshold, 0).clamp_(max=1).mul_(255).floor_().permute(2, 0, 1)
     snow = filters.line_blur(flakes[:, None], angles, radius, sigma).floor_()
     whitened = torch.maximum(_grey(images).mul_(1.5).add_(127.5), images)
-    return (images * share).add_(whitened, alpha=1 - share).add_(snow + snow.rot90(2, (2, 3)))
+    return (images * filters.number(share)).add_(whitened, alpha=1 - share).add_(snow + snow.rot90(2, (2, 3)))
 
 
 def _grey(images: Tensor) -> Tensor:
@@ -64,10 +64,10 @@ def _grey(images: Tensor) -> Tensor:
     if images.shape[1] == 1:
         return images.float()
     red, green, blue = _GREY_WEIGHTS
-    return (images[:, :1] * red).add_(images[:, 1:2], alpha=green).add_(images[:, 2:], alpha=blue)
+    return (images[:, :1] * filters.number(red)).add_(images[:, 1:2], alpha=green).add_(images[:, 2:], alpha=blue)
 
 
-def _draw_fog(source: Source, shape: tuple[int, int, int], constants: tuple[float, float]) -> Draws:
+def _draw_fog(source: RandomSource, shape: tuple[int, int, int], constants: tuple[float, float]) -> Draws:
     side = 1 << (max(shape[1:]) - 1).bit_length()
     return (source.uniform(side, side),)
 
