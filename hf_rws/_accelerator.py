@@ -1,6 +1,7 @@
 """Accelerate as this library uses it: one accelerator a run, the precision that the hardware computes fast."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -64,6 +65,26 @@ def create_accelerator(
         )
     except ValueError as error:  # a precision that the device cannot compute, an unknown tracker
         raise OptionError(f"Accelerate refuses these training arguments: {error}") from error
+
+
+@contextmanager
+def state_kept() -> Iterator[None]:
+    """Give Accelerate its state back: an Accelerator of the caller's keeps its precision and accumulation steps.
+
+    All Accelerators of a process share that state, and `create_accelerator` makes one for a training of ours. What was
+    launched in several processes stays connected.
+    """
+    from accelerate.state import AcceleratorState, GradientState, PartialState
+
+    shared = [AcceleratorState._shared_state, GradientState._shared_state, PartialState._shared_state]
+    before = [dict(state) for state in shared]
+    try:
+        yield
+    finally:
+        launched = PartialState._shared_state.get("num_processes", 1) > 1
+        for state, values in zip(shared[: 2 if launched else 3], before, strict=False):
+            state.clear()
+            state.update(values)
 
 
 def is_main_process() -> bool:

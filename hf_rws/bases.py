@@ -18,6 +18,7 @@ from torch.nn.modules.module import (
     register_module_parameter_registration_hook,
 )
 
+from hf_rws._ambient import random_state_kept
 from hf_rws._files import read_json
 from hf_rws._transport.headers import Header, read_header
 from hf_rws._transport.ids import Location, parse_id
@@ -46,6 +47,7 @@ class Base:
     training: Mapping[str, Any] = field(default_factory=dict)
 
 
+@random_state_kept()
 def load_base(
     id: str | Path,
     *,

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
+from hf_rws._ambient import unaffected
 from hf_rws.corruptions import corrupt
 from hf_rws.corruptions.batch import check_severity
 from hf_rws.corruptions.registry import all_names, find
@@ -71,6 +72,7 @@ class Evaluation:
         return text.getvalue()
 
 
+@unaffected
 def evaluate(
     model: nn.Module,
     dataset: Any,
@@ -86,8 +88,8 @@ def evaluate(
     """Top-1 accuracy on clean and on corrupted images.
 
     Args:
-        model: A timm model; it is normalised for by its `pretrained_cfg`, run in eval mode where it is, and left in the
-            mode that it was in.
+        model: A timm model; it is normalised for by its `pretrained_cfg`, run in eval mode where it is, in the dtype of
+            its weights (also inside `torch.autocast`), and left in the mode that it was in.
         dataset: An `ImageSet`, a pair (uint8 images (N, 3, H, W), labels (N,)), or the Hub id or folder of a dataset,
             whose test split is used; or a published benchmark (`hf_rws.data.open_benchmark`): a `Benchmark` or its
             folder.
@@ -183,6 +185,7 @@ def accuracy(model: nn.Module, images: ImageSet, *, batch_size: int = 500) -> fl
     )
 
 
+@unaffected
 def predict(model: nn.Module, images: Tensor, *, batch_size: int = 500) -> Tensor:
     """Predicted classes, int64 on the CPU, of uint8 images of shape (N, 3, H, W)."""
     first = next(model.parameters())

@@ -9,6 +9,7 @@ from typing import Any, Literal, TypeAlias
 import torch
 from torch import Tensor, nn
 
+from hf_rws._ambient import unaffected
 from hf_rws._transport.ids import Location
 from hf_rws.bases import load_base
 from hf_rws.corruptions.batch import check_severity
@@ -31,6 +32,7 @@ __all__ = ["Weights", "describe_base", "difference", "extract", "project_out", "
 Weights: TypeAlias = nn.Module | Mapping[str, Tensor] | str | Path
 
 
+@unaffected
 def extract(
     robust: Weights,
     standard: Weights,
@@ -211,7 +213,7 @@ def _warn_of_other_start(sources: Mapping[str, _Weights]) -> None:
             "robust and standard did not start from the same weights, or not from the pretrained ones (init_sha256 in "
             "their training_args.json); their difference is not a signature of the corruption alone",
             RWSWarning,
-            stacklevel=3,
+            stacklevel=4,  # over `extract` and its decorator
         )
 
 

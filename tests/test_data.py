@@ -1,3 +1,5 @@
+import resource
+
 import datasets
 import numpy as np
 import pytest
@@ -5,7 +7,7 @@ import torch
 
 from hf_rws.data.datasets import load_split, load_splits
 from hf_rws.data.sets import ImageSet, Splits, keep_classes, parse_classes
-from hf_rws.errors import FormatError, NotFoundError, OptionError
+from hf_rws.errors import AccessError, FormatError, NotFoundError, OptionError
 from tests.helpers import (
     CLASSES,
     datasets_cache,  # noqa: F401
@@ -314,10 +316,36 @@ def test_labels_that_are_none(label, labels, message, tmp_path):
 
 def test_images_that_cannot_be_decoded(tmp_path):
     broken = {"bytes": b"not an image", "path": None}
-    with pytest.raises(FormatError, match=r"broken test: images 0 to 3: one cannot be decoded"):
+    with pytest.raises(FormatError, match=r"broken test: image 1 cannot be decoded"):
         load_split(_tiny(tmp_path / "broken", images=[picture(0), broken, picture(1), picture(2)]))
-    with pytest.raises(FormatError, match=r"images 0 to 3: one is missing"):
+    with pytest.raises(FormatError, match=r"missing test: image 1 is missing"):
         load_split(_tiny(tmp_path / "missing", images=[picture(0), None, picture(1), picture(2)]))
+
+
+@pytest.mark.parametrize("place", ["a file", "below a file", "a full disk"])
+def test_a_place_that_cannot_keep_decoded_images(place, tmp_path):
+    folder = toy_dataset(tmp_path / "toy")
+    where = {"a file": tmp_path / "file", "below a file": tmp_path / "file" / "x", "a full disk": tmp_path / "cache"}
+    (tmp_path / "file").touch()
+    size = resource.getrlimit(resource.RLIMIT_FSIZE)
+    load_split(str(folder), cache_dir=tmp_path / "room")  # what datasets writes is written
+    try:
+        if place == "a full disk":  # to a process, a limit on the size of files looks much the same
+            resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, size[1]))
+        with pytest.raises(AccessError, match=r"toy test cannot be kept in .*: [A-Z].*HF_DATASETS_CACHE"):
+            load_split(str(folder), cache_dir=where[place])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, size)
+    assert not list(tmp_path.glob("cache/*"))
+
+
+def test_a_damaged_file_of_decoded_images(tmp_path):
+    folder = str(toy_dataset(tmp_path / "toy"))
+    load_split(folder, cache_dir=tmp_path / "cache")
+    (kept,) = (tmp_path / "cache").iterdir()
+    kept.write_bytes(kept.read_bytes()[:1000])
+    with pytest.raises(FormatError, match=rf"{kept.name} are damaged .*delete that file"):
+        load_split(folder, cache_dir=tmp_path / "cache")
 
 
 # --- ImageSet ---

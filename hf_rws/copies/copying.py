@@ -66,7 +66,7 @@ def write_corrupted_copy(
         image_column: Name of the image column where there are several.
         jpeg_quality: Save JPEG of this quality, as the published ImageNet-C (85), instead of lossless PNG.
         images_per_shard: Images in a file; by default files hold at most 256 MB of pixels and 10,000 images.
-        num_proc: Processes.
+        num_proc: Processes; in a script, above 1, the call has to stand below `if __name__ == "__main__":`.
         progress: Show a bar.
 
     Returns:
@@ -84,7 +84,7 @@ def write_corrupted_copy(
             raise OptionError(f"{label} must be at least 1, got {number!r}")
     treatment = Treatment(corruption, severity, seed, parameters, jpeg_quality)
     chosen = _chosen_splits(open_dataset(dataset, config=config, revision=revision), splits, dataset)
-    column = _image_column(chosen, image_column, dataset)
+    column = find_image_column(next(iter(chosen.values())), image_column, dataset)
     if images_per_shard is None:
         images_per_shard = _images_per_shard(chosen, column, dataset)
     record = {
@@ -132,16 +132,6 @@ def _chosen_splits(
     if unknown:
         raise NotFoundError(f"dataset {dataset!r} has no split {', '.join(unknown)}; it has: {', '.join(loaded)}")
     return {name: loaded[name] for name in names or loaded}
-
-
-def _image_column(splits: Mapping[str, "datasets.Dataset"], named: str | None, dataset: str) -> str:
-    import datasets
-
-    first = next(iter(splits.values()))
-    column = find_image_column(first, named, dataset)
-    if not isinstance(first.features[column], datasets.Image):
-        raise OptionError(f"column {column!r} of dataset {dataset!r} holds no images but {first.features[column]}")
-    return column
 
 
 def _images_per_shard(splits: Mapping[str, "datasets.Dataset"], column: str, dataset: str) -> int:

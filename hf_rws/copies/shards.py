@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from hf_rws.copies.treatment import Treatment, read_images
-from hf_rws.errors import RWSError
+from hf_rws.errors import OptionError, RWSError
 
 if TYPE_CHECKING:
     import datasets
@@ -42,9 +42,9 @@ def write_all(shards: Sequence[Shard], num_proc: int, report: Callable[[int], An
             _write_shard(shard, report)
         return
     context = multiprocessing.get_context("spawn")  # a fork would inherit torch's threads in whatever state
-    counter = context.Value("q", 0)
+    counter, begun = context.Value("q", 0), context.Value("b", False)
     try:
-        with ProcessPoolExecutor(min(num_proc, len(shards)), context, _begin_worker, (counter,)) as pool:
+        with ProcessPoolExecutor(min(num_proc, len(shards)), context, _begin_worker, (counter, begun)) as pool:
             try:
                 pending, seen = {pool.submit(_write_counted, shard) for shard in shards}, 0
                 while pending:
@@ -59,6 +59,11 @@ def write_all(shards: Sequence[Shard], num_proc: int, report: Callable[[int], An
                 pool.shutdown(cancel_futures=True)
                 raise
     except BrokenProcessPool as error:
+        if not begun.value:
+            raise OptionError(
+                "no process could begin: each imports the script that was started, so with num_proc above 1 a script "
+                'must call this below `if __name__ == "__main__":`; or use num_proc=1'
+            ) from error
         raise RWSError(
             "a process was killed (out of memory?). What is finished is kept: the same call goes on from there"
         ) from error
@@ -67,9 +72,10 @@ def write_all(shards: Sequence[Shard], num_proc: int, report: Callable[[int], An
 _counter: Any = None  # in a worker: images done by all of them; negative when they shall stop
 
 
-def _begin_worker(counter: Any) -> None:
+def _begin_worker(counter: Any, begun: Any) -> None:
     global _counter
     _counter = counter
+    begun.value = True
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's business
     torch.set_num_threads(1)
 

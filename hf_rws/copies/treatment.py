@@ -12,6 +12,7 @@ from PIL import Image
 from hf_rws.corruptions import corrupt
 from hf_rws.corruptions.images import MIN_SIDE
 from hf_rws.corruptions.registry import find
+from hf_rws.data.decoding import decoded_image
 from hf_rws.errors import FormatError, OptionError
 
 if TYPE_CHECKING:
@@ -83,14 +84,7 @@ def read_images(table: "pa.Table", feature: "datasets.Image", column: str, first
 
 def _image(value: Any, feature: "datasets.Image", where: str) -> Image.Image:
     """An image, RGB or L."""
-    import datasets
-
-    if value is None:
-        raise FormatError(f"{where} is missing")
-    try:
-        image = datasets.Image(mode=feature.mode).decode_example(value)
-    except (OSError, SyntaxError, ValueError) as error:  # what Pillow raises
-        raise FormatError(f"{where} cannot be decoded: {error}") from error
+    image = decoded_image(value, feature, where)
     if min(image.size) < MIN_SIDE:
         raise FormatError(
             f"{where} has {image.width}x{image.height} pixels; corruptions are defined from {MIN_SIDE} on each side: "

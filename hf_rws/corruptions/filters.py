@@ -84,9 +84,7 @@ def _strips(size: int, reach: int) -> list[tuple[range, slice]]:
     if size <= 2 * _STRIP:
         return [(range(size), slice(0, size))]
     starts = range(0, size, _STRIP)
-    return [
-        (range(i, min(i + _STRIP, size)), slice(max(0, i - reach), min(i + _STRIP + reach, size))) for i in starts
-    ]
+    return [(range(i, min(i + _STRIP, size)), slice(max(0, i - reach), min(i + _STRIP + reach, size))) for i in starts]
 
 
 def _band_product(band: Tensor, images: Tensor, reach: int) -> Tensor:

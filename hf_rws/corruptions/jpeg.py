@@ -132,7 +132,7 @@ def _through_blocks(planes: Tensor, steps: np.ndarray) -> Tensor:
     samples = blocks.permute(2, 4, 0, 1, 3).reshape(8, 8, -1)
     forward, step = (on_device(array, planes.device) for array in (_dct_matrix(), steps[..., None]))
 
-    # float32 holds these products and is the fastest on a CPU; on a GPU the caller may have allowed TF32, which does not
+    # float32 holds these products, and is faster on a CPU; on a GPU the caller may have allowed TF32, which does not
     first = forward.float() if planes.device.type == "cpu" else forward
     coefficients = _descale(first @ samples.to(first.dtype), 11).to(forward.dtype)
     coefficients = _descale((forward @ coefficients.view(8, -1)).view(samples.shape), 15)

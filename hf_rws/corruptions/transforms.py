@@ -96,7 +96,9 @@ class RandomCorrupt(nn.Module):
         """Corrupt images of any kind that `corrupt` takes; the same kind back."""
         batch, back = to_batch(images)
         kinds = len(self.names) * len(self.severities)
-        choices = torch.where(torch.rand(len(batch), dtype=torch.float32) < self.clean, kinds, torch.randint(kinds, (len(batch),)))
+        choices = torch.where(
+            torch.rand(len(batch), dtype=torch.float32) < self.clean, kinds, torch.randint(kinds, (len(batch),))
+        )
         groups = [
             (on_device((choices == choice).numpy().nonzero()[0], batch.device), partial(self._one, choice))
             for choice in choices.unique().tolist()

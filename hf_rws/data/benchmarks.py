@@ -30,7 +30,7 @@ from torch import Tensor
 from hf_rws.corruptions import CORRUPTIONS
 from hf_rws.corruptions.batch import check_severity
 from hf_rws.corruptions.definition import SEVERITIES
-from hf_rws.data.decoding import as_array
+from hf_rws.data.decoding import as_array, readable
 from hf_rws.data.sets import ImageSet, parse_classes
 from hf_rws.errors import FormatError, NotFoundError, OptionError
 
@@ -319,11 +319,8 @@ class _FolderPart:
 
 
 def _decoded(path: Path, size: int | None) -> np.ndarray:
-    try:
-        with Image.open(path) as image:
-            return as_array(image, size)
-    except (OSError, SyntaxError, ValueError) as error:  # what Pillow raises
-        raise FormatError(f"{path} cannot be decoded: {error}") from error
+    with readable(str(path)), Image.open(path) as image:
+        return as_array(image, size)
 
 
 def _corruption_folders(folder: Path) -> dict[str, Path]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from hf_rws._ambient import unaffected
 from hf_rws.data.decoding import _existing, decoded_pixels, find_image_column
 from hf_rws.data.sets import ImageSet, Splits, keep_classes, parse_classes
 from hf_rws.errors import FormatError, NotFoundError, OptionError
@@ -20,6 +21,7 @@ TRAIN_NAMES = ("train",)
 TEST_NAMES = ("test", "validation", "valid", "val")  # in this order: some datasets publish no labelled test split
 
 
+@unaffected
 def load_splits(
     dataset: str,
     *,
@@ -89,6 +91,7 @@ def load_splits(
     return Splits(train.subset(train_indices), train.subset(validation_indices), test)
 
 
+@unaffected
 def load_split(
     dataset: str,
     split: str = "test",

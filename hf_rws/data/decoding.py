@@ -2,8 +2,9 @@
 
 import hashlib
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 import torch
@@ -11,10 +12,13 @@ from PIL import Image
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from hf_rws.errors import FormatError, NotFoundError, OptionError
+from hf_rws.corruptions.images import UNREADABLE
+from hf_rws.errors import AccessError, FormatError, NotFoundError, OptionError, RWSError
 
 if TYPE_CHECKING:
     import datasets
+
+_ROWS = 100  # read at a time
 
 
 def decoded_pixels(
@@ -36,9 +40,13 @@ def decoded_pixels(
     folder = Path(cache_dir or Path(datasets.config.HF_DATASETS_CACHE) / "hf_rws")
     path = folder / f"{hashlib.sha256(key.encode()).hexdigest()[:24]}.npy"
     if not path.is_file():
-        _decode_to(path, split, image_column, image_size, f"{dataset} {split_name}")
-    # copy-on-write: torch wants writable memory, and nothing must reach the file
-    return torch.from_numpy(np.load(path, mmap_mode="c"))
+        _decode_to(path, split, image_column, image_size, f"{dataset} {split_name}".strip())
+    try:  # copy-on-write: torch wants writable memory, and nothing must reach the file
+        return torch.from_numpy(np.load(path, mmap_mode="c"))
+    except OSError as error:
+        raise AccessError(f"the decoded images in {path} cannot be read: {error}") from error
+    except (ValueError, EOFError) as error:
+        raise FormatError(f"the decoded images in {path} are damaged ({error}): delete that file") from error
 
 
 def find_image_column(split: "datasets.Dataset", named: str | None, dataset: str) -> str:
@@ -47,7 +55,9 @@ def find_image_column(split: "datasets.Dataset", named: str | None, dataset: str
 
     found = [name for name, feature in split.features.items() if isinstance(feature, datasets.Image)]
     if named is not None:
-        return _existing(split, named, dataset)
+        if _existing(split, named, dataset) not in found:
+            raise OptionError(f"column {named!r} of dataset {dataset!r} holds no images but {split.features[named]}")
+        return named
     if len(found) != 1:
         raise OptionError(
             f"dataset {dataset!r} has {len(found)} image columns among {', '.join(split.features)}; "
@@ -63,48 +73,91 @@ def _existing(split: "datasets.Dataset", column: str, dataset: str) -> str:
 
 
 def _decode_to(path: Path, split: "datasets.Dataset", column: str, image_size: int | None, title: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    pixels: np.memmap | None = None
-    done = 0
     temporary = path.with_suffix(f".{np.random.default_rng().integers(2**63)}.tmp.npy")
     try:
-        with tqdm(total=len(split), desc=f"decoding {title}", unit="img", leave=False, delay=2) as bar:
-            for batch in _batches(split, column, title):
-                for image in batch:
-                    array = as_array(image, image_size)
-                    if pixels is None:
-                        shape = (len(split), *array.shape)
-                        pixels = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.uint8, shape=shape)
-                    if array.shape != pixels.shape[1:]:
-                        raise FormatError(
-                            f"{title}: image {done} is {array.shape[2]}x{array.shape[1]}, the first is "
-                            f"{pixels.shape[3]}x{pixels.shape[2]}; give an image_size to bring them to one size"
-                        )
-                    pixels[done] = array
-                    done += 1
-                bar.update(len(batch))
-        if pixels is None:
-            raise FormatError(f"{title}: no images")
-        pixels.flush()
-        del pixels  # an open file cannot be renamed everywhere
-        temporary.replace(path)
+        with _kept_in(path.parent, title):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with temporary.open("xb") as file:  # not as mapped memory: there a full disk kills the process
+                _write_pixels(file, split, column, image_size, title)
+            temporary.replace(path)
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink()
 
 
-def _batches(split: "datasets.Dataset", column: str, title: str) -> Iterator[list[Image.Image]]:
-    """Decoded images, in order."""
-    size = 500
-    batches = split.select_columns([column]).iter(batch_size=size)
-    for first in range(0, len(split), size):
-        where = f"{title}: images {first} to {min(first + size, len(split)) - 1}"
-        try:
-            batch = next(batches)[column]
-        except (OSError, SyntaxError, ValueError) as error:  # what Pillow raises
-            raise FormatError(f"{where}: one cannot be decoded ({error})") from error
-        if any(image is None for image in batch):
-            raise FormatError(f"{where}: one is missing")
-        yield batch
+def _write_pixels(file: BinaryIO, split: "datasets.Dataset", column: str, image_size: int | None, title: str) -> None:
+    """Write the images as an array in NumPy's format."""
+    first: tuple[int, ...] = ()
+    with tqdm(total=len(split), desc=f"decoding {title}", unit="img", leave=False, delay=2) as bar:
+        for number, image in enumerate(_images(split, column, title)):
+            array = as_array(image, image_size)
+            if not number:
+                first = array.shape
+                header = {"descr": "|u1", "fortran_order": False, "shape": (len(split), *first)}
+                np.lib.format.write_array_header_1_0(file, header)
+            if array.shape != first:
+                raise FormatError(
+                    f"{title}: image {number} is {array.shape[2]}x{array.shape[1]}, the first is "
+                    f"{first[2]}x{first[1]}; give an image_size to bring them to one size"
+                )
+            file.write(array.tobytes())
+            bar.update()
+    if not first:
+        raise FormatError(f"{title}: no images")
+
+
+@contextmanager
+def _kept_in(folder: Path, title: str) -> Iterator[None]:
+    try:
+        yield
+    except RWSError:
+        raise
+    except OSError as error:
+        raise AccessError(
+            f"the decoded images of {title} cannot be kept in {folder}: {error.strerror}. Choose another place by "
+            "cache_dir, or by the environment variable HF_DATASETS_CACHE"
+        ) from error
+
+
+def _images(split: "datasets.Dataset", column: str, title: str) -> Iterator[Image.Image]:
+    """Decoded images, in order, whatever format the dataset has been given."""
+    number = 0
+    for table in split.select_columns([column]).with_format("arrow").iter(_ROWS):
+        for value in table[column].to_pylist():
+            yield decoded_image(value, split.features[column], f"{title}: image {number}")
+            number += 1
+
+
+def decoded_image(value: Any, feature: "datasets.Image", where: str) -> Image.Image:
+    """An image as `datasets` stores it, decoded.
+
+    Args:
+        value: Its bytes, or a path.
+        feature: What its column holds.
+        where: What to call it in errors.
+
+    Raises:
+        FormatError: It is missing or cannot be decoded.
+    """
+    import datasets
+
+    if value is None:
+        raise FormatError(f"{where} is missing")
+    if isinstance(value, dict) and value.get("path"):
+        where = f"{where} ({Path(value['path']).name})"
+    with readable(where):
+        return datasets.Image(mode=feature.mode).decode_example(value)
+
+
+@contextmanager
+def readable(where: str) -> Iterator[None]:
+    """FormatError, naming the image, for what Pillow raises of files that are broken, cut off or far too large."""
+    try:
+        yield
+    except RWSError:
+        raise
+    except UNREADABLE as error:
+        raise FormatError(f"{where} cannot be decoded: {error}") from error
 
 
 def as_array(image: Image.Image, size: int | None) -> np.ndarray:

@@ -17,8 +17,11 @@ class Normalize(nn.Module):
 
     def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
         super().__init__()
-        self.register_buffer("scale", (1 / (255 * torch.tensor(std))).view(1, -1, 1, 1), persistent=False)
-        self.register_buffer("shift", (-torch.tensor(mean) / torch.tensor(std)).view(1, -1, 1, 1), persistent=False)
+        mean, std = (
+            torch.tensor(values, dtype=torch.float32, device="cpu").view(1, -1, 1, 1) for values in (mean, std)
+        )
+        self.register_buffer("scale", 1 / (255 * std), persistent=False)
+        self.register_buffer("shift", -mean / std, persistent=False)
 
     @classmethod
     def of(cls, model: nn.Module) -> "Normalize":

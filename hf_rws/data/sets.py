@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from hf_rws._ambient import unaffected
 from hf_rws.errors import OptionError
 
 if TYPE_CHECKING:
@@ -45,6 +46,7 @@ class ImageSet:
         """The images at `indices`, in that order."""
         return replace(self, images=self.images[indices], labels=self.labels[indices])
 
+    @unaffected
     def mean_std(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
         """Mean and standard deviation of each channel over all pixels, on the [0, 1] scale."""
         total, squares = torch.zeros(3, dtype=torch.float64), torch.zeros(3, dtype=torch.float64)

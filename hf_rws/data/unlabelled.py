@@ -1,6 +1,7 @@
 """Images without labels, of any kind that users have them in, as one uint8 tensor."""
 
 from collections.abc import Iterable, Iterator, Mapping
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -9,13 +10,15 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from hf_rws._ambient import unaffected
 from hf_rws.corruptions.images import to_batch
 from hf_rws.data.datasets import TRAIN_NAMES, open_dataset
-from hf_rws.data.decoding import as_array, decoded_pixels, find_image_column
+from hf_rws.data.decoding import as_array, decoded_image, decoded_pixels, find_image_column, readable
 from hf_rws.data.sets import ImageSet
 from hf_rws.errors import OptionError
 
 
+@unaffected
 def as_images(images: Any, *, side: int, limit: int | None = None, seed: int = 0) -> Tensor:
     """Read images; labels that come with them are not looked at.
 
@@ -68,7 +71,7 @@ def _read(images: Any, side: int) -> Tensor:
     elif hasattr(images, "__len__") and hasattr(images, "__getitem__") and not isinstance(images, Iterable | Mapping):
         images = map(images.__getitem__, range(len(images)))  # of torch or torchvision
     if isinstance(images, Iterable) and not isinstance(images, Mapping):
-        parts = [_read_part(part, side) for part in images]
+        parts = list(_read_parts(iter(images), side))
         if parts and len({part.shape[1:] for part in parts}) == 1:
             return torch.cat(parts)
         raise OptionError("images: there are none, or their sizes differ" if parts else "images: there are none")
@@ -81,12 +84,27 @@ def _drawn(count: int, limit: int, seed: int) -> Tensor:
     return torch.randperm(count, generator=torch.Generator().manual_seed(seed))[:limit].sort().values
 
 
-def _streamed(images: Any) -> Iterator[Any]:
+def _streamed(images: Any) -> Iterator[Image.Image]:
     """The pictures of a `datasets.IterableDataset`."""
+    import datasets
+
     if images.features is None:
         raise OptionError("images: the streamed dataset does not know its columns; cast_column says which are images")
     column = find_image_column(images, None, "the dataset")
-    return (row[column] for row in images.select_columns([column]))
+    feature = images.features[column]
+    rows = images.select_columns([column]).with_format(None).cast_column(column, datasets.Image(decode=False))
+    return (decoded_image(row[column], feature, f"images: number {number}") for number, row in enumerate(rows))
+
+
+def _read_parts(parts: Iterator[Any], side: int) -> Iterator[Tensor]:
+    for number in count():
+        with readable(f"images: number {number}"):  # which may be decoded only now
+            try:
+                part = next(parts)
+            except StopIteration:
+                return
+            batch = _read_part(part, side)
+        yield batch
 
 
 def _read_part(part: Any, side: int) -> Tensor:

@@ -7,6 +7,8 @@ from typing import Any, Literal
 
 from torch import nn
 
+from hf_rws._accelerator import state_kept
+from hf_rws._ambient import learning
 from hf_rws._transport.ids import Location
 from hf_rws.bases import load_base
 from hf_rws.corruptions.mixing import CorruptionLike, Mixture
@@ -26,6 +28,8 @@ from hf_rws.signature.signature import Signature
 _MIN_IMAGES = 20
 
 
+@learning
+@state_kept()
 def distill(
     base: nn.Module | str | Path,
     images: Any,
@@ -144,7 +148,7 @@ def distill(
             f"the distillation did not help: on held-out images the answers diverge by {after.loss:.3g} from the "
             f"base's, {before.loss:.3g} before; more images, more steps or a lower lr may do",
             RWSWarning,
-            stacklevel=2,
+            stacklevel=5,  # over the three decorators
         )
     deltas = after.deltas
     training = run.record() | {"agreement": _agreement(before, after)}

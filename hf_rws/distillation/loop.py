@@ -77,7 +77,7 @@ class _Teacher:
                 images = self._images[wanted]
                 found = self._ask(images.flip(3) if side else images)
                 if not len(self._answers):
-                    self._answers = torch.empty(2, len(self._images), found.shape[1])
+                    self._answers = torch.empty(2, len(self._images), found.shape[1], dtype=torch.float32)
                 self._answers[int(side), wanted] = found
                 self._known[int(side), wanted] = True
         return self._answers[mirrored.long(), rows]
@@ -238,7 +238,9 @@ class Distiller:
         self.steps_began = time.perf_counter()
         if self.arguments.minutes is not None:
             taken = self.steps_began - self.began + look_seconds
-            self.seconds = float(self._from_main(torch.tensor([60 * self.arguments.minutes - taken])))
+            self.seconds = float(
+                self._from_main(torch.tensor([60 * self.arguments.minutes - taken], dtype=torch.float64))
+            )
             if self.seconds <= 0:
                 raise OptionError(
                     f"{self.arguments.minutes:g} minutes are too few: asking the base about held-out images takes "
@@ -249,7 +251,7 @@ class Distiller:
         """How much of the run is over; all processes go by the main one's clock."""
         if self.arguments.minutes is None:
             return self.step / self.steps
-        elapsed = self._from_main(torch.tensor([time.perf_counter() - self.steps_began]))
+        elapsed = self._from_main(torch.tensor([time.perf_counter() - self.steps_began], dtype=torch.float64))
         return min(1.0, float(elapsed) / self.seconds)
 
     def _from_main(self, values: Tensor) -> Tensor:
@@ -278,7 +280,11 @@ class Distiller:
             images = self.images[rows].to(self.device)
             if len(dirty):
                 images[dirty.to(self.device)] = self.corrupter(images[dirty.to(self.device)], rows[dirty], draws)
-            mirrored = torch.rand(len(rows), generator=order) < 0.5 if arguments.flip else torch.zeros(len(rows)) > 0
+            mirrored = (
+                torch.rand(len(rows), generator=order, dtype=torch.float32) < 0.5
+                if arguments.flip
+                else torch.zeros(len(rows)) > 0
+            )
             answers = self.teacher(rows, mirrored)
             images = torch.where(mirrored.to(self.device)[:, None, None, None], images.flip(3), images)
             yield from zip(images.split(self.share), answers.to(self.device).split(self.share), strict=True)

@@ -28,6 +28,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from hf_rws._ambient import unaffected
 from hf_rws.errors import FormatError, OptionError
 from hf_rws.signature._packing import Bits, num_bytes, pack, top_code
 from hf_rws.signature.decoding import (
@@ -127,6 +128,7 @@ def _check_setting(bits: object, codec: str) -> None:
 # --- encoding and decoding ---
 
 
+@unaffected
 def encode(values: Tensor, bits: Bits, *, codec: str = "symmetric") -> tuple[Tensor, Tensor]:
     """Quantizes a tensor.
 
@@ -162,6 +164,7 @@ def encode(values: Tensor, bits: Bits, *, codec: str = "symmetric") -> tuple[Ten
     return pack(codes.reshape(-1), bits), scales
 
 
+@unaffected
 def decode(codes: Tensor, scales: Tensor, shape: Sequence[int], bits: Bits, *, codec: str = "symmetric") -> Tensor:
     """The float32 tensor (on the CPU) that `encode` packed into `codes` and `scales`.
 
@@ -185,6 +188,7 @@ def decode(codes: Tensor, scales: Tensor, shape: Sequence[int], bits: Bits, *, c
     return values.view(tuple(shape))
 
 
+@unaffected
 def rounded(values: Tensor, bits: Bits) -> Tensor:
     """What `decode` makes of what `encode` makes of a tensor with the codec "symmetric", on the tensor's own device.
 

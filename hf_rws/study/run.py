@@ -13,6 +13,7 @@ from tqdm.auto import tqdm
 
 from hf_rws import cards
 from hf_rws._accelerator import is_main_process
+from hf_rws._ambient import random_state_kept
 from hf_rws._files import README_NAME, read_json, write_whole
 from hf_rws.bases import load_base, named_model
 from hf_rws.corruptions import corrupt
@@ -32,6 +33,7 @@ from hf_rws.training.arguments import TrainingArguments
 from hf_rws.training.trainer import TrainingResult, train
 
 
+@random_state_kept()
 def create_start(
     model: str | Path,
     data: Splits,

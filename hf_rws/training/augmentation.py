@@ -12,10 +12,15 @@ _MAX_ROTATION = 20.0  # degrees, counter-clockwise above 0; the released code's,
 Draws = dict[str, Tensor]
 
 
+def _uniform(count: int, generator: Generator) -> Tensor:
+    """float32 in [0, 1), whatever the default dtype."""
+    return torch.rand(count, generator=generator, dtype=torch.float32)
+
+
 def _draw_crop_flip(count: int, generator: Generator) -> Draws:
     return {
         "offset": torch.randint(0, 2 * _CROP_PADDING + 1, (count, 2), generator=generator),
-        "flip": torch.rand(count, generator=generator) < 0.5,
+        "flip": _uniform(count, generator) < 0.5,
     }
 
 
@@ -32,14 +37,14 @@ def _apply_crop_flip(images: Tensor, draws: Draws) -> Tensor:
 
 def _draw_rotation_flip(count: int, generator: Generator) -> Draws:
     return {
-        "angle": (torch.rand(count, generator=generator) * 2 - 1) * _MAX_ROTATION,
-        "flip": torch.rand(count, generator=generator) < 0.5,
+        "angle": (_uniform(count, generator) * 2 - 1) * _MAX_ROTATION,
+        "flip": _uniform(count, generator) < 0.5,
     }
 
 
 def _apply_rotation_flip(images: Tensor, draws: Draws) -> Tensor:
     angle = torch.deg2rad(draws["angle"]).to(images.device)
-    mirror = torch.where(draws["flip"], -1.0, 1.0).to(images.device)
+    mirror = (1 - 2 * draws["flip"].to(torch.float32)).to(images.device)
     ratio = images.shape[2] / images.shape[3]
     zero = torch.zeros_like(angle)
     matrix = torch.stack(

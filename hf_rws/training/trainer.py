@@ -7,26 +7,28 @@ then shared out, so that the result does not depend on the number of processes o
 import json
 import shutil
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
-from itertools import compress
 from pathlib import Path
 from typing import Any, cast
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from timm.optim import create_optimizer_v2
 from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm.auto import tqdm
 
-from hf_rws._accelerator import create_accelerator
-from hf_rws._files import read_json, write_whole
+from hf_rws._accelerator import create_accelerator, state_kept
+from hf_rws._ambient import learning, random_state_kept
+from hf_rws._files import read_json, read_text, write_whole
 from hf_rws.corruptions import corrupt
 from hf_rws.corruptions.mixing import change_groups, equal_shares
 from hf_rws.data.preprocessing import Normalize
 from hf_rws.data.sets import ImageSet, Splits
-from hf_rws.errors import OptionError
+from hf_rws.errors import AccessError, FormatError, OptionError, RWSError
 from hf_rws.evaluation import accuracy
 from hf_rws.fingerprints import weights_digest
 from hf_rws.timm_repo import CONFIG_NAME, METRICS_NAME, MODEL_NAME, TRAINING_NAME, save_timm_repo
@@ -69,6 +71,9 @@ class TrainingResult:
     n: int = 0
 
 
+@learning
+@state_kept()
+@random_state_kept()
 def train(
     model: nn.Module,
     data: Splits,
@@ -94,6 +99,8 @@ def train(
 
     Raises:
         OptionError: The folder holds another run, or the batch cannot be shared out.
+        AccessError: The folder cannot be written to, or the disk is full.
+        FormatError: Its metrics.jsonl or training_args.json is damaged.
     """
     folder = Path(output_dir)
     record = _record(model, data, arguments, notes or {})
@@ -119,6 +126,7 @@ class _TrainingRun:
     ) -> None:
         from accelerate.utils import set_seed
 
+        _check_can_learn(model)
         set_seed(arguments.seed)
         self.accelerator = create_accelerator(
             arguments.mixed_precision,
@@ -137,8 +145,9 @@ class _TrainingRun:
         self.steps = len(data.train) // arguments.batch_size
         self.accelerator.wait_for_everyone()  # until every process has seen what the folder held
         if self.accelerator.is_main_process:
-            folder.mkdir(parents=True, exist_ok=True)
-            write_whole(folder / TRAINING_NAME, json.dumps(record, indent=2, sort_keys=True) + "\n")
+            with _writing_to(folder):
+                folder.mkdir(parents=True, exist_ok=True)
+                write_whole(folder / TRAINING_NAME, json.dumps(record, indent=2, sort_keys=True) + "\n")
         if arguments.log_with:
             self.accelerator.init_trackers("hf_rws", config={k: str(v) for k, v in asdict(arguments).items()})
         self.device = self.accelerator.device
@@ -179,7 +188,7 @@ class _TrainingRun:
         if arguments.fresh_corruption and epoch:
             self.pixels = self._training_pixels(epoch)
         share = arguments.batch_size // self.parts
-        total, lr = torch.zeros((), device=self.device), float(self.scheduler.get_last_lr()[0])
+        total, lr = torch.zeros((), dtype=torch.float32, device=self.device), float(self.scheduler.get_last_lr()[0])
         self.model.train()
         for rows, draws in self._batches(epoch):
             for part in range(arguments.gradient_accumulation_steps):
@@ -213,7 +222,7 @@ class _TrainingRun:
         self.accelerator.log(row, step=epoch)
         best = score > self.progress.best_accuracy
         if self.accelerator.is_main_process:
-            _append(self.log, row)
+            self._log(row)
             if best:
                 save_timm_repo(self.plain, self.checkpoint / "best", label_names=self.data.train.classes)
         if best:
@@ -229,8 +238,7 @@ class _TrainingRun:
         accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)  # as whoever loads the model will run it
         self.plain.load_state_dict(load_file(best / MODEL_NAME))
         if accelerator.is_main_process:
-            _append(
-                self.log,
+            self._log(
                 {
                     "best_epoch": self.progress.best_epoch,
                     "validation_accuracy": self.progress.best_accuracy,
@@ -241,9 +249,10 @@ class _TrainingRun:
             )
         accelerator.wait_for_everyone()
         if accelerator.is_main_process:
-            for name in (CONFIG_NAME, MODEL_NAME):
-                shutil.copyfile(best / name, self.folder / name)
-            _remove(self.checkpoint)
+            with _writing_to(self.folder):
+                for name in (CONFIG_NAME, MODEL_NAME):
+                    shutil.copyfile(best / name, self.folder / name)
+                _remove(self.checkpoint)
         accelerator.wait_for_everyone()
         if self.arguments.log_with:
             accelerator.end_training()
@@ -276,14 +285,16 @@ class _TrainingRun:
         if self.accelerator.is_main_process:
             shutil.rmtree(fresh, ignore_errors=True)
         self.accelerator.wait_for_everyone()
-        self.accelerator.save_state(str(fresh))
+        with _writing_to(self.folder):
+            self.accelerator.save_state(str(fresh))
         self.accelerator.wait_for_everyone()
         if self.accelerator.is_main_process:
-            shutil.rmtree(old, ignore_errors=True)
-            if kept.exists():
-                kept.rename(old)
-            fresh.rename(kept)
-            shutil.rmtree(old, ignore_errors=True)
+            with _writing_to(self.folder):
+                shutil.rmtree(old, ignore_errors=True)
+                if kept.exists():
+                    kept.rename(old)
+                fresh.rename(kept)
+                shutil.rmtree(old, ignore_errors=True)
         self.accelerator.wait_for_everyone()
 
     def _load_state(self) -> None:
@@ -293,9 +304,13 @@ class _TrainingRun:
                 self.accelerator.load_state(str(self.checkpoint / name))
                 break
         if self.accelerator.is_main_process and self.log.is_file():
-            lines = self.log.read_text().splitlines(keepends=True)
-            done = (json.loads(line).get("epoch", self.progress.epoch) < self.progress.epoch for line in lines)
-            write_whole(self.log, "".join(compress(lines, done)))
+            rows = [row for row in _logged(self.log) if row.get("epoch", self.progress.epoch) < self.progress.epoch]
+            with _writing_to(self.folder):
+                write_whole(self.log, "".join(map(_line, rows)))
+
+    def _log(self, row: dict[str, Any]) -> None:
+        with _writing_to(self.folder), self.log.open("a") as log:
+            log.write(_line(row))
 
 
 def corrupted(images: ImageSet, arguments: TrainingArguments, *, seed: int) -> ImageSet:
@@ -353,13 +368,45 @@ def _finished(folder: Path, record: dict[str, Any], resume: bool) -> bool:
 
 
 def _read_result(folder: Path) -> TrainingResult:
-    last = json.loads((folder / METRICS_NAME).read_text().splitlines()[-1])
+    path = folder / METRICS_NAME
+    last = next(reversed(_logged(path)), {})
+    if "test_accuracy" not in last:
+        raise FormatError(f"{path} does not end with the result of a finished run; choose another output folder")
     return TrainingResult(folder, last["best_epoch"], last["validation_accuracy"], last["test_accuracy"], last["n"])
 
 
-def _append(path: Path, row: dict[str, Any]) -> None:
-    with path.open("a") as log:
-        log.write(json.dumps(row) + "\n")
+def _line(row: dict[str, Any]) -> str:
+    return json.dumps(row) + "\n"
+
+
+def _logged(path: Path) -> list[dict[str, Any]]:
+    """The rows of metrics.jsonl; a last line that was cut off, by a kill or a full disk, was never finished."""
+    lines = read_text(path, str(path)).splitlines(keepends=True)
+    if lines and not lines[-1].endswith("\n"):
+        lines.pop()
+    try:
+        return list(map(json.loads, lines))
+    except ValueError as error:
+        raise FormatError(f"{path} is damaged ({error}); choose another output folder, or mend it") from error
+
+
+@contextmanager
+def _writing_to(folder: Path) -> Iterator[None]:
+    """AccessError for what the file system, and through them torch and safetensors, have against it."""
+    try:
+        yield
+    except RWSError:
+        raise
+    except (OSError, SafetensorError, RuntimeError) as error:  # torch says of a full disk that its writer failed
+        raise AccessError(
+            f"the training run in {folder} cannot be written: {error}. What the last checkpoint holds is kept: resume "
+            "goes on from there"
+        ) from error
+
+
+def _check_can_learn(model: nn.Module) -> None:
+    if any(tensor.is_inference() for tensor in model.parameters()):
+        raise OptionError("the model was made in torch.inference_mode(), where nothing can be trained; make it outside")
 
 
 def _remove(folder: Path) -> None:

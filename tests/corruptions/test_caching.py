@@ -30,8 +30,10 @@ def test_as_much_is_kept_as_fits(made):
 
 def test_the_last_result_is_kept_however_large(made):
     arguments, make = made
-    assert make(10) is make(10) and make(1000) is make(1000)
-    assert arguments == [(10, "a"), (1000, "a")] and make.cache_info() == (1, 1000)
+    assert make(10) is make(10)
+    assert make(1000) is make(1000)
+    assert arguments == [(10, "a"), (1000, "a")]
+    assert make.cache_info() == (1, 1000)
 
 
 def test_what_belongs_to_a_photo_is_small_beside_it():
