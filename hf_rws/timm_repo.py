@@ -7,7 +7,7 @@ from typing import Any
 
 from safetensors.torch import save
 from timm.models._hub import save_config_for_hf
-from torch import nn
+from torch import Tensor, nn
 
 from hf_rws._files import README_NAME, output_folder, parse_json, write_together, writing
 from hf_rws.errors import OptionError
@@ -44,13 +44,27 @@ def save_timm_repo(
         AccessError: It cannot be written to, or the disk is full.
     """
     folder = output_folder(folder, "the model")
-    # safetensors refuses tensors in channels_last layout
-    weights = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
-    contents = {CONFIG_NAME: _config(model, label_names), MODEL_NAME: save(weights, metadata={"format": "pt"})}
+    contents = {CONFIG_NAME: _config(model, label_names), MODEL_NAME: save(_weights(model), metadata={"format": "pt"})}
     if card is not None:
         contents[README_NAME] = card(parse_json(contents[CONFIG_NAME], CONFIG_NAME), len(contents[MODEL_NAME])).encode()
     write_together(folder, contents, what="the model")
     return folder
+
+
+def _weights(model: nn.Module) -> dict[str, Tensor]:
+    """The state dict as safetensors takes it: no channels_last layout, and no two names for the same memory.
+
+    A tensor that a model has under several names is written under each of them, since timm asks for all.
+    """
+    weights: dict[str, Tensor] = {}
+    seen: set[int] = set()
+    for name, value in model.state_dict().items():
+        weights[name] = value.detach().cpu().contiguous()
+        memory = weights[name].untyped_storage().data_ptr()
+        if memory in seen:
+            weights[name] = weights[name].clone()
+        seen.add(memory)
+    return weights
 
 
 def _config(model: nn.Module, label_names: Sequence[str]) -> bytes:

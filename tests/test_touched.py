@@ -144,11 +144,12 @@ def test_memory_that_was_swapped_by_its_data_is_followed_if_the_values_are_the_s
     assert identical(model, before)
 
 
-def test_writes_through_data_leave_no_trace_but_verify_sees_them():
+def test_writes_through_data_are_seen_by_verify_and_by_every_call():
     model, patcher, _ = patched()
     model.features[0].weight.data.add_(1.0)
-    with pytest.raises(IntegrityError, match=r"features.0.weight"):
-        patcher.verify()
+    for call in (patcher.verify, patcher.clear):
+        with pytest.raises(IntegrityError, match=r"features.0.weight"):
+            call()
 
 
 def _replaced_convolution(model):
@@ -219,7 +220,8 @@ def test_the_state_dict_is_the_patched_one_and_new_base_weights_are_not_undone()
     with pytest.raises(IntegrityError, match=r"bake\(\), then patch again"):
         patcher.clear()
     assert identical(model, state(other))
-    model.rws.bake()
+    with pytest.warns(UserWarning, match="not those of base and signatures, but kept"):
+        model.rws.bake()
     with pytest.warns(UserWarning, match="transfer"):
         hf_rws.patch(model, signature("vgg16_bn_gap"))
     model.rws.clear()

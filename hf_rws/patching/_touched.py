@@ -1,7 +1,6 @@
 """The tensors of a model that signatures touch: their clean values, watched and written to in place."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from operator import attrgetter, is_not
 from typing import Any
 
 import torch
@@ -10,6 +9,8 @@ from torch import Tensor, nn
 from hf_rws.errors import IntegrityError, OptionError
 from hf_rws.layers import LayerTensor
 from hf_rws.patching._tiles import Block, Place, Source, Term, copy_all
+from hf_rws.patching._watch import Watch
+from hf_rws.patching.compatibility import check_writable
 from hf_rws.signature.signature import Signature
 
 _CHANGED = (
@@ -17,8 +18,11 @@ _CHANGED = (
     "load_state_dict, ...). Keep them as they are with bake(), then patch again; or go back to the clean weights with "
     "clear(force=True)"
 )
-
-_version = attrgetter("_version")
+_OVERWRITTEN = (
+    "the weights of this model were changed by something else (an optimizer step, ...) before the last call of the "
+    "patcher, which has overwritten the change: on a GPU that shows one call late. The model has the weights of its "
+    "base and signatures now, and the next call goes on from there; make the change again after bake()"
+)
 
 Scaled = Sequence[tuple[Signature, float]]
 
@@ -57,19 +61,28 @@ class Touched:
             clean = self.clean
             self._set_up(layers, watch, {name: clean.get(name, now) for name, now in watch.tensors.items()})
 
-    def follow(self, terms: Scaled, measured: Mapping[str, Tensor], *, check: bool = True) -> None:
+    def follow(
+        self, terms: Scaled, measured: Mapping[str, Tensor], *, check: bool = True, every_value: bool = False
+    ) -> None:
         """Let the clean values follow the tensors to another device, dtype or memory, if they went there.
 
         Args:
             terms: The signatures that are on, with their scales.
             measured: The values that replaced sums.
             check: Check first, if the tensors look written to, that they have the values that `write` gave them.
+            every_value: Check them however they look.
 
         Raises:
-            IntegrityError: They have others.
+            IntegrityError: They have others; or had, and the last call did not know yet.
+            OptionError: They are now of a dtype or on a device where they cannot be patched.
         """
         self._wake()
-        if self._watch.sees_no_change():
+        if not check:
+            self._watch.forget()
+        elif self._watch.saw_change(wait=every_value):
+            self.check(terms, measured)
+            raise IntegrityError(_OVERWRITTEN)
+        if check and not every_value and self._watch.sees_no_change():
             return
         with torch.no_grad():
             if check:
@@ -89,6 +102,7 @@ class Touched:
                 if place.name in measured:
                     wanted = place.of(measured[place.name])
                 if not torch.equal(there, wanted.to(there.device, there.dtype)):
+                    self._watch.doubt()
                     raise IntegrityError(f"{place.name}: {_CHANGED}")
         if not self._watch.sees_replaced():
             self._watch.mark()
@@ -110,7 +124,7 @@ class Touched:
         copy_all([self._watch.tensors[name] for name in measured], list(measured.values()))
         self._watch.mark()
 
-    def _set_up(self, layers: Mapping[str, LayerTensor], watch: "Watch", clean: Mapping[str, Tensor]) -> None:
+    def _set_up(self, layers: Mapping[str, LayerTensor], watch: Watch, clean: Mapping[str, Tensor]) -> None:
         groups: dict[tuple[torch.device, torch.dtype], dict[str, Tensor]] = {}
         for name, value in clean.items():
             groups.setdefault((value.device, value.dtype), {})[name] = value
@@ -126,11 +140,12 @@ class Touched:
                 self._sources[signature] = [Source(signature, block) for block in self._blocks]
         return [[(self._sources[s][index], scale) for s, scale in terms] for index in range(len(self._blocks))]
 
-    def _look_again(self) -> "Watch":
+    def _look_again(self) -> Watch:
         watch = Watch(self._model, self.layers)
         for name, clean in self.clean.items():
             if watch.tensors[name].shape != clean.shape:
                 raise IntegrityError(f"{name} has another shape than when it was patched. Use bake() and patch again")
+            check_writable(name, watch.tensors[name])
         return watch
 
     def __getstate__(self) -> dict[str, Any]:
@@ -144,58 +159,6 @@ class Touched:
             clean = {p.name: flat[p.start : p.stop].view(p.shape) for places, flat in self._saved for p in places}
             self._set_up(self.layers, Watch(self._model, self.layers), clean)
             self._saved = None
-
-
-class Watch:
-    """Finds tensors in a model and notices when they are replaced or written to (writes through `.data` aside).
-
-    Attributes:
-        tensors: The tensors by name.
-    """
-
-    def __init__(self, model: nn.Module, names: Iterable[str]) -> None:
-        """Raises IntegrityError if a tensor is not there."""
-        self._links: dict[tuple[int, str], tuple[dict[str, Any], str, Any]] = {}
-        self.tensors = {name: self._find(model, name) for name in names}
-        self._in_order = list(self.tensors.values())
-        self._holders = [holder for holder, _, _ in self._links.values()]
-        self._keys = [key for _, key, _ in self._links.values()]
-        self._values = [value for _, _, value in self._links.values()]
-        self._addresses = list(map(Tensor.data_ptr, self._in_order))
-        self._counted = not any(tensor.is_inference() for tensor in self._in_order)
-        self._versions: list[int] | None = None
-
-    def mark(self) -> None:
-        """Take the tensors as they are from now on."""
-        self._versions = self._read_versions()
-
-    def sees_replaced(self) -> bool:
-        """Whether a tensor is no longer the one in the model, or no longer where it was in memory."""
-        if any(map(is_not, map(dict.get, self._holders, self._keys), self._values)):
-            return True
-        return list(map(Tensor.data_ptr, self._in_order)) != self._addresses
-
-    def sees_no_change(self) -> bool:
-        """Whether all tensors are the same and unwritten since `mark`; without version counters one cannot know."""
-        return self._versions is not None and self._read_versions() == self._versions and not self.sees_replaced()
-
-    def _read_versions(self) -> list[int] | None:
-        return list(map(_version, self._in_order)) if self._counted else None
-
-    def _find(self, model: nn.Module, name: str) -> Tensor:
-        module: Any = model
-        *path, leaf = name.split(".")
-        for key in path:
-            module = self._link(module._modules, key, name)
-        parameters = module._parameters
-        return self._link(parameters if parameters.get(leaf) is not None else module._buffers, leaf, name)
-
-    def _link(self, holder: dict[str, Any], key: str, name: str) -> Any:
-        value = holder.get(key)
-        if value is None:
-            raise IntegrityError(f"{name} is gone from the model; it was patched. Use bake() and patch again")
-        self._links[id(holder), key] = (holder, key, value)
-        return value
 
 
 def _check_finite(block: Block, terms: Sequence[Term]) -> None:

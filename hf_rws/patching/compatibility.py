@@ -1,6 +1,7 @@
 """Does a signature fit a model, and is the model the one that it was made from?"""
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -9,6 +10,8 @@ from hf_rws.errors import MismatchError, OptionError
 from hf_rws.fingerprints import has_fingerprint
 from hf_rws.layers import LayerTensor
 from hf_rws.signature.signature import Signature
+
+_DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 
 
 def check_fit(
@@ -25,9 +28,14 @@ def check_fit(
 
     Raises:
         MismatchError: A tensor is missing, or of another shape or kind.
-        OptionError: They are there but cannot be written to: meta, quantized, sharded, tied.
+        OptionError: They are there but cannot be written to: meta, quantized, sharded, tied, expanded, in float8.
     """
-    _check_writable(signature, tensors)
+    there = {name: tensors[name] for name in signature.specs if name in tensors}
+    if any(tensor.is_inference() for tensor in there.values()) and not torch.is_inference_mode_enabled():
+        raise OptionError("the model was made in inference mode, which forbids to change its weights; clone it first")
+    for key, own in there.items():
+        check_writable(key, own)
+    _check_apart(there)
     wanted = signature.config.base_model.architecture
     problems = [f"the signature is for {wanted}, the model is {found}"] if found != wanted else []
     for spec in signature.config.tensors:
@@ -43,27 +51,63 @@ def check_fit(
         raise MismatchError(f"signature {name!r} does not fit this model: {'; '.join(problems[:5])}{more}")
 
 
-def _check_writable(signature: Signature, tensors: Mapping[str, Tensor]) -> None:
-    places: dict[int, str] = {}
-    for spec in signature.config.tensors:
-        tensor = tensors.get(spec.name)
-        if tensor is None:
-            continue
-        if tensor.is_inference() and not torch.is_inference_mode_enabled():
+def check_writable(name: str, tensor: Tensor) -> None:
+    """OptionError unless a tensor of a model can be written to, and holds the sums of clean values and signatures."""
+    if tensor.is_meta:
+        raise OptionError("the model is on the meta device; load its weights first, then patch")
+    plain = type(tensor) in (Tensor, nn.Parameter) and tensor.layout == torch.strided and not tensor.is_quantized
+    if not plain or not tensor.is_floating_point():
+        raise OptionError(
+            f"{name} is a {type(tensor).__name__} of {tensor.dtype}; patch the floating-point model first, "
+            "and quantize or shard the patched one (bake() keeps the weights)"
+        )
+    if tensor.dtype not in _DTYPES:
+        raise OptionError(
+            f"{name} is kept in {tensor.dtype}, which is too coarse for signatures; patch the model in float32, "
+            "float16 or bfloat16, and cast the patched one (bake() keeps the weights)"
+        )
+    if _overlaps_itself(tensor):
+        raise OptionError(
+            f"several values of {name} lie in the same memory (its strides are {tensor.stride()}), as expand() leaves "
+            "it; clone it first"
+        )
+
+
+def check_variances(clean: Mapping[str, Tensor], kinds: Mapping[str, LayerTensor]) -> None:
+    """OptionError if a running variance of a model is negative: its logarithm is what signatures change."""
+    for name, value in clean.items():
+        if kinds[name].kind == "running_var" and bool((value < 0).any()):
             raise OptionError(
-                "the model was made in inference mode, which forbids to change its weights; clone it first"
+                f"{name} of the model holds {float(value.min()):g}, and a variance is never negative: its weights are "
+                "broken; load them again"
             )
-        if not tensor.is_meta and places.setdefault(tensor.data_ptr(), spec.name) != spec.name and tensor.numel():
-            raise OptionError(
-                f"{spec.name} and {places[tensor.data_ptr()]} share memory in the model; untie them first"
-            )
-        if tensor.is_meta:
-            raise OptionError("the model is on the meta device; load its weights first, then patch")
-        if type(tensor) not in (Tensor, nn.Parameter) or tensor.is_quantized or not tensor.is_floating_point():
-            raise OptionError(
-                f"{spec.name} is a {type(tensor).__name__} of {tensor.dtype}; patch the floating-point model first, "
-                "and quantize or shard the patched one (bake() keeps the weights)"
-            )
+
+
+def _check_apart(tensors: Mapping[str, Tensor]) -> None:
+    """OptionError if two tensors share memory."""
+    order = {name: position for position, name in enumerate(tensors)}
+    starts = sorted((str(t.device), t.data_ptr(), name) for name, t in tensors.items() if t.numel())
+    for (device, start, name), (other_device, next_start, other) in pairwise(starts):
+        dense = all(_span(tensors[key]) == tensors[key].numel() for key in (name, other))  # others may be interleaved
+        reached = start + (tensors[name].nbytes if dense else 1)
+        if device == other_device and next_start < reached:
+            first, second = sorted((name, other), key=order.__getitem__)
+            raise OptionError(f"{second} and {first} share memory in the model; untie them first")
+
+
+def _span(tensor: Tensor) -> int:
+    """How many values lie between the first and the last of a tensor in memory, with these."""
+    return 1 + sum(stride * (size - 1) for stride, size in zip(tensor.stride(), tensor.shape, strict=True))
+
+
+def _overlaps_itself(tensor: Tensor) -> bool:
+    """Whether the strides of a tensor may lead to the same memory twice."""
+    reach = 0
+    for stride, size in sorted(zip(tensor.stride(), tensor.shape, strict=True)):
+        if size > 1 and stride <= reach:
+            return tensor.numel() > 0
+        reach += stride * (size - 1)
+    return False
 
 
 def transfer_reasons(signature: Signature, model: nn.Module, touched: Mapping[str, Tensor]) -> tuple[str, ...]:

@@ -1,8 +1,10 @@
 """Putting signatures on a model and taking them off, in place and exactly."""
 
 import math
+import os
 import threading
 import warnings
+import weakref
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -13,10 +15,10 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from torch import Tensor, nn
 
 from hf_rws._text import one_line
-from hf_rws.errors import MismatchError, OptionError, RWSWarning
+from hf_rws.errors import MismatchError, OptionError, RWSError, RWSWarning
 from hf_rws.layers import LayerTensor, architecture, layer_tensors, unwrap
 from hf_rws.patching._touched import Touched
-from hf_rws.patching.compatibility import check_fit, transfer_reasons
+from hf_rws.patching.compatibility import check_fit, check_variances, transfer_reasons
 from hf_rws.patching.lockfile import write_lockfile
 from hf_rws.patching.statistics import Measured, measure
 from hf_rws.signature.signature import Signature
@@ -88,14 +90,19 @@ class Patcher:
     Weights are always computed from the kept clean values, in float32 and in a fixed order, and copied into the model's
     own tensors: nothing drifts, the order of calls does not matter, `clear()` gives identical bits.
 
-    `state_dict()` of a patched model holds the patched weights, under the same names. What else is written to the
-    touched tensors (`load_state_dict`, an optimizer step) is noticed at the next call and refused, not undone; writes
-    through `.data` only by `verify()`. `deepcopy` and pickle take signatures and clean values along. A tensor with two
-    names in the model (tied weights) is patched once.
+    `state_dict()` of a patched model holds the patched weights, under the same names. `deepcopy` and pickle take
+    signatures and clean values along. A tensor with two names in the model (tied weights) is patched once.
+
+    What else is written to the touched tensors (`load_state_dict`, an optimizer step) is refused at the next call, not
+    undone. Every call that writes compares version counters, addresses and samples: 16 values or more of every tensor,
+    512 or more of all. So it notices every write that raises a version counter, and those that do not (fused
+    optimizers, `.data`, numpy, other processes) where they change a sample, as a training step does; on a GPU, which
+    nothing waits for, one call late: that call has overwritten the change, and the next one says so. `verify`,
+    `lockfile` (and so `save_patched`) and `bake` compare every value.
 
     Memory: the clean values, and up to as much again to work in, though not under ten bytes for each of 65,536 values
     or of the largest row. A lock keeps concurrent calls apart; a forward pass that runs in another thread meanwhile may
-    see some tensors of the old and some of the new setting.
+    see some tensors of the old and some of the new setting. A process that is forked gets a lock of its own.
     """
 
     def __init__(self, model: nn.Module, *, strict: bool = False) -> None:
@@ -111,7 +118,7 @@ class Patcher:
         self._attached: dict[str, _Attached] = {}
         self._measured = Measured()
         self._touched = Touched(self._model)
-        self._lock = threading.RLock()
+        self._renew_lock()
 
     # --- what is on ---
 
@@ -136,7 +143,7 @@ class Patcher:
             IntegrityError: Something else changed the weights.
         """
         with self._lock:
-            self._sync()
+            self._sync(every_value=True)
             if self._measured.values:
                 raise OptionError(
                     "a lockfile does not hold the images of recalibrate(); take it before, or set() again"
@@ -276,11 +283,21 @@ class Patcher:
     def bake(self) -> nn.Module:
         """Keep the weights as they are for good and take the patcher off.
 
+        Weights that something else changed are kept, too, with a warning that they are not those of base and
+        signatures.
+
         Returns:
             The model, with no handle left on it; this patcher can no longer be used.
         """
         with self._lock:
             model = self._living()
+            try:
+                self._sync(every_value=True)
+            except RWSError as error:
+                warnings.warn(
+                    f"the baked weights are not those of base and signatures, but kept as they are: {_brief(error)}",
+                    stacklevel=2,
+                )
             if getattr(model, "rws", None) is self:
                 del model.rws
             self._model, self._attached, self._measured = None, {}, Measured()
@@ -310,7 +327,9 @@ class Patcher:
                         f"a signature called {name!r} is attached already; give it another name: (name, id)"
                     )
                 check_fit(signature, name, found, tensors, kinds)
-                reasons = transfer_reasons(signature, self._model, {key: clean[key] for key in signature.specs})
+                touched = {key: clean[key] for key in signature.specs}
+                check_variances(touched, kinds)
+                reasons = transfer_reasons(signature, self._model, touched)
                 if reasons and self._strict:
                     raise MismatchError(f"{name}: {'; '.join(reasons)} (strict=True)")
                 wanted[name] = _Attached(signature, reasons, scale)
@@ -325,10 +344,10 @@ class Patcher:
             raise OptionError("this patcher was taken off by bake(); patch the model again")
         return self._model
 
-    def _sync(self, *, check: bool = True) -> None:
-        """Refuse if something else changed the weights; let the clean values follow the model."""
+    def _sync(self, *, check: bool = True, every_value: bool = False) -> None:
+        """Refuse if something else changed the weights, as samples or every value show; let clean values follow."""
         self._living()
-        self._touched.follow(_terms(self._attached), self._measured.values, check=check)
+        self._touched.follow(_terms(self._attached), self._measured.values, check=check, every_value=every_value)
 
     def _apply(
         self,
@@ -370,7 +389,24 @@ class Patcher:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
+        self._renew_lock()
+
+    def _renew_lock(self) -> None:
         self._lock = threading.RLock()
+        _patchers.add(self)
+
+
+_patchers: "weakref.WeakSet[Patcher]" = weakref.WeakSet()
+
+
+def _renew_locks() -> None:
+    """In a forked process: the thread that held a lock may not be there. What it had half written, samples show."""
+    for patcher in list(_patchers):
+        patcher._renew_lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_renew_locks)
 
 
 def listed(signatures: Sequence[SignatureLike] | Signature | str | Path) -> list[SignatureLike]:
@@ -394,6 +430,11 @@ def _open(item: SignatureLike, load_options: Mapping[str, Any]) -> tuple[str, Si
     if not isinstance(source, Signature):
         raise OptionError(f"a signature must be a Signature, a folder or an id, got {type(source).__name__}")
     return name or source.name, source
+
+
+def _brief(error: RWSError) -> str:
+    """An error without what it advises."""
+    return str(error).partition(". ")[0].partition("; ")[0]
 
 
 def _checked_scale(scale: float) -> float:
