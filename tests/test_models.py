@@ -4,7 +4,7 @@ import stat
 import pytest
 import timm
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from timm.models import load_model_config_from_hf, save_for_hf
 from torch import nn
 
@@ -132,6 +132,23 @@ def test_a_file_in_the_place_of_the_folder_is_an_error(tmp_path):
     with pytest.raises(OptionError, match="repo is a file"):
         save_timm_repo(model(), tmp_path / "repo")
     assert (tmp_path / "repo").read_text() == "mine"
+
+
+def test_a_model_that_uses_modules_twice_is_saved_under_all_their_names(tmp_path):
+    small = {"embed_dims": (8, 16, 16, 16), "serial_depths": (2, 1, 1, 1), "num_heads": 8, "img_size": 32}
+    torch.manual_seed(0)
+    network = timm.create_model("coat_lite_tiny", num_classes=4, **small).eval()
+    tensors = network.state_dict(keep_vars=True)
+    assert len({value.data_ptr() for value in tensors.values()}) < len(tensors)
+    network.register_buffer("part", network.state_dict()["head.bias"][1:3])  # a piece of another tensor
+    stored = load_file(save_timm_repo(network, tmp_path) / "model.safetensors")
+    assert same(stored, weights(network))
+    del network.part
+    save_timm_repo(network, tmp_path)
+    loaded = timm.create_model(f"local-dir:{tmp_path}", pretrained=True, num_classes=4, **small).eval()
+    images = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        assert torch.equal(loaded(images), network(images))
 
 
 def test_saving_again_gives_the_same_bytes_in_any_memory_format(tmp_path):
