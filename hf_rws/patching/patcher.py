@@ -296,6 +296,7 @@ class Patcher:
             except RWSError as error:
                 warnings.warn(
                     f"the baked weights are not those of base and signatures, but kept as they are: {_brief(error)}",
+                    RWSWarning,
                     stacklevel=2,
                 )
             if getattr(model, "rws", None) is self:
