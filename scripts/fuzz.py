@@ -75,9 +75,8 @@ def main() -> None:
         faults += [(kind, number, what) for number, what in sorted(whole.faults)]
     print(f"\n{time.monotonic() - start:.0f} s, {arguments.processes} process(es), seed {arguments.seed}")
     for kind, number, what in faults[:50]:
-        print(
-            f"{kind} #{number}: {what}\n    python scripts/fuzz.py --kind '{kind}' --only {number} --seed {arguments.seed}"
-        )
+        again = f"python scripts/fuzz.py --kind '{kind}' --only {number} --seed {arguments.seed}"
+        print(f"{kind} #{number}: {what}\n    {again}")
     sys.exit(bool(faults))
 
 

@@ -1,7 +1,9 @@
 import copy
 import json
 import re
+import resource
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -121,8 +123,94 @@ def test_a_base_with_a_broken_config(study, content):
 @pytest.mark.parametrize("content", [b"", b"version https://git-lfs.github.com/spec/v1", b"\x00" * 100])
 def test_a_base_with_broken_weights(study, content):
     (study / "base" / "model.safetensors").write_bytes(content)
-    with pytest.raises(FormatError, match=r"base: timm cannot load this model"):
+    with pytest.raises(FormatError, match=r"base \(model\.safetensors\): not a safetensors file"):
         load_base("base")
+
+
+def _edited(path, change):
+    config = json.loads(path.read_text())
+    change(config)
+    path.write_text(json.dumps(config))
+
+
+@pytest.mark.parametrize("change", [
+    lambda config: config.update(num_classes=10**9),
+    lambda config: config["pretrained_cfg"].update(num_classes=10**9, input_size=[10**9, 32, 32]),
+    lambda config: config.setdefault("model_args", {}).update(width=100),
+    lambda config: config.setdefault("model_args", {}).update(in_chans=10**8),
+    lambda config: config.update(architecture="vit_tiny_patch16_224", model_args={"depth": 10**9}),
+    lambda config: config.update(architecture="vit_tiny_patch16_224", model_args={"img_size": 10**6}),
+])  # fmt: skip
+def test_a_config_that_asks_for_a_larger_model_than_its_file_holds(study, change):
+    _edited(study / "base" / "config.json", change)
+    start, peak = time.monotonic(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(FormatError, match=r"base"):
+        load_base("base")
+    assert time.monotonic() - start < 2
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - peak < 200_000  # kB
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("mean", "0.5"),
+        ("mean", [0.5, 0.5]),
+        ("mean", [0.5, None, 0.5]),
+        ("std", [0.5, 0.0, 0.5]),
+        ("std", [-1, 1, 1]),
+        ("std", []),
+        ("mean", [1e300] * 3),
+        ("crop_pct", 0),
+        ("crop_pct", "all"),
+        ("interpolation", 3),
+        ("crop_mode", [1]),
+        ("license", ["mit"]),
+        ("test_input_size", [3, 0, 0]),
+        ("min_input_size", [3, 32]),
+        ("input_size", 5),
+        ("input_size", [3, 32.5, 32]),
+    ],
+)
+def test_preprocessing_that_cannot_be_is_refused_when_a_base_is_loaded(study, key, value):
+    _edited(study / "base" / "config.json", lambda config: config["pretrained_cfg"].update({key: value}))
+    with pytest.raises(FormatError, match="base"):
+        load_base("base")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda lock: lock["signatures"][0].update(scale=10**400),
+        lambda lock: lock["signatures"][0].update(scale=-(10**400)),
+        lambda lock: lock["signatures"][0].update(scale=float("nan")),
+        lambda lock: lock.update(signatures=lock["signatures"] * 2000),
+    ],
+)
+def test_lockfiles_with_values_that_cannot_be(study, change):
+    lock = hf_rws.load_patched("base", "rws-fog").rws.lockfile()
+    change(lock)
+    with pytest.raises(FormatError, match="lockfile"):
+        hf_rws.load_patched(lockfile=lock)
+
+
+@pytest.mark.parametrize(
+    "content", ["[" * 100_000, '{"signatures": ' + "[" * 60 + "]" * 60 + "}", '{"scale": 1e999}', "5"]
+)
+@pytest.mark.parametrize("name", ["base/config.json", "base/training_args.json", "lockfile.json"])
+def test_json_that_is_too_deep_or_too_large(study, name, content):
+    (study / name).write_text(content)
+    with pytest.raises(FormatError):
+        hf_rws.load_patched("base") if "base" in name else hf_rws.load_patched(lockfile=name)
+
+
+@pytest.mark.parametrize("id", ["a\0b", "a" * 5000, "\ud800", "a/" * 3000, "./a\0b"])
+@pytest.mark.parametrize(
+    "read", [load_base, hf_rws.Signature.from_pretrained, hf_rws.info, lambda id: hf_rws.load_patched(lockfile=id)]
+)
+def test_ids_that_no_file_can_have(id, read):
+    for given in (id, Path(id)):
+        with pytest.raises((NotFoundError, OptionError, AccessError)):
+            read(given)
 
 
 @pytest.mark.parametrize("options", [{"revision": "v1"}, {"local_files_only": True}, {"force_download": True}])
@@ -343,7 +431,7 @@ def test_a_bundle_of_a_model(study):
 @pytest.mark.parametrize(
     ("base", "signatures", "options", "error", "words"),
     [
-        ("base", ["rws-fog"], {"folder": "base"}, OptionError, "is a file; give a folder"),
+        ("base", ["rws-fog"], {"folder": "base"}, OptionError, "not an empty folder"),
         ("base", ["rws-fog"], {"folder": "base/config.json"}, OptionError, "is a file; give a folder"),
         ("base", ["rws-fog"], {"folder": "base/config.json/b"}, AccessError, "cannot write the bundle"),
         ("base", ["gone"], {}, NotFoundError, "gone"),

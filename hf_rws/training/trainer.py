@@ -23,7 +23,7 @@ from tqdm.auto import tqdm
 
 from hf_rws._accelerator import create_accelerator, state_kept
 from hf_rws._ambient import learning, random_state_kept
-from hf_rws._files import read_json, read_text, write_whole
+from hf_rws._files import read_json, read_text, write_whole, writing
 from hf_rws.corruptions import corrupt
 from hf_rws.corruptions.mixing import change_groups, equal_shares
 from hf_rws.data.preprocessing import Normalize
@@ -106,10 +106,11 @@ def train(
     record = _record(model, data, arguments, notes or {})
     if _finished(folder, record, resume):
         return _read_result(folder)
-    run = _TrainingRun(model, data, folder, arguments, record, resume)
-    for epoch in range(run.progress.epoch, arguments.epochs):
-        run.end_epoch(epoch, run.train_epoch(epoch))
-    return run.finish()
+    with writing(f"keep the training run in {folder}"):
+        run = _TrainingRun(model, data, folder, arguments, record, resume)
+        for epoch in range(run.progress.epoch, arguments.epochs):
+            run.end_epoch(epoch, run.train_epoch(epoch))
+        return run.finish()
 
 
 class _TrainingRun:
