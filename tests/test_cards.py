@@ -587,3 +587,50 @@ def test_where_the_templates_are(tmp_path, monkeypatch):
         (package / "model_cards" / template.name).write_text(template.read_text())
     assert card_text._templates() == package / "model_cards"
     assert "# rws-fog" in cards.signature_card(SIGNATURE)
+
+
+# --- configs from elsewhere ---
+
+STRANGE = ("?", "", [], [1], [[1]], [None, {}], {}, {"a": {}}, {"\x1b": [float("inf")]}, -1, True, 1.5, float("nan"))
+STRANGE += (10**400, 10**5000, "a" * 100_000, ["a" * 1000] * 100, 2**63, -(2**70), "\ud800")
+
+
+@pytest.mark.parametrize("value", STRANGE, ids=range(len(STRANGE)))
+def test_a_config_from_elsewhere_makes_a_card(value):
+    everything = DISTILLED
+    for path in paths(DISTILLED):
+        card = cards.signature_card(changed(DISTILLED, path, value), repo_id="user/rws-fog")
+        assert len(card.encode()) < 50_000
+        ast.parse(snippet(card))
+        if "." in path and path != "method.training":
+            everything = changed(everything, path, value) if path.count(".") == 1 else everything
+    check_no_holes(cards.signature_card(everything, repo_id="user/rws-fog"))
+    for key in ("name", "shape", "kind", "layer", "bits"):
+        tensors = [SIGNATURE["tensors"][0] | {key: value}, SIGNATURE["tensors"][1], value]
+        card = cards.signature_card(changed(SIGNATURE, "tensors", tensors))
+    check_no_holes(card)
+    check_no_holes(cards.signature_card(changed(SIGNATURE, "corruption", {"names": [value, "fog"]})))
+
+
+@pytest.mark.parametrize("value", STRANGE, ids=range(len(STRANGE)))
+def test_a_model_from_elsewhere_makes_a_card(value):
+    for path in paths(BASE):
+        cards.merged_card(changed(BASE, path, value), LOCKFILE, repo_id="user/base")
+        card = cards.base_card(changed(BASE, path, value), training={**TRAINING, "x": value}, repo_id="user/base")
+        ast.parse(snippet(card))
+    check_no_holes(card)
+    check_no_holes(cards.base_card(BASE, training=value, metrics=value, repo_id="user/base"))
+    check_no_holes(cards.base_card(BASE, metrics={**METRICS, "ra": {"fog-5": value, "x": 0.5}}, repo_id="user/base"))
+
+
+def test_a_card_of_very_much_can_be_read_again():
+    tensors = [
+        {"name": f"{n}{'x' * 500}", "shape": [1], "kind": "vector", "layer": n % 7, "bits": 16} for n in range(2_000)
+    ]
+    config = changed(SIGNATURE, "tensors", tensors)
+    config["method"]["training"] = {f"key{n}": "x" for n in range(5_000)}
+    config["corruption"] = {"names": [f"name{n}" for n in range(10_000)]}
+    config["metrics"]["scale_curve"] = [{"scale": n, "ta": 0.5, "ra": 0.5} for n in range(5_000)]
+    card = cards.signature_card(config, repo_id="user/rws-fog")
+    assert len(card) < 4_000_000
+    assert cards.is_unedited(cards.merge_card(card, card))

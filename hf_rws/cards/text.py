@@ -3,8 +3,9 @@
 import math
 import re
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 import yaml
@@ -13,6 +14,9 @@ from huggingface_hub import CardData
 from hf_rws._text import one_line
 from hf_rws.cards.merging import RESULTS_BEGIN, RESULTS_END, mark
 from hf_rws.errors import NotFoundError
+
+if TYPE_CHECKING:
+    import jinja2
 
 _LOCAL = " (local)"  # what is left of a path is its last component, and this
 _PATH = re.compile(r"[/~]|\.{1,2}[/\\]|[A-Za-z]:[/\\]|\\\\")
@@ -26,17 +30,8 @@ _UNSAFE = str.maketrans({"|": "/", "`": "'", '"': "'", "<": "(", ">": ")", "[": 
 
 def render(template: str, data: CardData, **values: Any) -> str:
     """A card: metadata, and the text that a template makes of cleaned values."""
-    import jinja2
-
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(_templates()),
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    environment.filters |= {"percent": _percent, "size": _size}
     markers = {"results_begin": RESULTS_BEGIN, "results_end": RESULTS_END}
-    text = environment.get_template(template).render(**markers, **values)
+    text = _environment(_templates()).get_template(template).render(**markers, **values)
     return f"---\n{_head(data)}\n---\n\n{mark(text)}"
 
 
@@ -89,6 +84,18 @@ def rows(settings: Mapping[str, Any]) -> list[tuple[str, str]]:
 def titled(names: Sequence[str]) -> list[tuple[str, str]]:
     """Titles and URLs of pictures in the repo."""
     return [(clean(re.sub(r"[-_]", " ", Path(name).stem)), quote(name, errors="replace")) for name in names]
+
+
+@cache
+def _environment(templates: Path) -> "jinja2.Environment":
+    """Keeps the templates that it has compiled, which takes longer than to fill one in."""
+    import jinja2
+
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(templates), trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
+    )
+    environment.filters |= {"percent": _percent, "size": _size}
+    return environment
 
 
 def _head(data: CardData) -> str:
