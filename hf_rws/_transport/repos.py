@@ -66,7 +66,8 @@ def _files(siblings: Any) -> Iterator[tuple[str, tuple[str | None, str | None]]]
 
 def whoami(where: Location, token: bool | str | None) -> str:
     """The name of the user whose token it is; `where` is what error messages name."""
-    name = ask_json(where, "/api/whoami-v2", token=token).get("name")
+    said = ask_json(where, "/api/whoami-v2", token=True if token is None else token)  # it must be there
+    name = said.get("name")
     if not isinstance(name, str) or not NAME.fullmatch(name):
         raise NetworkError(f"{where}: the answer broke ({name!a:.80} is no user's name). Check HF_ENDPOINT")
     return name
