@@ -106,7 +106,7 @@ def has_pictures() -> bool:
 @lru_cache(maxsize=8)
 def _sizes(paths: tuple[Path, ...]) -> tuple[tuple[int, int], ...]:
     """Height and width of each picture."""
-    return tuple(_read(path).shape[:2] for path in paths)  # type: ignore[misc]
+    return tuple(_read(path).shape[:2] for path in paths)
 
 
 @keep_within(_KEPT_BYTES)

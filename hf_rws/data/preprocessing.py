@@ -17,11 +17,11 @@ class Normalize(nn.Module):
 
     def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
         super().__init__()
-        mean, std = (
+        means, deviations = (
             torch.tensor(values, dtype=torch.float32, device="cpu").view(1, -1, 1, 1) for values in (mean, std)
         )
-        self.register_buffer("scale", 1 / (255 * std), persistent=False)
-        self.register_buffer("shift", -mean / std, persistent=False)
+        self.register_buffer("scale", 1 / (255 * deviations), persistent=False)
+        self.register_buffer("shift", -means / deviations, persistent=False)
 
     @classmethod
     def of(cls, model: nn.Module) -> "Normalize":

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from hf_rws._ambient import unaffected
 from hf_rws.data.preprocessing import Normalize
 from hf_rws.errors import OptionError
 
@@ -44,6 +45,7 @@ def _find_norms(model: nn.Module) -> dict[str, Any]:
     return norms
 
 
+@unaffected
 @torch.no_grad()
 def measure(model: nn.Module, images: Tensor | Iterable[Tensor]) -> Measured:
     """Write the statistics that images have in a model into its batch norms, the shallowest first.

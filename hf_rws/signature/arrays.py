@@ -6,6 +6,7 @@ import torch
 from safetensors.torch import load
 from torch import Tensor
 
+from hf_rws._ambient import unaffected
 from hf_rws.errors import FormatError, OptionError
 from hf_rws.signature.config import TensorSpec
 from hf_rws.signature.quantization import decode, encode
@@ -15,6 +16,7 @@ _ARRAYS = {"codes": torch.uint8, "scales": torch.float16, "vectors": torch.float
 _LONGEST_HEADER = 100_000  # bytes; that of four arrays has less than 400
 
 
+@unaffected
 def pack_arrays(deltas: Mapping[str, Tensor], tensors: Sequence[TensorSpec], codec: str) -> dict[str, Tensor]:
     """Flat arrays, in storage order, of float32 tensors by name; arrays without elements are left out.
 
@@ -48,6 +50,7 @@ def array_lengths(tensors: Sequence[TensorSpec], codec: str, where: str) -> dict
     return lengths
 
 
+@unaffected
 def read_arrays(content: bytes, tensors: Sequence[TensorSpec], codec: str, where: str) -> dict[str, Tensor]:
     """The arrays of a weight file.
 

@@ -370,7 +370,7 @@ def _finished(folder: Path, record: dict[str, Any], resume: bool) -> bool:
 
 def _read_result(folder: Path) -> TrainingResult:
     path = folder / METRICS_NAME
-    last = next(reversed(_logged(path)), {})
+    last: dict[str, Any] = next(reversed(_logged(path)), {})
     if "test_accuracy" not in last:
         raise FormatError(f"{path} does not end with the result of a finished run; choose another output folder")
     return TrainingResult(folder, last["best_epoch"], last["validation_accuracy"], last["test_accuracy"], last["n"])
