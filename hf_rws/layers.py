@@ -1,10 +1,11 @@
-"""Which tensors of a timm model are its first layers."""
+"""Which tensors of a timm model are its first layers, and running it only that far."""
 
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeAlias
 
 from timm.models._manipulate import group_with_matcher
-from torch import nn
+from torch import Tensor, nn
 
 from hf_rws.errors import OptionError
 
@@ -13,11 +14,14 @@ __all__ = [
     "Kind",
     "LayerTensor",
     "NumLayers",
+    "StopForward",
     "architecture",
     "find_layers",
     "first_layers",
     "head_names",
     "layer_tensors",
+    "run_first_layers",
+    "run_until_stopped",
     "unwrap",
 ]
 
@@ -103,6 +107,70 @@ def first_layers(model: nn.Module, num_layers: NumLayers = None) -> list[list[La
             f"or None, got {num_layers!r}"
         )
     return layers[:num_layers]
+
+
+class StopForward(Exception):
+    """Raised by a hook: nobody needs the rest of this pass through the model."""
+
+
+def run_until_stopped(model: nn.Module, images: Tensor) -> None:
+    """Run a model for what its hooks see, until one of them raises `StopForward`."""
+    with suppress(StopForward):
+        model(images)
+
+
+def run_first_layers(model: nn.Module, images: Tensor, num_layers: int | Literal["all"] | None = None) -> Tensor:
+    """Run a model only as far as its first layers go.
+
+    Args:
+        model: A timm model, without wrappers such as DDP.
+        images: What the model takes.
+        num_layers: As in `first_layers`.
+
+    Returns:
+        The output of the largest module that ends those layers and holds nothing of deeper ones: of a ResNet's block;
+        of a convolution or its norm where layers are no larger modules. What follows a layer without weights of its
+        own (an activation, pooling) and is no part of such a module has not been run.
+
+    Raises:
+        OptionError: `num_layers` as in `first_layers`; or an image does not go through all of these layers.
+    """
+    waiting = _largest_modules(model, {tensor.name for layer in first_layers(model, num_layers) for tensor in layer})
+    outputs: list[Tensor] = []
+
+    def note(module: nn.Module, args: object, output: Tensor) -> None:
+        waiting.discard(module)
+        if not waiting:
+            outputs.append(output)
+            raise StopForward
+
+    hooks = [module.register_forward_hook(note) for module in waiting]
+    try:
+        run_until_stopped(model, images)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    if not outputs:
+        raise OptionError(f"{len(waiting)} modules of the first layers of this {type(model).__name__} are not used")
+    return outputs[0]
+
+
+def _largest_modules(model: nn.Module, names: set[str]) -> set[nn.Module]:
+    """The largest modules all of whose parameters and statistics have these names, and that hold some."""
+    found: set[nn.Module] = set()
+
+    def visit(prefix: str, module: nn.Module) -> None:
+        mine = [f"{prefix}{name}" for name in module.state_dict() if not name.endswith("num_batches_tracked")]
+        known = [name for name in mine if name in names or name not in every]
+        if any(name in names for name in mine) and len(known) == len(mine):
+            found.add(module)
+            return
+        for key, child in module.named_children():
+            visit(f"{prefix}{key}.", child)
+
+    every = layer_tensors(model)
+    visit("", model)
+    return found
 
 
 def unwrap(model: nn.Module) -> nn.Module:

@@ -15,7 +15,7 @@ from hf_rws.errors import OptionError
 from hf_rws.fingerprints import digest
 from hf_rws.layers import unwrap
 from hf_rws.patching.lockfile import Lockfile, read_lockfile
-from hf_rws.patching.patcher import Patcher, SignatureLike, listed, patch, split_name
+from hf_rws.patching.patcher import Patcher, SignatureLike, as_list, patch, split_name
 from hf_rws.signature.signature import Signature
 from hf_rws.timm_repo import save_timm_repo
 
@@ -76,7 +76,7 @@ def load_patched(
         "local_files_only": local_files_only,
         "force_download": force_download,
     }
-    given = listed(signatures)
+    given = as_list(signatures)
     if lockfile is not None:
         if given or scales is not None or revision is not None or signature_revisions is not None:
             raise OptionError("a lockfile names signatures, scales and revisions itself: leave them out")

@@ -6,8 +6,8 @@ from torch import nn
 import hf_rws  # noqa: F401
 from hf_rws.errors import OptionError
 from hf_rws.fingerprints import digest, fingerprint, has_fingerprint, weights_digest
-from hf_rws.layers import find_layers, first_layers, head_names
-from tests.models import create, moved, trio
+from hf_rws.layers import find_layers, first_layers, head_names, layer_tensors, run_first_layers
+from tests.models import MATRIX, create, moved, trio
 
 
 def test_the_stem_of_a_resnet_is_its_first_layer():
@@ -98,3 +98,55 @@ def test_fingerprint_survives_half_precision_and_notices_other_weights():
     for changed in (weights["a"] + 1e-3, weights["a"] * (1 + 1e-6)):
         assert not has_fingerprint({"a": changed, "b": weights["b"]}, full)
     assert not has_fingerprint(weights, {})
+
+
+# --- running the first layers only ---
+
+ENDS = [  # model, layers, the module whose output it is
+    ("vgg16_gap", 1, "features.0"),
+    ("vgg16_gap", 7, "features.14"),
+    ("vgg16_bn", 2, "features.4"),
+    ("resnet18", 1, "bn1"),
+    ("resnet18", 2, "layer1.0"),
+    ("resnet18", 3, "layer1"),
+    ("resnet50", 5, "layer2"),
+    ("convnext_atto", 2, "stages.0.blocks.0"),
+    ("vit_tiny_patch16_224", 1, "patch_embed"),
+    ("vit_tiny_patch16_224", 3, "blocks.1"),
+    ("mobilenetv3_small_050", 1, "bn1"),
+    ("densenet121", 1, "features.norm0"),
+]
+
+
+@pytest.mark.parametrize(("name", "num_layers", "end"), ENDS, ids=str)
+def test_running_the_first_layers_gives_what_a_hook_sees_and_runs_nothing_beyond(name, num_layers, end):
+    model = create(name, options=MATRIX[name])
+    images = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    seen, ran = [], []
+    hook = model.get_submodule(end).register_forward_hook(lambda module, args, output: seen.append(output.clone()))
+    with torch.no_grad():
+        model(images)
+    hook.remove()
+    for key, module in model.named_modules():
+        module.register_forward_hook(lambda module, args, output, key=key: ran.append(key))
+    with torch.no_grad():
+        found = run_first_layers(model, images, num_layers)
+    assert torch.equal(found, seen[0])
+    inside = {tensor.name.rpartition(".")[0] for layer in first_layers(model, num_layers) for tensor in layer}
+    beyond = {tensor.name.rpartition(".")[0] for tensor in layer_tensors(model).values()} - inside
+    assert not beyond & set(ran)
+    assert ran[-1] == end
+    assert all(len(module._forward_hooks) == 1 for module in model.modules())  # ours here
+
+
+def test_running_all_layers_runs_no_head_and_errors_leave_no_hooks():
+    model = create("resnet18")
+    images = torch.randn(1, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        assert torch.equal(run_first_layers(model, images, "all"), model.layer4(run_first_layers(model, images, 7)))
+        with pytest.raises(RuntimeError):
+            run_first_layers(model, images[:, :1], 2)
+
+    with pytest.raises(OptionError, match="num_layers"):
+        run_first_layers(model, images, 0)
+    assert not any(module._forward_hooks for module in model.modules())

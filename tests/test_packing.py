@@ -5,14 +5,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hf_rws.signature._packing import num_bytes, pack, top_code, unpacking
+from hf_rws.signature._packing import num_bytes, pack_codes, steps_to_unpack, top_code
 
 WIDTHS = (*range(1, 9), "ternary")
 
 
 def unpacked(packed, count, bits, start, stop):
     out, spare = torch.full((2, stop - start), 77, dtype=torch.uint8)
-    for call in unpacking(packed, count, bits, start, out, spare):
+    for call in steps_to_unpack(packed, count, bits, start, out, spare):
         call()
     return out
 
@@ -22,7 +22,7 @@ def unpacked(packed, count, bits, start, stop):
 def test_any_stretch_of_codes_comes_back(data, bits, count):
     codes = torch.tensor(data.draw(st.lists(st.integers(0, top_code(bits)), min_size=count, max_size=count)))
     start, stop = sorted(data.draw(st.tuples(st.integers(0, count), st.integers(0, count))))
-    packed = pack(codes.to(torch.uint8), bits)
+    packed = pack_codes(codes.to(torch.uint8), bits)
     assert (packed.dtype, packed.shape) == (torch.uint8, (num_bytes(count, bits),))
     assert unpacked(packed, count, bits, start, stop).tolist() == codes[start:stop].tolist()
 
@@ -46,4 +46,4 @@ def test_every_byte_holds_codes(bits):
 
 def test_every_ternary_byte_that_is_written_is_read_as_it_was():
     codes = torch.cartesian_prod(*[torch.arange(3)] * 5).t().reshape(-1).to(torch.uint8)
-    assert torch.equal(unpacked(pack(codes, "ternary"), len(codes), "ternary", 0, len(codes)), codes)
+    assert torch.equal(unpacked(pack_codes(codes, "ternary"), len(codes), "ternary", 0, len(codes)), codes)

@@ -11,7 +11,7 @@ from torch import nn
 
 import hf_rws
 from hf_rws.errors import IntegrityError, MismatchError, OptionError
-from hf_rws.patching._tiles import Tile
+from hf_rws.patching._tiles import Tile, reference
 from tests.models import ARCHITECTURES, CONV_NETS, DEVICES, create, identical, moved, signature, state, trio
 
 LABELS = ("fog", "gaussian_noise", "snow")
@@ -31,14 +31,10 @@ def by_definition(before, terms, model):
     """Clean values plus scaled deltas by the definition, one tensor and one operation after another."""
     found = dict(before)
     for key in {key for made, _ in terms for key in made.specs}:
-        deltas = [made.delta(key).to(before[key].device) * scale for made, scale in terms if key in made.specs]
-        total, kind = sum(deltas[1:], deltas[0]), next(made.specs[key].kind for made, _ in terms if key in made.specs)
-        if kind == "running_var":
-            eps = model.get_submodule(key.rpartition(".")[0]).eps
-            value = ((before[key].double() + eps) * total.double().exp() - eps).clamp(min=0)
-        else:
-            value = total + before[key].float()
-        found[key] = value.to(before[key].dtype)
+        deltas = [(made.delta(key).to(before[key].device), scale) for made, scale in terms if key in made.specs]
+        kind = next(made.specs[key].kind for made, _ in terms if key in made.specs)
+        eps = model.get_submodule(key.rpartition(".")[0]).eps if kind == "running_var" else None
+        found[key] = reference(before[key], deltas, eps)
     return found
 
 

@@ -17,7 +17,7 @@ from hf_rws.bases import load_base
 from hf_rws.errors import OptionError
 from hf_rws.loading import load_patched
 from hf_rws.patching.lockfile import LOCKFILE_NAME
-from hf_rws.patching.patcher import SignatureLike, listed, split_name
+from hf_rws.patching.patcher import SignatureLike, as_list, split_name
 from hf_rws.signature.signature import Signature
 from hf_rws.timm_repo import CONFIG_NAME, MODEL_NAME, TRAINING_NAME, save_timm_repo
 
@@ -69,7 +69,7 @@ def bundle(
         temporary = new_folder(folder.parent, ".bundling-")
         try:
             origin = _pack_base(base, temporary / "base", revision, load_options)
-            packed = _pack_signatures(listed(signatures), temporary / "signatures", load_options)
+            packed = _pack_signatures(as_list(signatures), temporary / "signatures", load_options)
             _write_lockfile(temporary, packed, scales, [origin, *(signature.origin for _, signature, _ in packed)])
             temporary.replace(folder)
         except BaseException:

@@ -3,22 +3,26 @@
     weights             clean + sum of scale_i * delta_i                        in float32, term by term
     running variances   (clean + eps) * exp(sum of scale_i * delta_i) - eps     the sum in float32, the rest in float64
 
-The touched tensors of one dtype on one device are a `Block`. Their clean values lie one after another in flat memory,
-which is worked through in tiles: a large tensor has several, small ones share one. So a sum takes a few operations on
-memory that the processor's cache holds, and no new memory (but for the codecs "linear" and "log").
+`reference` is the whole of it, tensor by tensor; the rest gives the same bits faster. Touched tensors of one
+dtype on one device are a `Block`. Their clean values lie one after another in flat memory, which is worked through in tiles: a
+large tensor has several, small ones share one. So a sum takes a few operations on memory that the processor's cache
+holds, and no new memory.
+
+A signature's codes are decoded tile by tile each time that it is written. Only those of the codec "symmetric" are: a
+signature in one of the codecs for comparison, "linear" and "log", is decoded when it is attached, and takes four bytes
+of memory a value.
 """
 
 import math
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Literal, TypeAlias
 
 import torch
 from torch import Tensor
 
 from hf_rws.layers import LayerTensor
 from hf_rws.signature.arrays import tensor_parts
-from hf_rws.signature.config import TensorSpec
 from hf_rws.signature.decoding import Coded, decoder, row_ranges, workspace
 from hf_rws.signature.signature import Signature
 
@@ -27,6 +31,23 @@ _TILE = {"cpu": 2**19, "cuda": 2**22}
 _TILES = 8  # about, at least: the memory for one is shared by all
 _MEMORY = 1.95  # times that of the tensors; the rest, up to 2, is for the scales of signatures
 _LARGE = 2**16  # values from which on a tensor shares no tile
+
+
+def reference(clean: Tensor, deltas: Sequence[tuple[Tensor, float]], eps: float | None = None) -> Tensor:
+    """What is written for one tensor.
+
+    Args:
+        clean: Its clean values, of any shape and floating-point dtype.
+        deltas: float32 tensors of the same shape from signatures, with their scales, in the order of names; at least
+            one.
+        eps: Epsilon of the norm of a running variance; None for all other tensors.
+    """
+    total, *more = (delta * scale for delta, scale in deltas)
+    for scaled in more:
+        total = total + scaled
+    if eps is None:
+        return (total + clean.float()).to(clean.dtype)
+    return ((clean.double() + eps) * total.double().exp() - eps).clamp(min=0).to(clean.dtype)
 
 
 def copy_all(targets: list[Tensor], values: list[Tensor]) -> None:
@@ -53,13 +74,15 @@ class Place:
 class Tile:
     """A stretch of a block that is summed at once.
 
+    Memory is float32 of shape (values,), one for each value of the tile.
+
     Attributes:
         places: Where the tensors in it lie.
-        sum: Memory for their sum, float32, flat; all tiles share it.
+        sum: Memory for their sum; all tiles share it.
         spare: As much again.
         decoded: Memory for their values in one signature, kept from call to call; None if there is no room.
         is_direct: Whether sums can be written to the model as they are.
-        sum_rows: `sum` as rows of the only tensor, if so.
+        sum_rows: `sum` as rows of the only tensor, of shape (rows, width), if so.
     """
 
     def __init__(self, block: "Block", places: Sequence[Place]) -> None:
@@ -79,24 +102,24 @@ class Tile:
             )
 
     def cut(self, flat: Tensor) -> list[Tensor]:
-        """The tensors that lie in flat memory of the size of this tile."""
+        """The tensors that lie in flat memory of shape (values,)."""
         return [flat[p.start - self.start : p.stop - self.start].view(p.shape) for p in self.places]
 
     def values(self, total: Tensor) -> list[Tensor]:
-        """The values for a sum of scaled signatures, by place, before they are cast to the model's dtype."""
+        """The values by place, not yet cast to the model's dtype; `total` is a sum, float32 (values,)."""
         clean = self._clean if self._clean.dtype == torch.float32 else self.spare.copy_(self._clean)
         torch.add(total, clean, out=self.sum)
         return self._values
 
     def store(self, total: Tensor) -> None:
-        """Write the values for a sum of scaled signatures into the model."""
+        """Write the values for a sum of scaled signatures, float32 of shape (values,), into the model."""
         if self.is_direct:
             torch.add(total, self._clean, out=self._direct)
         else:
             copy_all(self._targets, self.values(total))
 
     def store_product(self, integers: Tensor, scales: Tensor) -> None:
-        """The same for the sum integers * scales, of the shapes (rows, width) and (rows, 1).
+        """The same for the sum integers * scales, both float32, of the shapes (rows, width) and (rows, 1).
 
         The bits are the same, too, whether or not products are rounded before they are added: they are exact.
         """
@@ -158,8 +181,8 @@ class Block:
         copy_all(list(self.views.values()), [clean[name].detach() for name in self.views])
         self._everything = list(self.targets.values()), list(self.views.values())
         self.tiles = [(VarianceTile if group is statistics else Tile)(self, group) for group in groups]
-        self._holds: Source | None = None  # whose values `decoded` has
-        self._last: Source | None = None  # which was written last
+        self._holds: TiledSignature | None = None  # whose values `decoded` has
+        self._last: TiledSignature | None = None  # which was written last
         self._reach = _reach(self.clean[_size(statistics) :])
         self._variance_reach = _reach(self.clean[: _size(statistics)])
 
@@ -221,28 +244,28 @@ class Block:
         self._holds = None
         for index, tile in enumerate(self.tiles):
             if tile.decoded is not None:
-                source.decode(index, tile.decoded)
+                source.decode(index, "decoded")
         self._holds = source
 
     def _product(self, index: int, terms: Sequence["Term"]) -> tuple[Tensor, Tensor] | None:
-        """The sum in a tile as integers and scales, where it is just that: a pass over memory less."""
+        """The sum in a tile as in `store_product`, where it is just that: a pass over memory less."""
         (source, scale), tile = terms[0], self.tiles[index]
         held = source is self._holds and tile.decoded is not None
         if len(terms) > 1 or scale != 1 or held or not tile.is_direct:
             return None
-        scales = source.read_integers(index, tile.sum)
+        scales = source.read_integers(index)
         return None if scales is None else (tile.sum_rows, scales)
 
     def _total(self, index: int, terms: Sequence["Term"]) -> Tensor | None:
-        """The sum of scaled signatures in a tile; None where none of them touches it."""
+        """The sum of scaled signatures in a tile, float32 of shape (values,); None where none of them touches it."""
         tile, total = self.tiles[index], None
         for source, scale in terms:
             if not source.touches(index):
                 continue
-            memory = tile.sum if total is None else tile.spare
+            memory: _Memory = "sum" if total is None else "spare"
             held = tile.decoded if source is self._holds else None
             delta = source.decode(index, memory) if held is None else held
-            scaled = delta if scale == 1 else torch.mul(delta, self._number.fill_(scale), out=memory)
+            scaled = delta if scale == 1 else torch.mul(delta, self._number.fill_(scale), out=getattr(tile, memory))
             total = scaled if total is None else torch.add(total, scaled, out=tile.sum)
         return total
 
@@ -255,8 +278,8 @@ class Block:
         return [name for name in self.views if not any(name in source.names for source, _ in terms)]
 
 
-class Source:
-    """A signature's values by the tiles of a block.
+class TiledSignature:
+    """A signature's values, cut into the tiles of a block.
 
     Attributes:
         names: The block's tensors that the signature touches.
@@ -267,87 +290,105 @@ class Source:
     def __init__(self, signature: Signature, block: Block) -> None:
         self.names = block.views.keys() & signature.stored.keys()
         whole = _whole(signature, self.names, block.device)
-        self._steps = [_Step(tile, whole, block.work) for tile in block.tiles]
-        tables = [value.scales for value in whole.values() if isinstance(value, Coded)]
-        floats = [array for array in (*signature.arrays.values(), *tables) if array.is_floating_point()]
-        self.reach = 2 * max(map(_reach, floats))  # coded values are up to twice a scale
+        self._parts = [_TilePart(tile, whole, block.work) for tile in block.tiles]
+        arrays, plain = signature.arrays.values(), [value for value in whole.values() if isinstance(value, Tensor)]
+        floats = plain if len(plain) == len(whole) else [array for array in arrays if array.is_floating_point()]
+        self.reach = 2 * max(map(_reach, floats), default=0.0)  # coded values are up to twice a scale
         variances = [value for name, value in whole.items() if block.layers[name].kind == "running_var"]
-        self.variance_reach = max(
-            (255 * _reach(v.scales) if isinstance(v, Coded) else _reach(v) for v in variances),  # the largest integer
-            default=0.0,
-        )
+        self.variance_reach = max(map(_largest, variances), default=0.0)
 
     def touches(self, tile: int) -> bool:
         """Whether the signature has values for the tile of this index."""
-        return bool(self._steps[tile].copied or self._steps[tile].coded)
+        return bool(self._parts[tile].copied or self._parts[tile].coded)
 
-    def decode(self, tile: int, out: Tensor) -> Tensor:
-        """Fill `out`, memory of the tile, with the signature's values there; zeros for tensors it does not have."""
-        self._steps[tile].run(out)
-        return out
+    def decode(self, tile: int, memory: "_Memory") -> Tensor:
+        """Fill memory of a tile, and return it, with the signature's values; zeros for tensors it does not have."""
+        return self._parts[tile].write_to(memory)
 
-    def read_integers(self, tile: int, out: Tensor) -> Tensor | None:
-        """Fill `out` with integers and return their scales, if values in the tile are products of those and no more."""
-        step = self._steps[tile]
-        if step.scales is not None:
-            step.run(out, scaled=False)
-        return step.scales
+    def read_integers(self, tile: int) -> Tensor | None:
+        """Fill `sum` of a tile with integers and return their scales, if its values are products of those and no more.
+
+        Returns:
+            float32 of shape (rows, 1), or None.
+        """
+        part = self._parts[tile]
+        if part.scales is not None:
+            part.write_to("sum", scaled=False)
+        return part.scales
 
 
-Term: TypeAlias = tuple[Source, float]
+Term: TypeAlias = tuple[TiledSignature, float]
+_Memory: TypeAlias = Literal["sum", "spare", "decoded"]  # of a tile
 
 
-class _Step:
+class _TilePart:
     """A signature's values for one tile: those that are copied and those that are decoded.
 
     Attributes:
+        copied: Where each goes in memory of the tile, and its values, of shape (values,).
+        coded: Where, and what is decoded.
         scales: Of the integers, if there is but one tensor of those.
     """
 
     def __init__(self, tile: Tile, whole: Mapping[str, Tensor | Coded], work: Tensor) -> None:
         self.copied: list[tuple[slice, Tensor]] = []
         self.coded: list[tuple[slice, Coded]] = []
+        self._tile, self._work = tile, work
         self._complete = all(place.name in whole for place in tile.places)
-        self._work = work
-        self._prepared: dict[tuple[int, bool], tuple[list[Tensor], Callable[[], object]]] = {}
+        self._writers: dict[tuple[_Memory, bool], Callable[[], None]] = {}
         for place in tile.places:
             value, where = whole.get(place.name), slice(place.start - tile.start, place.stop - tile.start)
             if isinstance(value, Coded):
                 self.coded.append((where, value if place.rows is None else value[place.rows]))
             elif value is not None:
                 self.copied.append((where, place.of(value).reshape(-1)))
-        self._values = [value for _, value in self.copied]
-        alone = len(self.coded) == 1 and not self.copied and self.coded[0][1].is_scaled
+        alone = len(self.coded) == 1 and not self.copied
         self.scales = self.coded[0][1].scales if alone else None
 
-    def run(self, out: Tensor, *, scaled: bool = True) -> None:
-        """Write the values into memory of the tile, or their integers."""
-        key = id(out), scaled
-        if key not in self._prepared:
+    def write_to(self, memory: _Memory, *, scaled: bool = True) -> Tensor:
+        """Write the values into memory of the tile, or their integers; how, is worked out the first time."""
+        out: Tensor = getattr(self._tile, memory)
+        if (memory, scaled) not in self._writers:
             with torch.inference_mode(False):  # for views that can be written to in every mode
-                targets = [out[where] for where, _ in self.copied]
-                self._prepared[key] = targets, decoder(self.coded, out, self._work, scaled=scaled)
-        targets, decode = self._prepared[key]
-        if not self._complete:
-            out.zero_()
-        copy_all(targets, self._values)
-        decode()
+                self._writers[memory, scaled] = self._writer(out, scaled)
+        self._writers[memory, scaled]()
+        return out
+
+    def _writer(self, out: Tensor, scaled: bool) -> Callable[[], None]:
+        targets, values = [out[where] for where, _ in self.copied], [value for _, value in self.copied]
+        decode = decoder(self.coded, out, self._work, scaled=scaled)
+
+        def write() -> None:
+            if not self._complete:
+                out.zero_()
+            copy_all(targets, values)
+            decode()
+
+        return write
 
 
 def _whole(signature: Signature, names: Collection[str], device: torch.device) -> dict[str, Tensor | Coded]:
-    """Tensors of a signature as they are stored, by name."""
+    """Tensors of a signature by name: as they are stored, or as float32 where the codec is one for comparison."""
     codec, stored = signature.config.method.codec, signature.stored
     if device.type != "cpu":
         arrays = {key: array.to(device) for key, array in signature.arrays.items()}
         parts = tensor_parts(arrays, signature.config.tensors, codec)
         stored = {spec.name: (spec, part) for spec, part in zip(signature.config.tensors, parts, strict=True)}
-    return {name: _as_stored(*stored[name], codec) for name in names}
+
+    def value(name: str) -> Tensor | Coded:
+        spec, parts = stored[name]
+        if spec.bits in (16, 32):
+            return parts["vectors" if spec.bits == 16 else "values"].view(spec.shape)
+        if codec != "symmetric":
+            return signature.delta(name).to(device)
+        return Coded.of(parts["codes"], parts["scales"], spec.shape, spec.bits)
+
+    return {name: value(name) for name in names}
 
 
-def _as_stored(spec: TensorSpec, parts: Mapping[str, Tensor], codec: str) -> Tensor | Coded:
-    if spec.bits in (16, 32):
-        return parts["vectors" if spec.bits == 16 else "values"].view(spec.shape)
-    return Coded.of(parts["codes"], parts["scales"], spec.shape, spec.bits, codec)
+def _largest(value: Tensor | Coded) -> float:
+    """A bound on the magnitudes."""
+    return 255 * _reach(value.scales) if isinstance(value, Coded) else _reach(value)  # 255: the largest integer
 
 
 def _places(shapes: Mapping[str, tuple[int, ...]]) -> Iterator[Place]:

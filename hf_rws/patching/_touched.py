@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from hf_rws.errors import IntegrityError, OptionError
 from hf_rws.layers import LayerTensor
-from hf_rws.patching._tiles import Block, Place, Source, Term, copy_all
+from hf_rws.patching._tiles import Block, Place, Term, TiledSignature, copy_all
 from hf_rws.patching._watch import Watch
 from hf_rws.patching.compatibility import check_writable
 from hf_rws.signature.signature import Signature
@@ -36,7 +36,7 @@ class Touched:
 
     def __init__(self, model: nn.Module) -> None:
         self._model = model
-        self._sources: dict[Signature, list[Source]] = {}
+        self._tiled: dict[Signature, list[TiledSignature]] = {}
         self._saved: list[tuple[list[Place], Tensor]] | None = None  # of a copy that was not used yet
         self._set_up({}, Watch(model, ()), {})
 
@@ -55,7 +55,7 @@ class Touched:
         """
         self._wake()
         kept = set(signatures)
-        self._sources = {signature: sources for signature, sources in self._sources.items() if signature in kept}
+        self._tiled = {signature: tiled for signature, tiled in self._tiled.items() if signature in kept}
         if layers.keys() != self.layers.keys():
             watch = Watch(self._model, layers)
             clean = self.clean
@@ -131,14 +131,14 @@ class Touched:
         with torch.inference_mode(False), torch.no_grad():  # memory that can be written to in every mode
             blocks = [Block(layers, watch.tensors, group) for group in groups.values()]
         self.layers, self._watch, self._blocks = dict(layers), watch, blocks
-        self._sources = {}
+        self._tiled = {}
 
     def _prepared(self, terms: Scaled) -> list[list[Term]]:
         """The terms for each block."""
         for signature, _ in terms:
-            if signature not in self._sources:
-                self._sources[signature] = [Source(signature, block) for block in self._blocks]
-        return [[(self._sources[s][index], scale) for s, scale in terms] for index in range(len(self._blocks))]
+            if signature not in self._tiled:
+                self._tiled[signature] = [TiledSignature(signature, block) for block in self._blocks]
+        return [[(self._tiled[s][index], scale) for s, scale in terms] for index in range(len(self._blocks))]
 
     def _look_again(self) -> Watch:
         watch = Watch(self._model, self.layers)

@@ -15,14 +15,14 @@ _DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 
 
 def check_fit(
-    signature: Signature, name: str, found: str, tensors: Mapping[str, Tensor], kinds: Mapping[str, LayerTensor]
+    signature: Signature, name: str, architecture: str, tensors: Mapping[str, Tensor], kinds: Mapping[str, LayerTensor]
 ) -> None:
     """Check that every tensor of a signature is in a model.
 
     Args:
         signature: The signature.
         name: What to call it in errors.
-        found: The model's architecture.
+        architecture: The model's.
         tensors: Its state dict, with its own tensors.
         kinds: Its `layer_tensors`.
 
@@ -37,7 +37,7 @@ def check_fit(
         check_writable(key, own)
     _check_apart(there)
     wanted = signature.config.base_model.architecture
-    problems = [f"the signature is for {wanted}, the model is {found}"] if found != wanted else []
+    problems = [f"the signature is for {wanted}, the model is {architecture}"] if architecture != wanted else []
     for spec in signature.config.tensors:
         tensor = tensors.get(spec.name)
         if tensor is None:

@@ -72,7 +72,7 @@ def patch(
         True
     """
     patcher = Patcher(model, strict=strict)
-    patcher._attach(listed(signatures), scales, load_options)
+    patcher._attach(as_list(signatures), scales, load_options)
     patcher._model.rws = patcher
     return patcher
 
@@ -320,14 +320,14 @@ class Patcher:
             self._sync()
             tensors = self._living().state_dict(keep_vars=True)
             clean = tensors | self._touched.clean
-            found, kinds = architecture(self._model), layer_tensors(self._model)
+            kinds = layer_tensors(self._model)
             wanted = dict(self._attached)
             for (name, signature), scale in zip(named, checked, strict=True):
                 if name in wanted:
                     raise OptionError(
                         f"a signature called {name!r} is attached already; give it another name: (name, id)"
                     )
-                check_fit(signature, name, found, tensors, kinds)
+                check_fit(signature, name, architecture(self._model), tensors, kinds)
                 touched = {key: clean[key] for key in signature.specs}
                 check_variances(touched, kinds)
                 reasons = transfer_reasons(signature, self._model, touched)
@@ -410,7 +410,7 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_renew_locks)
 
 
-def listed(signatures: Sequence[SignatureLike] | Signature | str | Path) -> list[SignatureLike]:
+def as_list(signatures: Sequence[SignatureLike] | Signature | str | Path) -> list[SignatureLike]:
     """One signature or several as a list; pairs (name, signature) are looked for inside a sequence only."""
     return [signatures] if isinstance(signatures, Signature | str | Path) else list(signatures)
 

@@ -1,7 +1,6 @@
 """Batch norm statistics re-estimated from images, exactly."""
 
 from collections.abc import Iterable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,6 +10,7 @@ from torch import Tensor, nn
 from hf_rws._ambient import unaffected
 from hf_rws.data.preprocessing import Normalize
 from hf_rws.errors import OptionError
+from hf_rws.layers import StopForward, run_until_stopped
 
 _STATISTICS = ("running_mean", "running_var")
 _HAS_FLOAT64 = ("cpu", "cuda")
@@ -86,10 +86,6 @@ def measure(model: nn.Module, images: Tensor | Iterable[Tensor]) -> Measured:
     )
 
 
-class _Reached(Exception):
-    """The norm that is being measured has seen this batch; the rest of the model need not."""
-
-
 class _Moments:
     """Count, mean and sum of squared deviations of each channel, in float64."""
 
@@ -131,8 +127,7 @@ class _Recalibration:
         """One pass of all batches; False when there is nothing more to do."""
         before = len(self.done)
         for batch in batches:
-            with suppress(_Reached):
-                _forward(model, batch)
+            _forward(model, batch)
         if self._moments:
             raise OptionError(f"not all batches reach the batch norm {next(iter(self._moments))}")
         return self._batches > 1 and before < len(self.done) < len(self._names)
@@ -147,7 +142,7 @@ class _Recalibration:
         if moments.batches == self._batches:
             self._write(norm, name, self._moments.pop(name))
         if self._batches > 1:
-            raise _Reached
+            raise StopForward
 
     def _write(self, norm: Any, name: str, moments: _Moments) -> None:
         if moments.count < 2:
@@ -174,7 +169,7 @@ def _forward(model: nn.Module, batch: Tensor) -> None:
     if images.dtype == torch.uint8:
         images = Normalize.of(model).to(example.device)(images)
     try:
-        model(images.to(example.dtype))
+        run_until_stopped(model, images.to(example.dtype))
     except torch.OutOfMemoryError:
         raise
     except (RuntimeError, AssertionError) as error:  # AssertionError: timm's answer to other image sizes

@@ -36,7 +36,7 @@ def top_code(bits: Bits) -> int:
     return {"ternary": 2, 8: 254}.get(bits) or 2 ** int(bits) - 1
 
 
-def pack(codes: Tensor, bits: Bits) -> Tensor:
+def pack_codes(codes: Tensor, bits: Bits) -> Tensor:
     """Packed bytes of uint8 codes, both one-dimensional."""
     if bits == 8:
         return codes - _ZERO
@@ -54,7 +54,7 @@ def pack(codes: Tensor, bits: Bits) -> Tensor:
     return torch.cat(packed)
 
 
-def unpacking(
+def steps_to_unpack(
     packed: Tensor, count: int, bits: Bits, start: int, out: Tensor, spare: Tensor
 ) -> Iterator[Callable[[], object]]:
     """What to call, in order, to write codes to memory.

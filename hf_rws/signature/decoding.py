@@ -1,4 +1,4 @@
-"""Packed codes -> values, by rows; of the codec "symmetric" without new memory."""
+"""Packed codes of the codec "symmetric" -> values, by rows and without new memory."""
 
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -7,8 +7,7 @@ from functools import cache, partial
 import torch
 from torch import Tensor
 
-from hf_rws.errors import FormatError
-from hf_rws.signature._packing import Bits, top_code, unpacking
+from hf_rws.signature._packing import Bits, steps_to_unpack, top_code
 
 
 def row_ranges(shape: Sequence[int], size: int = 2**16) -> Iterator[slice]:
@@ -27,81 +26,71 @@ def workspace(count: int, device: torch.device) -> Tensor:
 
 
 class Coded:
-    """A quantized tensor, or some of its rows.
+    """A quantized tensor, or some of its rows: integers times scales.
 
     Args:
-        packed: The codes of all rows.
+        packed: uint8 of shape (bytes,): the codes of all rows.
         shape: Rows, and values per row.
         bits: 1 to 8 or "ternary".
-        scales: float32; for "symmetric" what the integers of each row count, of shape (rows, 1), for the other codecs
-            the values of all codes.
-        codec: "symmetric", "linear" or "log".
+        scales: float32 of shape (rows, 1): what the integers of each row count.
         rows: Which of the rows; `scales` has just those.
     """
 
     def __init__(
-        self, packed: Tensor, shape: tuple[int, int], bits: Bits, scales: Tensor, codec: str, rows: slice | None = None
+        self, packed: Tensor, shape: tuple[int, int], bits: Bits, scales: Tensor, rows: slice | None = None
     ) -> None:
-        self._packed, self._shape, self.bits, self.scales, self._codec = packed, shape, bits, scales, codec
+        self._packed, self._shape, self.bits, self.scales = packed, shape, bits, scales
         self._rows = rows or slice(0, shape[0])
         self.width = shape[1]
-        self.is_scaled = codec == "symmetric"  # the values are integers times scales
-        self.is_signed = self.is_scaled and bits == 8  # the bytes are the integers
+        self.is_signed = bits == 8  # the bytes are the integers
 
     @classmethod
-    def of(cls, codes: Tensor, scales: Tensor, shape: Sequence[int], bits: Bits, codec: str) -> "Coded":
-        """A whole tensor from what `encode` returns."""
-        wide = scales.float()
-        if codec == "symmetric":
-            wide = wide[:, None] * unit(bits) * (2 if bits == 8 else 1)
-        else:
-            wide = _linear_table(wide, 2 ** int(bits) - 1) if codec == "linear" else _log_table(wide, int(bits))
-        return cls(codes, (shape[0], math.prod(shape[1:])), bits, wide, codec)
+    def of(cls, codes: Tensor, scales: Tensor, shape: Sequence[int], bits: Bits) -> "Coded":
+        """A whole tensor from what `encode` returns: uint8 of shape (bytes,), float16 of shape (rows,)."""
+        counted = scales.float()[:, None] * unit(bits) * (2 if bits == 8 else 1)
+        return cls(codes, (shape[0], math.prod(shape[1:])), bits, counted)
 
     def __getitem__(self, rows: slice) -> "Coded":
         """Some rows of a whole tensor."""
-        scales = self.scales[rows] if self.is_scaled else self.scales
-        return Coded(self._packed, self._shape, self.bits, scales, self._codec, rows)
+        return Coded(self._packed, self._shape, self.bits, self.scales[rows], rows)
 
     def signed(self) -> Tensor:
-        """The integers as int8, where they are stored so."""
+        """The integers as int8 of shape (values,), where they are stored so."""
         return self._packed[self._rows.start * self.width : self._rows.stop * self.width].view(torch.int8)
 
-    def unpacking(self, out: Tensor, spare: Tensor) -> Iterator[Callable[[], object]]:
-        """What to call to write the codes to memory, see `packing`."""
-        return unpacking(self._packed, math.prod(self._shape), self.bits, self._rows.start * self.width, out, spare)
+    def steps_to_unpack(self, out: Tensor, spare: Tensor) -> Iterator[Callable[[], object]]:
+        """What to call to write the codes to memory, uint8 of shape (values,); `spare` is as much again."""
+        return steps_to_unpack(
+            self._packed, math.prod(self._shape), self.bits, self._rows.start * self.width, out, spare
+        )
 
 
 def decoder(
     parts: Sequence[tuple[slice, Coded]], out: Tensor, work: Tensor, *, scaled: bool = True
 ) -> Callable[[], None]:
-    """A function that decodes tensors into float32 memory.
+    """A function that decodes tensors into memory.
 
     Args:
         parts: Where in `out` each goes, and what, in the order of their places.
-        out: Flat.
-        work: Memory from `workspace`, enough for all of it.
-        scaled: False: of the codec "symmetric" just the integers.
+        out: float32 of shape (values,).
+        work: uint8 of shape (2, values), from `workspace`.
+        scaled: False: just the integers.
     """
     filled = [(where, coded) for where, coded in parts if where.stop > where.start]
-    integral = [(where, coded) for where, coded in filled if coded.is_scaled]
-    signed = [(where, coded) for where, coded in integral if coded.is_signed]
+    signed = [(where, coded) for where, coded in filled if coded.is_signed]
+    unsigned = [(where, coded) for where, coded in filled if not coded.is_signed]
     calls: list[Callable[[], object]] = []
     if signed:
         sources = [coded.signed() for _, coded in signed]
         calls.append(partial(torch._foreach_copy_, [out[where] for where, _ in signed], sources))
-    for where, coded in filled:
-        if not coded.is_signed:
-            calls += coded.unpacking(work[0, where], work[1, where])
-    for where, bits in _runs([(where, coded.bits) for where, coded in integral if not coded.is_signed]):
+    for where, coded in unsigned:
+        calls += coded.steps_to_unpack(work[0, where], work[1, where])
+    for where, bits in _runs([(where, coded.bits) for where, coded in unsigned]):
         integers = work[0, where].view(torch.int8)
         calls += [partial(centred, integers, top_code(bits)), partial(out[where].copy_, integers)]
-    if scaled and integral:
-        rows = [out[where].view(-1, coded.width) for where, coded in integral]
-        calls.append(partial(torch._foreach_mul_, rows, [coded.scales for _, coded in integral]))
-    for where, coded in filled:
-        if not coded.is_scaled:
-            calls.append(partial(_look_up, coded.scales, work[0, where], out[where]))
+    if scaled and filled:
+        rows = [out[where].view(-1, coded.width) for where, coded in filled]
+        calls.append(partial(torch._foreach_mul_, rows, [coded.scales for _, coded in filled]))
 
     def decode() -> None:
         for call in calls:
@@ -120,10 +109,6 @@ def _runs(parts: Sequence[tuple[slice, Bits]]) -> list[tuple[slice, Bits]]:
     return runs
 
 
-def _look_up(table: Tensor, codes: Tensor, out: Tensor) -> None:
-    torch.index_select(table, 0, codes.int(), out=out)
-
-
 def unit(bits: Bits) -> float:
     """What the integers of the codec "symmetric" count, as a share of the scale: a power of two."""
     return 2.0 ** (1 - (2 if bits == "ternary" else bits))
@@ -140,19 +125,3 @@ def centred(codes: Tensor, top: int) -> Tensor:
 @cache
 def _number(value: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     return torch.tensor(value, dtype=dtype, device=device)
-
-
-def _linear_table(ends: Tensor, top: int) -> Tensor:
-    """The values of the codes 0 to `top` of the codec "linear"."""
-    low, high = ends.double()
-    return (low + (high - low) * torch.arange(top + 1, device=ends.device) / top).float()
-
-
-def _log_table(ends: Tensor, bits: int) -> Tensor:
-    """The values of all codes of the codec "log"."""
-    low, high = ends.double()
-    top = 2 ** (bits - 1) - 1
-    magnitudes = torch.exp2(low + (high - low) * torch.arange(top + 1, device=ends.device) / top).float()
-    if not magnitudes.isfinite().all():
-        raise FormatError(f"scales {ends.tolist()} of codec 'log' give values beyond float32: the file is broken")
-    return torch.cat([magnitudes, -magnitudes])

@@ -30,7 +30,7 @@ from torch import Tensor
 
 from hf_rws._ambient import unaffected
 from hf_rws.errors import FormatError, OptionError
-from hf_rws.signature._packing import Bits, num_bytes, pack, top_code
+from hf_rws.signature._packing import Bits, num_bytes, pack_codes, steps_to_unpack, top_code
 from hf_rws.signature.decoding import (
     Coded,
     centred,
@@ -161,7 +161,7 @@ def encode(values: Tensor, bits: Bits, *, codec: str = "symmetric") -> tuple[Ten
         codes, scales = _encode_linear(rows, 2 ** int(bits) - 1)
     else:
         codes, scales = _encode_log(rows, 2 ** (int(bits) - 1) - 1)
-    return pack(codes.reshape(-1), bits), scales
+    return pack_codes(codes.reshape(-1), bits), scales
 
 
 @unaffected
@@ -179,12 +179,21 @@ def decode(codes: Tensor, scales: Tensor, shape: Sequence[int], bits: Bits, *, c
     _check_array("scales", scales, torch.float16, num_scales, shape)
     if not scales.isfinite().all():
         raise FormatError(f"scales of a tensor of shape {tuple(shape)} hold NaN or Inf: the file is broken")
+    codes, scales, width = codes.cpu(), scales.cpu(), math.prod(shape[1:])
     values = torch.empty(math.prod(shape), dtype=torch.float32, device="cpu")
-    coded, width = Coded.of(codes.cpu(), scales.cpu(), shape, bits, codec), math.prod(shape[1:])
     parts = [(rows, values[rows.start * width : rows.stop * width]) for rows in row_ranges(shape)]
     work = workspace(max((len(part) for _, part in parts), default=0), values.device)
-    for rows, part in parts:
-        decoder([(slice(0, len(part)), coded[rows])], part, work)()
+    if codec == "symmetric":
+        coded = Coded.of(codes, scales, shape, bits)
+        for rows, part in parts:
+            decoder([(slice(0, len(part)), coded[rows])], part, work)()
+    else:
+        table = (_linear_table if codec == "linear" else _log_table)(scales, int(bits))
+        for rows, part in parts:
+            numbers, spare = work[:, : len(part)]
+            for step in steps_to_unpack(codes, len(values), bits, rows.start * width, numbers, spare):
+                step()
+            torch.index_select(table, 0, numbers.int(), out=part)
     return values.view(tuple(shape))
 
 
@@ -319,6 +328,27 @@ def _encode_log(rows: Tensor, top: int) -> tuple[Tensor, Tensor]:
     ends = _ends_to_float16(low, high)
     codes = _grid_codes(magnitudes.clamp_min_(smallest).log2_(), ends, top)
     return codes.add_(rows < 0, alpha=top + 1).to(torch.uint8), ends
+
+
+def _linear_table(ends: Tensor, bits: int) -> Tensor:
+    """The values of all codes of the codec "linear", float32 of shape (2**bits,); `ends` are the two scales."""
+    low, high = ends.double()
+    top = 2**bits - 1
+    return (low + (high - low) * _fractions(top)).float()
+
+
+def _fractions(top: int) -> Tensor:
+    return torch.arange(top + 1, dtype=torch.float32, device="cpu") / top
+
+
+def _log_table(ends: Tensor, bits: int) -> Tensor:
+    """The same of the codec "log"."""
+    low, high = ends.double()
+    top = 2 ** (bits - 1) - 1
+    magnitudes = torch.exp2(low + (high - low) * _fractions(top)).float()
+    if not magnitudes.isfinite().all():
+        raise FormatError(f"scales {ends.tolist()} of codec 'log' give values beyond float32: the file is broken")
+    return torch.cat([magnitudes, -magnitudes])
 
 
 def _grid_codes(values: Tensor, ends: Tensor, top: int) -> Tensor:
