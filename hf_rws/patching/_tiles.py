@@ -3,10 +3,10 @@
     weights             clean + sum of scale_i * delta_i                        in float32, term by term
     running variances   (clean + eps) * exp(sum of scale_i * delta_i) - eps     the sum in float32, the rest in float64
 
-`reference` is the whole of it, tensor by tensor; the rest gives the same bits faster. Touched tensors of one
-dtype on one device are a `Block`. Their clean values lie one after another in flat memory, which is worked through in tiles: a
-large tensor has several, small ones share one. So a sum takes a few operations on memory that the processor's cache
-holds, and no new memory.
+`reference` is the whole of it, tensor by tensor; the rest gives the same bits faster. The tensors of one dtype on one
+device are a `Block`. Their clean values lie one after another in flat memory, which is worked through in tiles: a large
+tensor has several, small ones share one. So a sum takes a few operations on memory that the processor's cache holds,
+and no new memory.
 
 A signature's codes are decoded tile by tile each time that it is written. Only those of the codec "symmetric" are: a
 signature in one of the codecs for comparison, "linear" and "log", is decoded when it is attached, and takes four bytes
