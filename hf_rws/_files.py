@@ -28,6 +28,7 @@ README_NAME = "README.md"
 
 _LARGEST_JSON = 4_000_000  # bytes; the config of a signature with 1,000 tensors has 200 kB
 LARGEST_TEXT = 4_000_000  # bytes of a README
+_MOST_CONTAINERS = 200_000  # objects and arrays; 10,000 tensors have 20,000, and more take seconds
 _DEEPEST_JSON = 50  # objects and arrays within each other
 _LARGEST_INTEGER = 2**63  # what other readers of JSON hold, too
 _LONGEST_WAIT = 60.0  # seconds for another process that writes into the same folder
@@ -92,6 +93,8 @@ def parse_json(content: str | bytes, where: str, *, limit: int = _LARGEST_JSON) 
         raise FormatError(f"{where}: is larger than the {limit:,} bytes that are read of such a file")
     try:
         text = content.decode("utf-8-sig") if isinstance(content, bytes) else content
+        if text.count("[") + text.count("{") > _MOST_CONTAINERS:
+            raise FormatError(f"{where}: holds more than the {_MOST_CONTAINERS:,} objects that are read of such a file")
         data = json.loads(text, parse_constant=_refuse_constant)
     except (ValueError, RecursionError) as error:
         raise FormatError(f"{where}: not valid JSON ({error})") from error

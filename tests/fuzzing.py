@@ -38,7 +38,7 @@ from hf_rws.signature.arrays import read_arrays
 from hf_rws.signature.config import parse_config
 from hf_rws.timm_repo import save_timm_repo
 
-TIME_LIMIT = 2.0  # seconds
+TIME_LIMIT = 2.0  # seconds of this process: other work on the machine does not count
 MEMORY_LIMIT = 200_000_000  # bytes
 _HANGS = 20.0  # seconds after which a case is broken off
 
@@ -396,7 +396,6 @@ def _signature_in_memory(generator: random.Random) -> None:
     signature = _broken_signature(generator)
     repr(signature)
     signature.norms()
-    signature.quantize(2)
 
 
 def _signature_folder(generator: random.Random) -> None:
@@ -589,7 +588,7 @@ def run_cases(kind: str, numbers: range, seed: int) -> Tally:
     warnings.simplefilter("ignore")
     for number in numbers:
         generator = random.Random(f"{seed} {kind} {number}")
-        peak, start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.perf_counter()
+        peak, start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()
         fault = None
         try:
             with _time_limit():
@@ -601,7 +600,7 @@ def run_cases(kind: str, numbers: range, seed: int) -> Tally:
             fault = f"hangs: {_HANGS} seconds and no end"
         except Exception as error:
             fault = f"{type(error).__name__}: {str(error)[:200]!a}"
-        seconds = time.perf_counter() - start
+        seconds = time.process_time() - start
         tally.slowest = max(tally.slowest, (seconds, number))
         grown = 1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - peak)
         if fault is None and number != numbers.start:  # the first one imports

@@ -143,10 +143,10 @@ def _edited(path, change):
 ])  # fmt: skip
 def test_a_config_that_asks_for_a_larger_model_than_its_file_holds(study, change):
     _edited(study / "base" / "config.json", change)
-    start, peak = time.monotonic(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    start, peak = time.process_time(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     with pytest.raises(FormatError, match=r"base"):
         load_base("base")
-    assert time.monotonic() - start < 2
+    assert time.process_time() - start < 2
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - peak < 200_000  # kB
 
 
