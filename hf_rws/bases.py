@@ -28,6 +28,7 @@ from hf_rws.timm_repo import CONFIG_NAME, MODEL_NAME, TRAINING_NAME
 
 __all__ = ["Base", "load_base", "named_model"]
 
+_LARGEST_ARGUMENT = 1_000_000  # classes, channels, pixels of a side
 _ROOM = 2**24  # values that a model may hold beyond four times those of its file
 _ROOM_FOR_HEADS = 2**28
 
@@ -103,6 +104,7 @@ def load_base(
     if not os.path.isfile(weights):
         get((MODEL_NAME,))  # says what is in the way
     header = read_header(pinned, weights, MODEL_NAME)
+    _check_arguments(config, f"{pinned} {CONFIG_NAME}")
     source = f"local-dir:{fetched.folder}"
     try:
         if _sizes_its_layers(config):  # what it takes shows without memory for it
@@ -133,6 +135,17 @@ def named_model(name: str, *, pretrained: bool = True, **options: Any) -> Any:
 
 
 # --- what a config may ask for ---
+
+
+def _check_arguments(config: Mapping[str, Any], where: str) -> None:
+    """FormatError for numbers that no model is made with: lists as long would be made before its first layer."""
+    values = [config.get("model_args"), config.get("num_classes"), config.get("pretrained_cfg")]
+    while values:
+        value = values.pop()
+        if isinstance(value, Mapping | list):
+            values += value.values() if isinstance(value, Mapping) else value
+        elif isinstance(value, int) and abs(value) > _LARGEST_ARGUMENT:
+            raise FormatError(f"{where}: asks for a larger model than any: it names the number {value}")
 
 
 def _sizes_its_layers(config: Mapping[str, Any]) -> bool:

@@ -134,7 +134,8 @@ def _edited(path, change):
 
 
 @pytest.mark.parametrize("change", [
-    lambda config: config.update(num_classes=10**9),
+    lambda config: config["model_args"].update(num_classes=10**9),
+        lambda config: config["model_args"].update(num_classes=10**6),
     lambda config: config["pretrained_cfg"].update(num_classes=10**9, input_size=[10**9, 32, 32]),
     lambda config: config.setdefault("model_args", {}).update(width=100),
     lambda config: config.setdefault("model_args", {}).update(in_chans=10**8),
