@@ -1,6 +1,9 @@
 import io
 import json
+import os
 import shutil
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -101,6 +104,20 @@ def test_shards_and_processes_change_nothing(source, tmp_path):
         ]
         assert rows[0] == rows[1]
         assert len(rows[0]) == COUNTS[split]
+
+
+def test_a_script_without_a_main_guard_is_told_of_it(source, tmp_path):
+    """Each process imports the script, and would begin processes itself."""
+    script = tmp_path / "script.py"
+    script.write_text(
+        "from hf_rws.copies import write_corrupted_copy\n"
+        f"write_corrupted_copy({str(source)!r}, {str(tmp_path / 'copy')!r}, 'contrast', images_per_shard=30, num_proc=2)"
+    )
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent.parent)}
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=120, env=environment)
+    assert done.returncode
+    assert "OptionError: no process could begin" in done.stderr.splitlines()[-1]
+    assert "__main__" in done.stderr.splitlines()[-1]
 
 
 def test_some_splits_of_a_configuration(source, tmp_path):

@@ -1,5 +1,6 @@
 import json
 import os
+import resource
 import socket
 import subprocess
 import sys
@@ -16,7 +17,7 @@ from hf_rws import corrupt
 from hf_rws._accelerator import resolve_precision
 from hf_rws.cli import run
 from hf_rws.cli.making import train as train_command
-from hf_rws.errors import OptionError
+from hf_rws.errors import AccessError, FormatError, OptionError
 from hf_rws.evaluation import accuracy
 from hf_rws.training import augmentation, trainer
 from hf_rws.training.arguments import RECIPES, TrainingArguments, create_scheduler
@@ -115,6 +116,48 @@ def test_resumed_from_between_two_steps(step, tmp_path, monkeypatch):
     train(model(), splits(), tmp_path / "cut", arguments(), resume=True)
     assert same(_saved(tmp_path / "cut"), expected)
     assert log_of(tmp_path / "cut") == log_of(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("cut", ['{"epoch": 2, "loss": 0.6', "{", ""])
+def test_resumed_after_a_log_that_was_cut_off(cut, tmp_path, monkeypatch):
+    """By a full disk or a kill, in the middle of a line."""
+    _, expected = _trained(tmp_path / "whole")
+    with monkeypatch.context() as patched:
+        patched.setattr(trainer._TrainingRun, "finish", lambda _: None)
+        train(model(), splits(), tmp_path / "cut", arguments())
+    with (tmp_path / "cut" / "metrics.jsonl").open("a") as log:
+        log.write(cut)
+    train(model(), splits(), tmp_path / "cut", arguments(), resume=True)
+    assert same(_saved(tmp_path / "cut"), expected)
+    assert log_of(tmp_path / "cut") == log_of(tmp_path / "whole")
+
+
+def test_a_log_that_is_damaged_is_named(tmp_path):
+    _trained(tmp_path / "run")
+    log = tmp_path / "run" / "metrics.jsonl"
+    for text, message in (("{]\n" + log.read_text(), "is damaged"), ("", "does not end with the result")):
+        log.write_text(text)
+        with pytest.raises(FormatError, match=rf"metrics.jsonl {message}"):
+            train(model(), splits(), tmp_path / "run", arguments(), resume=True)
+
+
+@pytest.mark.parametrize("largest", [100, 1_000, 10_000])
+def test_a_full_disk_is_named(largest, tmp_path):
+    """At the arguments, the log, the best weights or the checkpoint: a limit on the size of files looks the same."""
+    size = resource.getrlimit(resource.RLIMIT_FSIZE)
+    trained = model()
+    resource.setrlimit(resource.RLIMIT_FSIZE, (largest, size[1]))
+    try:
+        with pytest.raises(AccessError, match=str(tmp_path / "run")):
+            train(trained, splits(), tmp_path / "run", arguments())
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, size)
+
+
+def test_a_place_without_folders_is_named(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(AccessError, match=r"file.run cannot be written: .*Not a directory"):
+        train(model(), splits(), tmp_path / "file" / "run", arguments())
 
 
 def test_a_checkpoint_is_there_at_any_moment(tmp_path, monkeypatch):
