@@ -25,7 +25,8 @@ def patched_by_half(name="vgg16_bn_gap", *, scale=0.5, **options):
 def test_models_made_in_inference_mode_are_watched_by_value():
     with torch.inference_mode():
         model = create("vgg16_bn_gap")
-        patcher = hf_rws.patch(model, [("s", signature("vgg16_bn_gap"))])
+        with pytest.warns(UserWarning, match="s is a transfer"):
+            patcher = hf_rws.patch(model, [("s", signature("vgg16_bn_gap"))])
         model.features[0].weight.add_(1.0)
         with pytest.raises(IntegrityError):
             patcher.set({"s": 0.5})

@@ -34,7 +34,8 @@ def test_bake_keeps_the_weights_and_leaves_no_handle():
     assert patcher.bake() is model
     assert not hasattr(model, "rws")
     assert identical(model, on)
-    hf_rws.patch(model, [("again", signature("vgg16_gap"))])
+    with pytest.warns(UserWarning, match="again is a transfer"):
+        hf_rws.patch(model, [("again", signature("vgg16_gap"))])
     model.rws.clear()
     assert identical(model, on)
     assert not identical(model, before)
