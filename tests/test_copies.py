@@ -111,7 +111,8 @@ def test_a_script_without_a_main_guard_is_told_of_it(source, tmp_path):
     script = tmp_path / "script.py"
     script.write_text(
         "from hf_rws.copies import write_corrupted_copy\n"
-        f"write_corrupted_copy({str(source)!r}, {str(tmp_path / 'copy')!r}, 'contrast', images_per_shard=30, num_proc=2)"
+        f"folders = {str(source)!r}, {str(tmp_path / 'copy')!r}\n"
+        "write_corrupted_copy(*folders, 'contrast', images_per_shard=30, num_proc=2)"
     )
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent.parent)}
     done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=120, env=environment)
