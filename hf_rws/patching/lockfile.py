@@ -163,7 +163,7 @@ def _parse(content: Any, where: str, folder: Path) -> Lockfile:
 
 def _part(entry: Any, where: str, folder: Path) -> dict[str, Any]:
     if not isinstance(entry, Mapping) or not isinstance(entry.get("sha256"), str):
-        raise FormatError(f"{where}: must be an object with a sha256, got {entry!r:.80}")
+        raise FormatError(f"{where}: must be an object with a sha256, got {type(entry).__name__}")
     kind, id, revision = (entry.get(key) for key in ("kind", "id", "revision"))
     if kind is None and id is None:
         return {"sha256": entry["sha256"]}
