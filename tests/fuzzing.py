@@ -17,6 +17,7 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
@@ -194,7 +195,7 @@ def mutated(value: Any, generator: random.Random, *, times: int = 2) -> Any:
     for _ in range(generator.randint(1, times)):
         paths = list(_paths(value))[1:]
         if not paths:
-            return generator.choice(VALUES)
+            return deepcopy(generator.choice(VALUES))
         path = generator.choice(paths)
         holder = value
         for key in path[:-1]:
@@ -217,7 +218,7 @@ def mutated(value: Any, generator: random.Random, *, times: int = 2) -> Any:
                     other = other[step] if _has(other, step) else other
                 holder[key] = json.loads(json.dumps(other))
             case _:
-                holder[key] = generator.choice(VALUES)
+                holder[key] = deepcopy(generator.choice(VALUES))  # or a later change would be in all cases to come
     return value
 
 
@@ -456,7 +457,7 @@ def _base(generator: random.Random) -> None:
         extra = generator.choice(
             ("width", "in_chans", "global_pool", "drop_rate", "num_classes", "features_only", "bogus")
         )
-        config["model_args"] = {extra: generator.choice(VALUES)}
+        config["model_args"] = {extra: deepcopy(generator.choice(VALUES))}
     (folder / "config.json").write_bytes(as_text(config, generator))
     training = mutated(samples().training, generator) if generator.random() < 0.1 else samples().training
     (folder / "training_args.json").write_bytes(as_text(training, generator) if training else b"{}")
@@ -492,7 +493,7 @@ def _readme(generator: random.Random) -> None:
         existing = mangled(existing, generator)
     card = existing.decode("utf-8", "ignore" if generator.random() < 0.9 else "surrogateescape")
     for read in (
-        lambda: cards.read_metadata(card),
+        lambda: cards.metadata_words(card, "tags"),
         lambda: cards.is_unedited(card),
         lambda: cards.readdress(card, "rws-fog", {"rws-fog": "user/rws-fog", "base": "user/base"}),
         lambda: cards.merge_card(card, fresh).encode(),

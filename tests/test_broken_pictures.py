@@ -68,6 +68,7 @@ FOLDERS = {
 }
 
 
+@pytest.mark.filterwarnings("ignore:Exception ignored in.*_io.FileIO")  # `datasets` leaves the file to be closed
 @pytest.mark.parametrize("way", FOLDERS)
 def test_in_a_folder(way, folder):
     with pytest.raises(FormatError, match=MESSAGE):

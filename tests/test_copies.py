@@ -12,9 +12,10 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
+from huggingface_hub import DatasetCard
 from PIL import Image
 
-from hf_rws import cards, corrupt
+from hf_rws import corrupt
 from hf_rws.cards.copies import copy_card
 from hf_rws.copies import copying, shards, write_corrupted_copy
 from hf_rws.errors import (
@@ -220,7 +221,7 @@ def test_the_card_and_the_record(source, tmp_path):
     assert record["splits"] == COUNTS
     assert "source" not in record
     card = (folder / "README.md").read_text()
-    metadata = cards.read_metadata(card)
+    metadata = DatasetCard(card).data.to_dict()
     assert metadata["configs"][0]["data_files"] == [{"split": s, "path": f"data/{s}-*"} for s in COUNTS]
     assert {split["name"]: split["num_examples"] for split in metadata["dataset_info"]["splits"]} == COUNTS
     assert "corruption:fog" in metadata["tags"]
@@ -236,7 +237,7 @@ def test_the_card_of_a_copy_from_the_hub():
     splits = datasets.SplitDict()
     splits.add(datasets.SplitInfo("test", num_bytes=9, num_examples=3))
     card = copy_card(record, datasets.DatasetInfo(splits=splits), name="pets-fog", on_hub=True)
-    assert cards.read_metadata(card)["source_datasets"] == ["user/pets"]
+    assert DatasetCard(card).data.to_dict()["source_datasets"] == ["user/pets"]
     assert "(https://huggingface.co/datasets/user/pets)" in card
     assert "hf-rws corrupt --dataset user/pets --dataset-config small --corruption fog" in card
     assert 'index=i, parameters="cifar")`.' in card

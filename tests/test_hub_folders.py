@@ -170,6 +170,7 @@ def test_the_words_of_an_author_go_along(hub, study):
         mine = (
             readme.read_text()
             .replace(heading, f"## Mine\n\nHello.\n\n{heading}")
+            .replace("license: bsd-3-clause\n", "")
             .replace("tags:", "license: mit\ntags:", 1)
         )
         readme.write_text(mine)

@@ -90,6 +90,7 @@ def test_a_file_that_was_damaged_in_the_cache(hub, saved):
     hf_rws.Signature.from_pretrained(REPO, local_files_only=True)
 
 
+@pytest.mark.filterwarnings("ignore:rws-fog is a transfer")
 def test_a_broken_repo_leaves_the_model_as_it_was(hub, saved):
     hub.commit(REPO, saved)
     model = create(ARCHITECTURE)
