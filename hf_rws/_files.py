@@ -104,6 +104,15 @@ def parse_json(content: str | bytes, where: str, *, limit: int = _LARGEST_JSON) 
     return data
 
 
+def read_json_lines(path: Path, where: str) -> list[dict[str, Any]]:
+    """The JSON objects of a file with one on each line; errors as for `read_json`.
+
+    A last line without a line feed was cut off, by a kill or a full disk, and is left out.
+    """
+    lines = read_text(path, where).split("\n")[:-1]
+    return [parse_json(line, f"{where}: line {number}") for number, line in enumerate(lines, 1)]
+
+
 def _without_blocking(path: str, flags: int) -> int:
     return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 

@@ -46,7 +46,7 @@ def test_the_start_is_a_timm_model_that_says_how_it_was_trained():
 
 def test_quickstart_from_any_folder_leaves_what_the_design_says(quick, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    text = module.quickstart("out", corruptions=["fog"])
+    text = module.quickstart("out", corruptions=["fog"])[1]
     first = capsys.readouterr().err
     assert (
         "distilled from 500 images without labels:\n| corruption | TA standard | TA distilled | RA standard |" in first
@@ -58,7 +58,7 @@ def test_quickstart_from_any_folder_leaves_what_the_design_says(quick, tmp_path,
     model = hf_rws.load_patched("base", ["rws-fog-distilled", "rws-fog"], scales=[1.0, 0.0], strict=True)
     assert model.rws.scales == {"rws-fog-distilled": 1.0, "rws-fog": 0.0}
     model.rws.clear()
-    assert module.quickstart(tmp_path / "out", corruptions=["fog"]).splitlines()[:5] == text.splitlines()[:5]
+    assert module.quickstart(tmp_path / "out", corruptions=["fog"])[1].splitlines()[:5] == text.splitlines()[:5]
 
 
 def test_without_matplotlib_there_is_a_table_all_the_same(quick, tmp_path, monkeypatch):
@@ -66,7 +66,7 @@ def test_without_matplotlib_there_is_a_table_all_the_same(quick, tmp_path, monke
         raise hf_rws.errors.MissingExtraError('figures need matplotlib: pip install "hf-rws[plots]"')
 
     monkeypatch.setattr(module.plots, "overview", missing)
-    text = module.quickstart(tmp_path / "out", corruptions=["contrast"])
+    text = module.quickstart(tmp_path / "out", corruptions=["contrast"])[1]
     assert "| contrast-5 |" in text
     assert "no picture: figures need matplotlib" in text
 

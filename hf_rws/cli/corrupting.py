@@ -1,13 +1,13 @@
 """`hf-rws corrupt`."""
 # ruff: noqa: D301 (a raw docstring would take the meaning from click's \b, "leave these lines as they are")
 
-import json
 import sys
 from pathlib import Path
 from typing import Any
 
 import click
 
+from hf_rws._files import read_json
 from hf_rws.cli.options import corruption_option, output_dir_option
 from hf_rws.cli.output import Output, output_options
 from hf_rws.copies import RECORD, write_corrupted_copy
@@ -47,5 +47,5 @@ def corrupt(
     folder = write_corrupted_copy(
         dataset, output_dir, corruption, splits=splits or None, progress=sys.stderr.isatty(), **options
     )
-    record = json.loads((folder / RECORD).read_text())
+    record = read_json(folder / RECORD, str(folder / RECORD))
     output.record({"folder": str(folder), "images": sum(record["splits"].values())}, id_key="folder")

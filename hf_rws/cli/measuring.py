@@ -1,7 +1,6 @@
 """`hf-rws evaluate` and `quickstart`."""
 # ruff: noqa: D301 (a raw docstring would take the meaning from click's \b, "leave these lines as they are")
 
-import json
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -98,5 +97,5 @@ def quickstart(output_dir: Path, corruption: tuple[str, ...], dataset: str | Non
     """
     from hf_rws.study.quickstart import quickstart as run_quickstart
 
-    text = run_quickstart(output_dir, corruptions=corruption or None, dataset=dataset)
-    output.table(json.loads((output_dir / "study.json").read_text()), id_key="corruption", human=text)
+    study, text = run_quickstart(output_dir, corruptions=corruption or None, dataset=dataset)
+    output.table([row.flat() for row in study.rows], id_key="corruption", human=text)

@@ -1,14 +1,13 @@
 """The folder of a copy: what it holds, what is not finished, and how it becomes a dataset."""
 
 import json
-import os
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hf_rws._files import README_NAME
+from hf_rws._files import README_NAME, read_json, write_whole
 from hf_rws.cards.copies import copy_card
 from hf_rws.errors import AccessError, FormatError, IntegrityError, OptionError, RWSError
 
@@ -40,14 +39,14 @@ def begin(folder: Path, record: Mapping[str, Any]) -> None:
     if (work / RECORD).exists():
         _check_same(folder, work / RECORD, record)
     else:
-        _write(work / RECORD, json.dumps(record, indent=2) + "\n")
+        write_whole(work / RECORD, json.dumps(record, indent=2) + "\n")
 
 
 def _check_same(folder: Path, path: Path, record: Mapping[str, Any]) -> None:
     try:
-        earlier = json.loads(path.read_text())
-    except ValueError as error:
-        raise FormatError(f"{path} is damaged ({error}): choose another folder, or delete this one") from error
+        earlier = read_json(path, str(path))
+    except FormatError as error:
+        raise FormatError(f"{error}: choose another folder, or delete this one") from error
     differing = [key for key, value in record.items() if earlier.get(key) != value]
     if differing:
         listed = "; ".join(f"{key}: {earlier.get(key)!r} then, {record[key]!r} now" for key in differing)
@@ -69,18 +68,12 @@ def finish(folder: Path, splits: Mapping[str, "datasets.Dataset"], *, on_hub: bo
         info.splits.add(datasets.SplitInfo(name, num_bytes=nbytes, num_examples=len(split)))
     info.dataset_size = sum(split.num_bytes for split in info.splits.values())
     info.download_size = sum(path.stat().st_size for path in (work / DATA).iterdir())
-    record = json.loads((work / RECORD).read_text())
+    record = read_json(work / RECORD, str(work / RECORD))
     del record["source"]  # what this machine's cache calls it
-    _write(folder / RECORD, json.dumps(record, indent=2) + "\n")
-    _write(folder / README_NAME, copy_card(record, info, name=folder.resolve().name, on_hub=on_hub))
+    write_whole(folder / RECORD, json.dumps(record, indent=2) + "\n")
+    write_whole(folder / README_NAME, copy_card(record, info, name=folder.resolve().name, on_hub=on_hub))
     (work / DATA).replace(folder / DATA)
     shutil.rmtree(work)
-
-
-def _write(path: Path, text: str) -> None:
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)
 
 
 @contextmanager

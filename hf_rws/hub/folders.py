@@ -15,13 +15,13 @@ from safetensors import safe_open
 from tqdm.auto import tqdm
 
 from hf_rws import cards
-from hf_rws._files import README_NAME, read_json, read_text
+from hf_rws._files import README_NAME, read_json, read_json_lines, read_text
 from hf_rws._transport import repos
 from hf_rws._transport.collections import collect
 from hf_rws._transport.headers import read_header
 from hf_rws._transport.ids import REPO_ID, Location, parse_id
 from hf_rws._transport.pushing import push_folder_files
-from hf_rws.errors import AccessError, FormatError, MismatchError, NotFoundError, OptionError
+from hf_rws.errors import AccessError, FormatError, MismatchError, NotFoundError, OptionError, RWSError
 from hf_rws.fingerprints import has_fingerprint
 from hf_rws.signature.config import CONFIG_NAME, WEIGHTS_NAME
 from hf_rws.signature.signature import Signature
@@ -212,10 +212,10 @@ def _base_metrics(folder: Path, signatures: Sequence[Signature]) -> dict[str, An
     metrics: dict[str, Any] = {}
     if (folder / METRICS_NAME).is_file():
         try:
-            last = json.loads((folder / METRICS_NAME).read_text(encoding="utf-8").splitlines()[-1])
+            last = read_json_lines(folder / METRICS_NAME, str(folder / METRICS_NAME))[-1]
             accuracies = dict(last["test_accuracy"])
             metrics = {"ta": accuracies.pop("clean"), "ra": accuracies, "n": last["n"], "split": "test"}
-        except (ValueError, TypeError, KeyError, IndexError):
+        except (RWSError, ValueError, TypeError, KeyError, IndexError):
             metrics = {}
     for signature in signatures:
         measured, corruption = cards.checked_metrics(signature.config.metrics), signature.config.corruption

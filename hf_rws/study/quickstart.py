@@ -35,7 +35,9 @@ _DISTILLED_IMAGES = 500
 _TRAIN_LIMIT, _TEST_LIMIT = 3600, 1000  # of other datasets, drawn at random: a few minutes, not a result
 
 
-def quickstart(output_dir: str | Path, *, corruptions: Sequence[str] | None = None, dataset: str | None = None) -> str:
+def quickstart(
+    output_dir: str | Path, *, corruptions: Sequence[str] | None = None, dataset: str | None = None
+) -> tuple[Study, str]:
     """Make a base robust from a few hundred images, then in the paper's way; measure both, and draw a picture.
 
     Without a `dataset` it uses the sample of CIFAR-10 and the start that a checkout holds, and needs no network; where
@@ -48,7 +50,7 @@ def quickstart(output_dir: str | Path, *, corruptions: Sequence[str] | None = No
         dataset: Hub id or folder of another dataset, of which a random part is used.
 
     Returns:
-        The table, and what to do next, as text.
+        The study, and its table and what to do next as text.
     """
     corruptions = tuple(corruptions or CORRUPTIONS)
     embedded = _EMBEDDED.is_dir()
@@ -70,7 +72,7 @@ def quickstart(output_dir: str | Path, *, corruptions: Sequence[str] | None = No
         f"try it: cd {shlex.quote(str(output_dir))} && {shlex.quote(sys.executable)} -c 'import hf_rws; "
         f'print(hf_rws.load_patched("base", ["{first_signature}"]).rws)\''
     )
-    return "\n".join(lines)
+    return study, "\n".join(lines)
 
 
 def _data(dataset: str | None, embedded: bool) -> Splits:

@@ -23,7 +23,7 @@ from tqdm.auto import tqdm
 
 from hf_rws._accelerator import create_accelerator, state_kept
 from hf_rws._ambient import learning, random_state_kept
-from hf_rws._files import read_json, read_text, write_whole, writing
+from hf_rws._files import read_json, read_json_lines, write_whole
 from hf_rws.corruptions import corrupt
 from hf_rws.corruptions.mixing import change_groups, equal_shares
 from hf_rws.data.preprocessing import Normalize
@@ -106,11 +106,10 @@ def train(
     record = _record(model, data, arguments, notes or {})
     if _finished(folder, record, resume):
         return _read_result(folder)
-    with writing(f"keep the training run in {folder}"):
-        run = _TrainingRun(model, data, folder, arguments, record, resume)
-        for epoch in range(run.progress.epoch, arguments.epochs):
-            run.end_epoch(epoch, run.train_epoch(epoch))
-        return run.finish()
+    run = _TrainingRun(model, data, folder, arguments, record, resume)
+    for epoch in range(run.progress.epoch, arguments.epochs):
+        run.end_epoch(epoch, run.train_epoch(epoch))
+    return run.finish()
 
 
 class _TrainingRun:
@@ -305,7 +304,11 @@ class _TrainingRun:
                 self.accelerator.load_state(str(self.checkpoint / name))
                 break
         if self.accelerator.is_main_process and self.log.is_file():
-            rows = [row for row in _logged(self.log) if row.get("epoch", self.progress.epoch) < self.progress.epoch]
+            rows = [
+                row
+                for row in read_json_lines(self.log, str(self.log))
+                if row.get("epoch", self.progress.epoch) < self.progress.epoch
+            ]
             with _writing_to(self.folder):
                 write_whole(self.log, "".join(map(_line, rows)))
 
@@ -370,7 +373,7 @@ def _finished(folder: Path, record: dict[str, Any], resume: bool) -> bool:
 
 def _read_result(folder: Path) -> TrainingResult:
     path = folder / METRICS_NAME
-    last: dict[str, Any] = next(reversed(_logged(path)), {})
+    last: dict[str, Any] = next(reversed(read_json_lines(path, str(path))), {})
     if "test_accuracy" not in last:
         raise FormatError(f"{path} does not end with the result of a finished run; choose another output folder")
     return TrainingResult(folder, last["best_epoch"], last["validation_accuracy"], last["test_accuracy"], last["n"])
@@ -378,17 +381,6 @@ def _read_result(folder: Path) -> TrainingResult:
 
 def _line(row: dict[str, Any]) -> str:
     return json.dumps(row) + "\n"
-
-
-def _logged(path: Path) -> list[dict[str, Any]]:
-    """The rows of metrics.jsonl; a last line that was cut off, by a kill or a full disk, was never finished."""
-    lines = read_text(path, str(path)).splitlines(keepends=True)
-    if lines and not lines[-1].endswith("\n"):
-        lines.pop()
-    try:
-        return list(map(json.loads, lines))
-    except ValueError as error:
-        raise FormatError(f"{path} is damaged ({error}); choose another output folder, or mend it") from error
 
 
 @contextmanager
