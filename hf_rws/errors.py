@@ -5,9 +5,28 @@ works as expected. Names from elsewhere stand in many messages, so all of them a
 character shows; `args` holds the message as it was raised.
 """
 
+import sys
+import warnings
+from pathlib import Path
+
 from hf_rws._text import one_line
 
+__all__ = [
+    "AccessError",
+    "FormatError",
+    "IntegrityError",
+    "MismatchError",
+    "MissingExtraError",
+    "NetworkError",
+    "NotFoundError",
+    "OptionError",
+    "RWSError",
+    "RWSWarning",
+    "warn",
+]
+
 _LONGEST_MESSAGE = 2000  # characters
+_PACKAGE = str(Path(__file__).parent / "_").removesuffix("_")
 
 
 class _Message:
@@ -23,6 +42,16 @@ class RWSError(_Message, Exception):
 
 class RWSWarning(_Message, UserWarning):
     """The category of all warnings that hf_rws gives."""
+
+
+def warn(message: str) -> None:
+    """Give a warning that names the line that called this library, from whatever depth in it."""
+    level, depth, frame = 1, 1, sys._getframe()
+    while frame.f_back is not None:
+        frame, depth = frame.f_back, depth + 1
+        if frame.f_code.co_filename.startswith(_PACKAGE):
+            level = depth
+    warnings.warn(message, RWSWarning, stacklevel=level + 1)
 
 
 # --- what the caller asked for ---

@@ -1,6 +1,5 @@
 """Pretrained, standard and robust weights -> signature."""
 
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +12,7 @@ from hf_rws._ambient import unaffected
 from hf_rws._transport.ids import Location
 from hf_rws.bases import load_base
 from hf_rws.corruptions.batch import check_severity
-from hf_rws.errors import MismatchError, OptionError, RWSWarning
+from hf_rws.errors import MismatchError, OptionError, warn
 from hf_rws.fingerprints import fingerprint, weights_digest
 from hf_rws.layers import LayerTensor, NumLayers, architecture, first_layers, unwrap
 from hf_rws.signature.config import (
@@ -209,11 +208,9 @@ def _warn_of_other_start(sources: Mapping[str, _Weights]) -> None:
     if "pretrained" in sources and sources["pretrained"].model is not None:
         starts["pretrained"] = weights_digest(sources["pretrained"].model)
     if len(set(starts.values())) > 1:
-        warnings.warn(
+        warn(
             "robust and standard did not start from the same weights, or not from the pretrained ones (init_sha256 in "
             "their training_args.json); their difference is not a signature of the corruption alone",
-            RWSWarning,
-            stacklevel=4,  # over `extract` and its decorator
         )
 
 

@@ -131,7 +131,10 @@ def _loaded(
         wanted = zip(signatures, revisions or [None] * len(signatures), strict=True)
         opened = [pool.submit(_opened, item, at, options) for item, at in wanted]
         origin = None
-        if not isinstance(base, nn.Module):
+        if isinstance(base, nn.Module):
+            if revision is not None:
+                raise OptionError(f"revision={revision!r} is for a base on the Hub; this one is given as a model")
+        else:
             loaded = load_base(base, revision=revision, **options)
             base, origin = loaded.model, loaded.origin
         return base, origin, [future.result() for future in opened]

@@ -17,6 +17,16 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+__all__ = [
+    "Comparison",
+    "before_and_after",
+    "corruption_sheet",
+    "layer_differences",
+    "overview",
+    "scale_curve",
+    "similarity",
+]
+
 _Target = TypeVar("_Target", Path, io.BytesIO)
 
 _RIGHT, _WRONG, _CLEAN, _CORRUPTED = "#1a7f37", "#c0392b", "#57606a", "#0969da"

@@ -59,6 +59,8 @@ def _weights(model: nn.Module) -> dict[str, Tensor]:
     weights: dict[str, Tensor] = {}
     seen: set[int] = set()
     for name, value in model.state_dict().items():
+        if value.is_meta:
+            raise OptionError(f"{name} is on the meta device: load the model's weights first, then save it")
         weights[name] = value.detach().cpu().contiguous()
         memory = weights[name].untyped_storage().data_ptr()
         if memory in seen:

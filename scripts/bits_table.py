@@ -22,7 +22,7 @@ import hf_rws
 from hf_rws.data.datasets import load_split
 from hf_rws.signature.signature import Signature
 from hf_rws.study.layout import StudyFolder
-from hf_rws.study.measuring import TestImages, patched
+from hf_rws.study.measuring import StudyImages, patched
 from hf_rws.study.provenance import about
 
 Settings = tuple[tuple[int, Any, str], ...]
@@ -96,7 +96,7 @@ def stored(wide: Signature, bits: Any, codec: str) -> tuple[Signature, int]:
     return Signature.from_deltas(deltas, wide.config.with_bits(None)), narrow.nbytes + more
 
 
-def measure(study: StudyFolder, test: TestImages, settings: Settings) -> list[Row]:
+def measure(study: StudyFolder, test: StudyImages, settings: Settings) -> list[Row]:
     base = study.base()
     architecture = study.training["architecture"]
     if any("downsample" in name for name in base.state_dict()):
@@ -153,7 +153,7 @@ def main() -> None:
     rows = []
     for folder in options.studies:
         study = StudyFolder(folder)
-        rows += measure(study, TestImages(test, study.severity), PRESETS if options.presets_only else SETTINGS)
+        rows += measure(study, StudyImages(test, study.severity), PRESETS if options.presets_only else SETTINGS)
     print(table(rows))
     if options.output:
         record = {"about": about(len(test)), "rows": [asdict(row) for row in rows]}

@@ -25,7 +25,7 @@ import hf_rws
 from hf_rws.data.datasets import load_split
 from hf_rws.signature.signature import Signature
 from hf_rws.study.layout import StudyFolder
-from hf_rws.study.measuring import TestImages, patched
+from hf_rws.study.measuring import StudyImages, patched
 from hf_rws.study.provenance import about
 
 Deltas = dict[str, Tensor]
@@ -83,7 +83,7 @@ class Row:
 class Bench:
     """A base, its signatures and test images."""
 
-    def __init__(self, study: StudyFolder, signatures: dict[str, Signature], test: TestImages, tuning: TestImages):
+    def __init__(self, study: StudyFolder, signatures: dict[str, Signature], test: StudyImages, tuning: StudyImages):
         self.base: nn.Module = study.base()
         self.signatures, self.test, self.tuning = signatures, test, tuning
         self.deltas = {name: signature.deltas() for name, signature in signatures.items()}
@@ -196,8 +196,8 @@ def main() -> None:
     bench = Bench(
         study,
         {signature.config.corruption.label: signature for signature in found},
-        TestImages(shown, study.severity),
-        TestImages(tuning, study.severity),
+        StudyImages(shown, study.severity),
+        StudyImages(tuning, study.severity),
     )
     rows = measure(bench, options.seed)
     print(table(rows))

@@ -34,7 +34,7 @@ from hf_rws.data.sets import ImageSet
 from hf_rws.distillation import Distiller
 from hf_rws.distillation.arguments import OPTIMIZERS
 from hf_rws.signature.signature import Signature
-from hf_rws.study.measuring import TestImages, patched
+from hf_rws.study.measuring import StudyImages, patched
 from hf_rws.study.provenance import about
 
 CORRUPTIONS = ("gaussian_noise", "fog", "contrast")
@@ -163,9 +163,9 @@ class Search:
         self.target = load_base(options.target).model if options.target else None
         self.target_test = self._test(options.target_dataset, options.target_classes) if self.target else None
 
-    def _test(self, dataset: str, classes: str | None) -> TestImages:
+    def _test(self, dataset: str, classes: str | None) -> StudyImages:
         found: ImageSet = load_split(dataset, classes=classes, image_size=self.options.image_size)
-        return TestImages(found.subset(slice(self.options.test_images)), SEVERITY)
+        return StudyImages(found.subset(slice(self.options.test_images)), SEVERITY)
 
     def signatures(self, setting: Setting) -> Iterator[Signature]:
         """Made where they are not in the folder yet."""
@@ -213,7 +213,7 @@ class Search:
         return Row(setting.name, ta, ra, pairs, target, sum(m.config.metrics["seconds"] for m in made))
 
 
-def _each(model: nn.Module, made: list[Signature], test: TestImages) -> tuple[dict[str, float], dict[str, float]]:
+def _each(model: nn.Module, made: list[Signature], test: StudyImages) -> tuple[dict[str, float], dict[str, float]]:
     """TA and RA of a model with each signature on, by corruption."""
     patcher, ta, ra = patched(model, made), {}, {}
     for signature in made:

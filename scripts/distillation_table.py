@@ -35,7 +35,7 @@ from hf_rws.data.preprocessing import Normalize
 from hf_rws.data.sets import ImageSet
 from hf_rws.signature.signature import Signature
 from hf_rws.study.layout import StudyFolder
-from hf_rws.study.measuring import TestImages, patched
+from hf_rws.study.measuring import StudyImages, patched
 from hf_rws.study.provenance import about
 
 EPOCH, TIMED_STEPS, BATCH = 50_000, 12, 128
@@ -106,7 +106,7 @@ def epoch_seconds(model: nn.Module, images: ImageSet) -> float:
 class Table:
     """One study, and the signatures that are distilled from its base."""
 
-    def __init__(self, folder: Path, seed: int, train: ImageSet, test: TestImages, output_dir: Path) -> None:
+    def __init__(self, folder: Path, seed: int, train: ImageSet, test: StudyImages, output_dir: Path) -> None:
         self.study, self.seed, self.test = StudyFolder(folder), seed, test
         self.base, self.folder = self.study.base(), output_dir / f"seed-{seed}"
         order = torch.randperm(len(train), generator=torch.Generator().manual_seed(seed))
@@ -218,7 +218,7 @@ def main() -> None:
     parser.add_argument("--output-dir", type=Path, required=True)
     options = parser.parse_args()
     train = load_split(options.dataset, "train")
-    test = TestImages(load_split(options.dataset).subset(slice(options.test_images)), severity=5)
+    test = StudyImages(load_split(options.dataset).subset(slice(options.test_images)), severity=5)
     for seed, folder in enumerate(options.studies):
         if options.seed in (None, seed):
             _fill(Table(folder, seed, train, test, options.output_dir), options)

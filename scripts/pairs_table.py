@@ -21,7 +21,7 @@ import torch
 from hf_rws.data.datasets import load_split
 from hf_rws.signature.signature import Signature
 from hf_rws.study.layout import StudyFolder
-from hf_rws.study.measuring import TestImages, patched
+from hf_rws.study.measuring import StudyImages, patched
 from hf_rws.study.provenance import about
 
 CORRUPTIONS = ("gaussian_noise", "glass_blur", "motion_blur", "snow", "fog", "contrast")
@@ -41,7 +41,7 @@ class Row:
     scale: float | None = None
 
 
-def measure(study: StudyFolder, folder: Path, test: TestImages, tuning: TestImages, seed: int) -> list[Row]:
+def measure(study: StudyFolder, folder: Path, test: StudyImages, tuning: StudyImages, seed: int) -> list[Row]:
     """All pairs under all rules, each member alone (rule "alone") and the unpatched model."""
     base = study.base()
     patcher = patched(base, [Signature.from_pretrained(folder / f"rws-{name}") for name in CORRUPTIONS])
@@ -98,8 +98,8 @@ def main() -> None:
     parser.add_argument("--output", type=Path, help="JSON with every number")
     options = parser.parse_args()
     found = load_split(options.dataset)
-    tuning = TestImages(found.subset(slice(len(found) - TUNING_IMAGES, None)), 5)  # not among those measured on
-    test = TestImages(found.subset(slice(min(options.test_images or len(found), len(found) - TUNING_IMAGES))), 5)
+    tuning = StudyImages(found.subset(slice(len(found) - TUNING_IMAGES, None)), 5)  # not among those measured on
+    test = StudyImages(found.subset(slice(min(options.test_images or len(found), len(found) - TUNING_IMAGES))), 5)
     rows = []
     for seed, (study, signatures) in enumerate(zip(options.folders[::2], options.folders[1::2], strict=True)):
         rows += measure(StudyFolder(study), signatures, test, tuning, seed)

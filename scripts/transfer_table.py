@@ -28,7 +28,7 @@ from hf_rws.data.datasets import load_split
 from hf_rws.data.sets import ImageSet
 from hf_rws.signature.signature import Signature
 from hf_rws.study.layout import StudyFolder
-from hf_rws.study.measuring import TestImages, patched
+from hf_rws.study.measuring import StudyImages, patched
 from hf_rws.study.provenance import about
 
 
@@ -44,7 +44,7 @@ class Row:
 class Transfer:
     """A target, and signatures for it from elsewhere."""
 
-    def __init__(self, target: StudyFolder, source: StudyFolder, test: TestImages) -> None:
+    def __init__(self, target: StudyFolder, source: StudyFolder, test: StudyImages) -> None:
         self.target, self.source, self.test = target, source, test
         self.model = target.base()
 
@@ -101,7 +101,7 @@ def main() -> None:
     test = load_split(options.dataset, classes=options.classes).subset(slice(options.test_images))
     train = load_split(options.dataset, "train", classes=options.classes)
     drawn = torch.randperm(len(train), generator=torch.Generator().manual_seed(options.seed))[: options.images]
-    transfer = Transfer(StudyFolder(options.target), StudyFolder(options.source), TestImages(test, 5))
+    transfer = Transfer(StudyFolder(options.target), StudyFolder(options.source), StudyImages(test, 5))
     source = transfer.source
     if missing := sorted(set(CORRUPTIONS) - set(source.corruptions)):  # a mean over the others would not compare
         raise SystemExit(f"{options.source} lacks robust models: {', '.join(missing)}")

@@ -323,3 +323,15 @@ def test_plain_timm_loads_our_bases_and_refuses_a_signature(hub, study):
     assert not hub.asked("safetensors")
     with pytest.raises(Exception, match="architecture"):
         timm.create_model(f"local-dir:{study / 'rws-fog'}", pretrained=True)
+
+
+def test_an_id_that_is_none_is_refused_before_it_is_used(hub, study):
+    with pytest.raises(OptionError, match="no Hub id"):
+        push_folder(study / "base", "user/a\\1", token=WRITE)
+
+
+def test_a_signature_in_a_folder_called_base_keeps_its_own_address(hub, study, tmp_path):
+    push_folder(study / "base", "user/model", token=WRITE)
+    (study / "rws-fog").rename(tmp_path / "base")
+    push_folder(tmp_path / "base", "user/rws-x", base="user/model", token=WRITE)
+    assert 'load_patched("user/model", ["user/rws-x"])' in hub.files("user/rws-x")["README.md"].decode()

@@ -46,27 +46,35 @@ def room(module):
     return module.removeprefix("hf_rws").removeprefix(".").partition(".")[0]
 
 
-def imports(path):
-    """Pairs (module, whether inside a function) of what a file imports; of ours the very file."""
-    tree = ast.parse(path.read_text())
-    inside = {
+def inside(tree, *kinds, when=lambda node: True):
+    """The ids of all nodes within nodes of some kinds."""
+    return {
         id(node)
-        for function in ast.walk(tree)
-        if isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
-        for node in ast.walk(function)
+        for holder in ast.walk(tree)
+        if isinstance(holder, kinds) and when(holder)
+        for node in ast.walk(holder)
+        if node is not holder
     }
+
+
+def imports(path):
+    """Triples (module, whether inside a function, whether for types only) of what a file imports; of ours the file."""
+    tree = ast.parse(path.read_text())
+    late = inside(tree, ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)
+    for_types = inside(tree, ast.If, when=lambda node: ast.unparse(node.test) == "TYPE_CHECKING")
     for node in ast.walk(tree):
+        how = id(node) in late, id(node) in for_types
         if isinstance(node, ast.Import):
-            yield from ((alias.name, id(node) in inside) for alias in node.names)
+            yield from ((alias.name, *how) for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}: relative import"
             for alias in node.names:
                 inner = f"{node.module}.{alias.name}"
-                yield (inner if inner in MODULES else node.module), id(node) in inside
+                yield (inner if inner in MODULES else node.module), *how
 
 
 def ours(path):
-    return [(name, late) for name, late in imports(path) if room(name) and name in MODULES]
+    return [(name, late) for name, late, _ in imports(path) if room(name) and name in MODULES]
 
 
 def test_every_module_has_its_floor():
@@ -101,35 +109,14 @@ def test_what_is_private_to_a_package_stays_in_it(module):
 def test_only_cards_transport_and_hub_import_huggingface_hub():
     for module, path in MODULES.items():
         if room(module) not in ("cards", "_transport", "hub"):
-            at_run_time = ast.parse(path.read_text())
-            for_types = {
-                id(node)
-                for check in ast.walk(at_run_time)
-                if isinstance(check, ast.If) and ast.unparse(check.test) == "TYPE_CHECKING"
-                for node in ast.walk(check)
-            }
-            found = [
-                node.module
-                for node in ast.walk(at_run_time)
-                if isinstance(node, ast.ImportFrom) and id(node) not in for_types
-            ]
-            assert not [name for name in found if (name or "").partition(".")[0] == "huggingface_hub"], module
+            found = [name for name, _, for_types in imports(path) if not for_types]
+            assert not [name for name in found if name.partition(".")[0] == "huggingface_hub"], module
 
 
 def test_what_is_slow_or_optional_is_imported_late():
     for module, path in MODULES.items():
-        tree = ast.parse(path.read_text())
-        for_types = {
-            id(node)
-            for check in ast.walk(tree)
-            if isinstance(check, ast.If) and ast.unparse(check.test) == "TYPE_CHECKING"
-            for node in ast.walk(check)
-        }
-        for node in tree.body:
-            if id(node) not in for_types and isinstance(node, ast.Import | ast.ImportFrom):
-                names = [node.module] if isinstance(node, ast.ImportFrom) else [alias.name for alias in node.names]
-                heavy = {name.partition(".")[0] for name in names} & {"datasets", "accelerate", "matplotlib"}
-                assert not heavy, f"{module} imports {heavy} at the top"
+        at_once = {name.partition(".")[0] for name, late, for_types in imports(path) if not (late or for_types)}
+        assert not at_once & {"datasets", "accelerate", "matplotlib"}, module
 
 
 @pytest.mark.parametrize("module", MODULES)
@@ -162,27 +149,31 @@ def defined(tree):
             yield from (name.id for target in targets for name in ast.walk(target) if isinstance(name, ast.Name))
 
 
-def words(path):
-    """Names and strings in a file: what it may be using."""
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.Name):
-            yield node.id
-        elif isinstance(node, ast.Attribute):
-            yield node.attr
-        elif isinstance(node, ast.alias):
-            yield node.name
+def used(path):
+    """Pairs (module, name) of what a file takes from our modules, imported by name or as an attribute."""
+    tree, modules = ast.parse(path.read_text()), {}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom):
+            for alias in node.names:
+                inner = f"{node.module}.{alias.name}"
+                if inner in MODULES:
+                    modules[alias.asname or alias.name] = inner
+                else:
+                    yield node.module, alias.name
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id in modules:
+            yield modules[node.value.id], node.attr
 
 
 def test_a_name_without_underscore_is_used_elsewhere_or_shown_by_its_package():
-    users = [*FILES, *(ROOT / "scripts").glob("*.py")]
-    used = {path: set(words(path)) for path in users}
+    """Of the modules at the top their own list counts: they are packages of one file."""
+    elsewhere = {pair for path in [*FILES, *(ROOT / "scripts").glob("*.py")] for pair in used(path)}
     private = {}
     for module, path in MODULES.items():
         if path.name == "__init__.py" or any(part.startswith("_") for part in module.split(".")):
             continue
-        shown = getattr(importlib.import_module(module), "__all__", ())
-        names = {name for name in defined(ast.parse(path.read_text())) if not name.startswith("_")} - set(shown)
-        elsewhere = set().union(*(found for user, found in used.items() if user != path))
-        if left := names - elsewhere:
+        shown = getattr(importlib.import_module(module), "__all__", ()) if module.count(".") == 1 else ()
+        names = {name for name in defined(ast.parse(path.read_text())) if not name.startswith("_")}
+        if left := {name for name in names - set(shown) if (module, name) not in elsewhere}:
             private[module] = sorted(left)
     assert not private, "used in their own module only: begin them with an underscore, or show them"

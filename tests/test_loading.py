@@ -429,6 +429,13 @@ def test_a_bundle_of_a_model(study):
     assert identical(hf_rws.load_patched(lockfile=bundle), state(hf_rws.load_patched("base", "rws-fog", scales=[0.25])))
 
 
+def test_a_patched_model_is_not_bundled_as_a_base(study):
+    model = hf_rws.load_patched("base", ["rws-fog"])
+    with pytest.raises(OptionError, match="bundle the clean model"):
+        hf_rws.hub.bundle(model, ["rws-fog"], "bundle")
+    assert not (study / "bundle").exists()
+
+
 @pytest.mark.parametrize(
     ("base", "signatures", "options", "error", "words"),
     [

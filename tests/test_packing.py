@@ -1,4 +1,4 @@
-"""Laws of `hf_rws.packing`: any stretch of codes comes back from any width."""
+"""Laws of `hf_rws.signature._packing`: any stretch of codes comes back from any width."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Laws of `hf_rws.quantization`, over a table of tensors and every setting."""
+"""Laws of `hf_rws.signature.quantization`, over a table of tensors and every setting."""
 
 import itertools
 import math

@@ -21,7 +21,7 @@ from hf_rws.errors import AccessError, FormatError, OptionError
 from hf_rws.evaluation import accuracy
 from hf_rws.training import augmentation, trainer
 from hf_rws.training.arguments import RECIPES, TrainingArguments, create_scheduler
-from hf_rws.training.trainer import corrupted, train
+from hf_rws.training.trainer import _corrupted, train
 from tests.helpers import (
     arguments,
     datasets_cache,  # noqa: F401
@@ -429,19 +429,19 @@ def test_what_a_run_leaves(tmp_path, monkeypatch):
 
 def test_one_corruption_is_one_fixed_draw_per_image():
     images, given = image_set(12), arguments(corruption=("gaussian_noise",), severity=4)
-    found = corrupted(images, given, seed=7)
+    found = _corrupted(images, given, seed=7)
     assert torch.equal(found.images, corrupt(images.images, "gaussian_noise", 4, seed=7))
-    assert torch.equal(found.images, corrupted(images, given, seed=7).images)
-    assert not torch.equal(found.images, corrupted(images, given, seed=8).images)
+    assert torch.equal(found.images, _corrupted(images, given, seed=7).images)
+    assert not torch.equal(found.images, _corrupted(images, given, seed=8).images)
     assert torch.equal(images.images, image_set(12).images)
-    assert corrupted(images, arguments(), seed=7) is images
+    assert _corrupted(images, arguments(), seed=7) is images
 
 
 @pytest.mark.parametrize(("count", "shares"), [(12, [4, 4, 4]), (13, [4, 4, 5])])
 def test_several_corruptions_have_equal_shares(count, shares):
     names = ("brightness", "contrast", "saturate")  # nothing is drawn in these
     images = image_set(count)
-    found = corrupted(images, arguments(corruption=names), seed=3).images
+    found = _corrupted(images, arguments(corruption=names), seed=3).images
     whole = {name: corrupt(images.images, name, 5) for name in names}
     taken = [[name for name in names if torch.equal(found[row], whole[name][row])] for row in range(count)]
     assert all(len(name) == 1 for name in taken)

@@ -1,5 +1,6 @@
 """The card of a corrupted copy of a dataset."""
 
+import shlex
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -52,4 +53,4 @@ def _command(record: Mapping[str, Any], name: str, on_hub: bool) -> str:
     dataset = record["dataset"] if on_hub else f"path/to/{record['dataset']}"
     given = [("--dataset", dataset), *((option, record[key]) for option, key in _OPTIONS.items() if key in record)]
     given += [("--split", split) for split in record["splits"]]
-    return " ".join(f"{option} {value}" for option, value in [*given, ("--output-dir", name)])
+    return shlex.join(str(part) for pair in [*given, ("--output-dir", name)] for part in pair)

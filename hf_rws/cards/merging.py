@@ -16,6 +16,7 @@ RESULTS_BEGIN = "<!-- hf-rws:results -->"
 RESULTS_END = "<!-- /hf-rws:results -->"
 
 _MARK = re.compile("<!-- hf-rws:unedited ([0-9a-f]{16}) -->")  # last line: digest of the text above it
+_HALVES = re.compile("[\ud800-\udfff]")  # which no file can hold
 _SNIPPET = re.compile(r"```python\n.*?```", re.DOTALL)
 _OUR_TAGS = ("corruption:", "rws-")  # tags with these beginnings say what a signature is: stale ones are taken off
 _USERS_FIRST = ("license", "license_name", "license_link")  # metadata that a card's author knows better
@@ -41,6 +42,8 @@ class _Card:
     def parse(cls, readme: str, where: str = README_NAME) -> "_Card":
         if len(readme) > LARGEST_TEXT:
             raise FormatError(f"{where}: is larger than the {LARGEST_TEXT:,} characters that are read of one")
+        if not readme.isascii() and _HALVES.search(readme):
+            raise FormatError(f"{where}: is no Unicode text: it holds halves of characters")
         return cls(*front_matter.split(readme.replace("\r\n", "\n")), "\r\n" in readme, where)
 
     @property
@@ -108,7 +111,7 @@ def readdress(card: str, name: str, addresses: Mapping[str, str], *, where: str 
             text = text.replace(f'"local-dir:{folder}"', f'"hf-hub:{repo_id}"').replace(f'"{folder}"', f'"{repo_id}"')
         return text
 
-    text = _SNIPPET.sub(in_snippet, re.sub(rf"(?m)^# {re.escape(name)}$", f"# {title}", parsed.text, count=1))
+    text = _SNIPPET.sub(in_snippet, re.sub(rf"(?m)^# {re.escape(name)}$", lambda _: f"# {title}", parsed.text, count=1))
     head, entries = parsed.head, parsed.entries
     if "model-index" in entries:
         index = front_matter.renamed(entries["model-index"].value, name, title)

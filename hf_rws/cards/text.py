@@ -74,8 +74,13 @@ def rows(settings: Mapping[str, Any]) -> list[tuple[str, str]]:
     """A table of cleaned settings, without paths, secrets and what is empty or nested."""
     found = []
     for key, value in settings.items():
-        values = [str(item) for item in (value if isinstance(value, list) else [value])]
-        hidden = isinstance(value, dict) or _SECRET.search(str(key)) or any(text.endswith(_LOCAL) for text in values)
+        items = value if isinstance(value, list) else [value]
+        values = list(map(str, items))
+        hidden = (
+            any(isinstance(item, dict | list) for item in items)
+            or _SECRET.search(str(key))
+            or any(text.endswith(_LOCAL) for text in values)
+        )
         if any(values) and not hidden:
             found.append((str(key), one_line(", ".join(values), limit=_LONGEST)))
     return found[:_MOST_ROWS]

@@ -18,6 +18,9 @@ from hf_rws.errors import RWSError
 
 __all__ = ["cli", "main", "run", "study"]
 
+_GOES_ON = {"train": "; with --resume the same command goes on", "study": "; the same command goes on",
+            "quickstart": "; the same command goes on", "corrupt": "; the same command goes on"}  # fmt: skip
+
 
 def run(command: click.Command, arguments: Sequence[str] | None = None) -> None:
     """Run a command and leave the process with its exit code."""
@@ -33,7 +36,8 @@ def run(command: click.Command, arguments: Sequence[str] | None = None) -> None:
             note(line)
         sys.exit(error.exit_code)
     except (KeyboardInterrupt, click.Abort):
-        note("stopped; the same command goes on with a training (hf-rws train: with --resume)")
+        words = [command.name, *(sys.argv[1:] if arguments is None else arguments)]
+        note("stopped" + next((_GOES_ON[str(word)] for word in words if str(word) in _GOES_ON), ""))
         sys.exit(130)
     sys.exit(code if isinstance(code, int) else 0)
 

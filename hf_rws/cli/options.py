@@ -11,13 +11,13 @@ from hf_rws.corruptions import CORRUPTIONS
 from hf_rws.training.arguments import RECIPES, SCHEDULES
 from hf_rws.training.augmentation import AUGMENTATIONS
 
-Command = Callable[..., Any]
+_Command = Callable[..., Any]
 
 
-def together(*options: Callable[[Command], Command]) -> Callable[[Command], Command]:
+def together(*options: Callable[[_Command], _Command]) -> Callable[[_Command], _Command]:
     """Several options as one decorator, listed by `--help` in this order."""
 
-    def decorate(command: Command) -> Command:
+    def decorate(command: _Command) -> _Command:
         for option in reversed(options):
             command = option(command)
         return command
@@ -96,7 +96,7 @@ extraction_options = together(
 )  # fmt: skip
 
 
-def corruption_option(help: str, *, all_of_them: bool = False, **settings: Any) -> Callable[[Command], Command]:
+def corruption_option(help: str, *, all_of_them: bool = False, **settings: Any) -> Callable[[_Command], _Command]:
     """--corruption, whose names are listed in the help text rather than in its one long first line."""
     names = ["all"] * all_of_them + list(CORRUPTIONS)
     help = f"{help} One of {', '.join(names)}."
@@ -105,10 +105,14 @@ def corruption_option(help: str, *, all_of_them: bool = False, **settings: Any) 
 
 def parse_bits(text: str) -> Any:
     """The value of --bits: "4", "ternary", "default", "none" or a list such as "8,4,ternary"."""
-    entries = [None if part == "none" else int(part) if part.isdigit() else part for part in text.split(",")]
+    entries = [None if part == "none" else int(part) if _is_number(part) else part for part in text.split(",")]
     return entries if len(entries) > 1 else entries[0]
 
 
 def number_or_word(value: str | None) -> Any:
     """The value of --num-layers: "7" or "all"."""
-    return int(value) if value is not None and value.isdigit() else value
+    return int(value) if value is not None and _is_number(value) else value
+
+
+def _is_number(text: str) -> bool:
+    return text.isascii() and text.isdigit() and len(text) < 10

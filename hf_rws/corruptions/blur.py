@@ -37,7 +37,7 @@ _ZOOM_STOP_STEP = {
     TINY_IMAGENET: ((1.06, 0.01), (1.11, 0.01), (1.16, 0.01), (1.21, 0.01), (1.26, 0.01)),
     IMAGENET: ((1.11, 0.01), (1.16, 0.01), (1.21, 0.02), (1.26, 0.02), (1.31, 0.03)),
 }
-GAUSSIAN_SIGMA = {
+_GAUSSIAN_SIGMA = {
     CIFAR: (0.4, 0.6, 0.7, 0.8, 1),
     TINY_IMAGENET: (0.5, 0.75, 1, 1.25, 1.5),
     IMAGENET: (1, 2, 3, 4, 6),
@@ -146,7 +146,7 @@ def _zoom(images: Tensor, draws: Draws, constants: tuple[float, float]) -> Tenso
     return total.view(height, width, count, channels).permute(2, 3, 0, 1)
 
 
-gaussian_blur = Corruption("gaussian_blur", GAUSSIAN_SIGMA, _gaussian)
+gaussian_blur = Corruption("gaussian_blur", _GAUSSIAN_SIGMA, _gaussian)
 defocus_blur = Corruption("defocus_blur", _DEFOCUS_RADIUS_ALIAS, _defocus)
 glass_blur = Corruption("glass_blur", _GLASS_SIGMA_DELTA_ROUNDS, _glass, _draw_glass)
 motion_blur = Corruption("motion_blur", _MOTION_RADIUS_SIGMA, _motion, _draw_angle)

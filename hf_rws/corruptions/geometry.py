@@ -40,7 +40,7 @@ def _pixelate(images: Tensor, draws: Draws, factor: float) -> Tensor:
     down, across = int(height * factor), int(width * factor)
     narrow = _box_means(images.transpose(2, 3).contiguous().float(), across)
     small = _box_means(narrow.transpose(2, 3).contiguous(), down).to(torch.uint8)
-    y, x = (on_device(nearest(*sizes), images.device) for sizes in ((down, height), (across, width)))
+    y, x = (on_device(_nearest(*sizes), images.device) for sizes in ((down, height), (across, width)))
     return small.index_select(3, x).index_select(2, y)
 
 
@@ -53,8 +53,8 @@ def _box_means(planes: Tensor, reduced: int) -> Tensor:
     return total.add_(0.5 + 1e-3).floor_()  # means of a few integers are either halves, rounded up, or far from them
 
 
-def nearest(size: int, enlarged: int) -> np.ndarray:
-    """(enlarged,) int64: which of `size` pixels each is nearest to, ties rounded as Pillow's doubles have it."""
+def _nearest(size: int, enlarged: int) -> np.ndarray:
+    """(enlarged,) int64: which of `size` pixels each is _nearest to, ties rounded as Pillow's doubles have it."""
     return ((np.arange(enlarged) + 0.5) * (size / enlarged)).astype(np.int64)
 
 

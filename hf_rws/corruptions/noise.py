@@ -16,7 +16,7 @@ from hf_rws.corruptions.definition import CIFAR, IMAGENET, TINY_IMAGENET, Corrup
 from hf_rws.corruptions.filters import on_device
 from hf_rws.corruptions.randomness import RandomSource
 
-GAUSSIAN_SIGMA = {
+_GAUSSIAN_SIGMA = {
     CIFAR: (0.04, 0.06, 0.08, 0.09, 0.10),
     TINY_IMAGENET: (0.04, 0.08, 0.12, 0.15, 0.18),
     IMAGENET: (0.08, 0.12, 0.18, 0.26, 0.38),
@@ -113,7 +113,7 @@ def _shot_probabilities(photons: float) -> np.ndarray:
     return result.clip(min=0)
 
 
-gaussian_noise = Corruption("gaussian_noise", GAUSSIAN_SIGMA, _gaussian, _draw_normal)
+gaussian_noise = Corruption("gaussian_noise", _GAUSSIAN_SIGMA, _gaussian, _draw_normal)
 shot_noise = Corruption("shot_noise", _SHOT_PHOTONS, _shot, _draw_words)
 impulse_noise = Corruption("impulse_noise", _IMPULSE_AMOUNT, _impulse, _draw_uniform)
 speckle_noise = Corruption("speckle_noise", _SPECKLE_SIGMA, _speckle, _draw_normal)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import warnings
 
 from hf_rws.corruptions import (
     blur,
@@ -16,7 +15,7 @@ from hf_rws.corruptions import (
     weather,
 )
 from hf_rws.corruptions.definition import Corruption
-from hf_rws.errors import OptionError, RWSWarning
+from hf_rws.errors import OptionError, warn
 
 _BENCHMARK = (
     noise.gaussian_noise,
@@ -71,5 +70,5 @@ def all_names() -> tuple[str, ...]:
     names = available()
     if len(names) < len(CORRUPTIONS):
         text = "frost is left out: its pictures are not installed (pip install 'hf-rws[frost]')."
-        warnings.warn(text, RWSWarning, stacklevel=3)
+        warn(text)
     return names

@@ -38,7 +38,7 @@ _LABELS = "labels.npy"
 _IMAGE_ENDINGS = (".jpeg", ".jpg", ".png")
 
 
-class Part(Protocol):
+class _Part(Protocol):
     """The images of one corruption and severity."""
 
     @property
@@ -58,7 +58,7 @@ class _Layout(Protocol):
     def classes(self) -> tuple[str, ...]:
         """Class names in the order of their numbers."""
 
-    def part(self, corruption: str, severity: int) -> Part:
+    def part(self, corruption: str, severity: int) -> _Part:
         """Look the files up, and check what can be checked without decoding."""
 
 
@@ -130,7 +130,7 @@ class Benchmark:
         images, labels = (torch.cat([getattr(part, name) for part in parts]) for name in ("images", "labels"))
         return ImageSet(images, labels, self.classes, self.name)
 
-    def _select(self, corruption: str, severity: int) -> tuple[Part, np.ndarray, Tensor]:
+    def _select(self, corruption: str, severity: int) -> tuple[_Part, np.ndarray, Tensor]:
         """The files, the numbers of the images whose class is kept, and their labels."""
         if corruption not in self.corruptions:
             raise OptionError(f"{self.name} has no corruption {corruption!r}; it has: {', '.join(self.corruptions)}")
@@ -238,7 +238,7 @@ class _Arrays:
     def classes(self) -> tuple[str, ...]:
         return tuple(map(str, range(int(self.labels.max()) + 1)))
 
-    def part(self, corruption: str, severity: int) -> Part:
+    def part(self, corruption: str, severity: int) -> _Part:
         path = self.folder / f"{corruption}.npy"
         images = _map_array(path)
         if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] != 3:
@@ -294,7 +294,7 @@ class _ImageFolders:
             raise FormatError(f"{severity} holds no class folders")
         return classes
 
-    def part(self, corruption: str, severity: int) -> Part:
+    def part(self, corruption: str, severity: int) -> _Part:
         folder = self.folders[corruption] / str(severity)
         if not folder.is_dir():
             there = ", ".join(sorted(path.name for path in folder.parent.iterdir() if _is_severity(path)))

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from hf_rws._ambient import unaffected
-from hf_rws.data.decoding import _existing, decoded_pixels, find_image_column
+from hf_rws.data.decoding import decoded_pixels, existing_column, find_image_column
 from hf_rws.data.sets import ImageSet, Splits, keep_classes, parse_classes
 from hf_rws.errors import FormatError, NotFoundError, OptionError
 
@@ -200,7 +200,7 @@ def _label_column(split: "datasets.Dataset", dataset: str) -> str:
 
 
 def _labels(split: "datasets.Dataset", column: str, split_name: str, dataset: str) -> Tensor:
-    _existing(split, column, dataset)
+    existing_column(split, column, dataset)
     where = f"dataset {dataset!r}: column {column!r} of split {split_name!r}"
     if "int" not in getattr(split.features[column], "dtype", ""):
         raise FormatError(

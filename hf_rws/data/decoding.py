@@ -55,7 +55,7 @@ def find_image_column(split: "datasets.Dataset", named: str | None, dataset: str
 
     found = [name for name, feature in split.features.items() if isinstance(feature, datasets.Image)]
     if named is not None:
-        if _existing(split, named, dataset) not in found:
+        if existing_column(split, named, dataset) not in found:
             raise OptionError(f"column {named!r} of dataset {dataset!r} holds no images but {split.features[named]}")
         return named
     if len(found) != 1:
@@ -66,7 +66,8 @@ def find_image_column(split: "datasets.Dataset", named: str | None, dataset: str
     return found[0]
 
 
-def _existing(split: "datasets.Dataset", column: str, dataset: str) -> str:
+def existing_column(split: "datasets.Dataset", column: str, dataset: str) -> str:
+    """The column; NotFoundError if the split does not have it."""
     if column not in split.features:
         raise NotFoundError(f"dataset {dataset!r} has no column {column!r}; it has: {', '.join(split.features)}")
     return column

@@ -3,16 +3,12 @@
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from hf_rws._ambient import unaffected
 from hf_rws.errors import OptionError
-
-if TYPE_CHECKING:
-    pass
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,5 @@
 """Base and unlabelled images -> signature: the base teaches its own first layers what it knows of clean images."""
 
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -18,7 +17,7 @@ from hf_rws.distillation.arguments import DistillationArguments
 from hf_rws.distillation.loop import Distiller, Snapshot
 from hf_rws.distillation.mixtures import Corrupter, Pairs
 from hf_rws.distillation.objective import Objective
-from hf_rws.errors import OptionError, RWSWarning
+from hf_rws.errors import OptionError, warn
 from hf_rws.extraction import describe_base
 from hf_rws.layers import NumLayers, first_layers, unwrap
 from hf_rws.signature.config import CorruptionSpec, Method, SignatureConfig, tensor_specs
@@ -144,11 +143,9 @@ def distill(
     run = loop(model, tensors, coded, clean, corrupter, arguments, objective=objective, progress=progress)
     before, after = run.run()
     if not after.loss < before.loss:
-        warnings.warn(
+        warn(
             f"the distillation did not help: on held-out images the answers diverge by {after.loss:.3g} from the "
             f"base's, {before.loss:.3g} before; more images, more steps or a lower lr may do",
-            RWSWarning,
-            stacklevel=5,  # over the three decorators
         )
     deltas = after.deltas
     training = run.record() | {"agreement": _agreement(before, after)}

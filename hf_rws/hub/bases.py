@@ -11,6 +11,7 @@ from hf_rws import cards
 from hf_rws._files import README_NAME
 from hf_rws._transport.pushing import destination, push_folder_files
 from hf_rws.errors import OptionError
+from hf_rws.layers import unwrap
 from hf_rws.timm_repo import CONFIG_NAME, MODEL_NAME, save_timm_repo
 
 
@@ -41,6 +42,7 @@ def push_base(
         commit_message: See there.
         tag: See there.
     """
+    model = unwrap(model)
     if getattr(model, "rws", None) is not None:
         raise OptionError("the model has a patcher on it: push the clean model, or what model.rws.bake() gives")
     if not getattr(model, "pretrained_cfg", None):

@@ -15,6 +15,7 @@ from hf_rws._transport.ids import NAME, Location, parse_id
 from hf_rws._transport.reading import fetch
 from hf_rws.bases import load_base
 from hf_rws.errors import OptionError
+from hf_rws.layers import unwrap
 from hf_rws.loading import load_patched
 from hf_rws.patching.lockfile import LOCKFILE_NAME
 from hf_rws.patching.patcher import SignatureLike, as_list, split_name
@@ -62,6 +63,8 @@ def bundle(
         RWSError: Others of its subclasses, as `load_patched` raises them. Nothing is left behind.
     """
     folder = output_folder(folder, "the bundle")
+    if os.path.exists(folder) and os.path.samefile(folder, os.curdir):
+        raise OptionError("the present folder cannot be replaced by a bundle: give another one, or one in it")
     with writing(f"write the bundle {os.fspath(folder)!r}"):
         if os.path.exists(folder) and any(folder.iterdir()):
             raise OptionError(f"{os.fspath(folder)!r} is there already and not an empty folder: choose another one")
@@ -83,7 +86,10 @@ def _pack_base(
 ) -> Location | None:
     """The files of a repo as they are; a model, or what timm fetches itself, is saved. Where it is from."""
     if isinstance(base, nn.Module):
-        save_timm_repo(base, target)
+        model = unwrap(base)
+        if getattr(model, "rws", None) is not None:
+            raise OptionError("the model has a patcher on it: bundle the clean model, or what model.rws.bake() gives")
+        save_timm_repo(model, target)
         return None
     where = parse_id(base, revision=revision)
     if where.kind == "name":
@@ -101,16 +107,17 @@ def _pack_signatures(
     signatures: Sequence[SignatureLike], target: Path, load_options: dict[str, Any]
 ) -> list[tuple[str, Signature, Path]]:
     """Save each signature; its name and its folder."""
-    packed: list[tuple[str, Signature, Path]] = []
+    packed: dict[str, tuple[str, Signature, Path]] = {}
     for number, item in enumerate(signatures):
         name, source = split_name(item)
         signature = source if isinstance(source, Signature) else Signature.from_pretrained(source, **load_options)
         name = name or signature.name
-        place = target / (name if NAME.fullmatch(name) else f"signature-{number}")
-        if place.exists():
+        if name in packed:
             raise OptionError(f"two signatures are called {name!r}: give one another name, as a pair (name, id)")
-        packed.append((name, signature, signature.save_pretrained(place)))
-    return packed
+        usable = NAME.fullmatch(name) and not name.startswith("signature-")  # what others are called
+        place = target / (name if usable else f"signature-{number}")
+        packed[name] = (name, signature, signature.save_pretrained(place))
+    return list(packed.values())
 
 
 def _write_lockfile(

@@ -15,12 +15,12 @@ from safetensors import safe_open
 from tqdm.auto import tqdm
 
 from hf_rws import cards
-from hf_rws._files import README_NAME, read_json, read_json_lines, read_text
+from hf_rws._files import README_NAME, read_json, read_json_lines, read_text, writing
 from hf_rws._transport import repos
 from hf_rws._transport.collections import collect
 from hf_rws._transport.headers import read_header
 from hf_rws._transport.ids import REPO_ID, Location, parse_id
-from hf_rws._transport.pushing import push_folder_files
+from hf_rws._transport.pushing import destination, push_folder_files
 from hf_rws.errors import AccessError, FormatError, MismatchError, NotFoundError, OptionError, RWSError
 from hf_rws.fingerprints import has_fingerprint
 from hf_rws.signature.config import CONFIG_NAME, WEIGHTS_NAME
@@ -83,7 +83,7 @@ def push_all(
     if not (folder / BASE / MODEL_NAME).is_file():
         raise NotFoundError(f"{os.fspath(folder)!r} holds no {BASE}/{MODEL_NAME}: give the folder of a study")
     found = sorted(path.parent for path in folder.glob(f"[!.]*/{WEIGHTS_NAME}"))
-    signatures = {path.name: Signature.from_pretrained(path) for path in found}
+    signatures = {path.name: Signature.from_pretrained(path) for path in found if path.name != BASE}
     for signature in signatures.values():
         _check_base(signature, folder / BASE)
     namespace = namespace or _whoami(token)
@@ -95,7 +95,7 @@ def push_all(
     options: dict[str, Any] = {"private": private, "token": token, "commit_message": commit_message}
     commits: dict[str, CommitInfo] = {}
     for key, repo_id in tqdm(addresses.items(), desc="pushing", unit="repo", disable=not progress, file=sys.stderr):
-        with tempfile.TemporaryDirectory() as temporary:
+        with writing("prepare the push"), tempfile.TemporaryDirectory() as temporary:
             target = Path(temporary)
             if key == BASE:
                 _write_base(folder / BASE, target, addresses, _base_metrics(folder / BASE, list(signatures.values())))
@@ -136,17 +136,17 @@ def push_folder(
         commit_message: See there.
         tag: See there.
     """
+    destination(repo_id, revision, create_pr=create_pr, tag=tag)  # refuses what cannot be
     folder = Path(folder)
-    addresses = {_name(folder): repo_id}
-    with tempfile.TemporaryDirectory() as temporary:
+    with writing("prepare the push"), tempfile.TemporaryDirectory() as temporary:
         target = Path(temporary)
         if (folder / WEIGHTS_NAME).is_file():
             at = None if base is None else _resolved(base, token)
-            _write_signature(folder, target, addresses | ({BASE: at.id} if at else {}), at, None)
+            _write_signature(folder, target, ({BASE: at.id} if at else {}) | {_name(folder): repo_id}, at, None)
         elif (folder / MODEL_NAME).is_file():
             if base is not None:
                 raise OptionError(f"{os.fspath(folder)!r} holds a model, not a signature: leave out base")
-            _write_base(folder, target, addresses, _base_metrics(folder, ()))
+            _write_base(folder, target, {_name(folder): repo_id}, _base_metrics(folder, ()))
         else:
             raise NotFoundError(f"{os.fspath(folder)!r} holds neither {WEIGHTS_NAME} nor {MODEL_NAME}")
         return push_folder_files(

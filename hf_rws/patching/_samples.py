@@ -7,7 +7,6 @@ spread over every tensor, tell. They are compared as bytes: NaN equals itself, a
 
 import math
 from collections.abc import Iterator, Sequence
-from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -30,7 +29,7 @@ class Samples:
         with torch.inference_mode(False), torch.no_grad():  # memory that can be written to in every mode
             for index, tensor in enumerate(tensors):
                 runs.setdefault(tensor.device, []).extend(_runs(tensor.detach(), each, index * each))
-            self._groups = [
+            self._groups: list[_InMemory | _Queued] = [
                 _InMemory(mine) if device.type in _READ_AT_ONCE else _Queued(mine) for device, mine in runs.items()
             ]
 
@@ -41,7 +40,8 @@ class Samples:
 
     def differ(self) -> bool:
         """Whether values are known to differ from those at `mark`; for a GPU `differed` tells later."""
-        return any(group.differ() for group in self._groups)  # a list: every group is to begin its comparison
+        found = [group.differ() for group in self._groups]  # every one is to begin its comparison
+        return any(found)
 
     def differed(self, *, wait: bool = False) -> bool:
         """Whether a comparison that `differ` began has found a difference since; told once.
@@ -49,15 +49,8 @@ class Samples:
         Args:
             wait: For comparisons that are not finished.
         """
-        return any(group.differed(wait) for group in self._groups)
-
-
-class _Group(Protocol):
-    """The runs of the tensors on one device; methods as in `Samples`."""
-
-    def mark(self) -> None: ...
-    def differ(self) -> bool: ...
-    def differed(self, wait: bool) -> bool: ...
+        found = [group.differed(wait) for group in self._groups]  # every one is to forget it
+        return any(found)
 
 
 class _InMemory:
@@ -134,11 +127,11 @@ def _runs(tensor: Tensor, count: int, first: int) -> Iterator[Tensor]:
     if flat is not None and len(flat) <= count * _RUN:
         yield flat.view(torch.uint8)
         return
-    for number in range(first, first + count):
-        share = number * _GOLDEN % 1
-        if flat is not None:
-            start = round(share * (len(flat) - _RUN))
+    if flat is not None:
+        for number in range(first, first + count):
+            start = round(number * _GOLDEN % 1 * (len(flat) - _RUN))
             yield flat[start : start + _RUN].view(torch.uint8)
-        elif tensor.numel():
-            place = torch.unravel_index(torch.tensor(int(share * tensor.numel()), device="cpu"), tensor.shape)
-            yield tensor[tuple(map(int, place))].view(1).view(torch.uint8)
+    elif tensor.numel():  # with gaps in memory: as many values, one by one
+        for number in range(first * _RUN, (first + count) * _RUN):
+            place = torch.tensor(int(number * _GOLDEN % 1 * tensor.numel()), device="cpu")
+            yield tensor[tuple(map(int, torch.unravel_index(place, tensor.shape)))].view(1).view(torch.uint8)

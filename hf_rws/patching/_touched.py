@@ -18,6 +18,12 @@ _CHANGED = (
     "load_state_dict, ...). Keep them as they are with bake(), then patch again; or go back to the clean weights with "
     "clear(force=True)"
 )
+
+
+class OverwrittenError(IntegrityError):
+    """What something else wrote is gone: the weights are those of base and signatures."""
+
+
 _OVERWRITTEN = (
     "the weights of this model were changed by something else (an optimizer step, ...) before the last call of the "
     "patcher, which has overwritten the change: on a GPU that shows one call late. The model has the weights of its "
@@ -81,7 +87,7 @@ class Touched:
             self._watch.forget()
         elif self._watch.saw_change(wait=every_value):
             self.check(terms, measured)
-            raise IntegrityError(_OVERWRITTEN)
+            raise OverwrittenError(_OVERWRITTEN)
         if check and not every_value and self._watch.sees_no_change():
             return
         with torch.no_grad():

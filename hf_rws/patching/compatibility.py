@@ -1,5 +1,6 @@
 """Does a signature fit a model, and is the model the one that it was made from?"""
 
+import math
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 
@@ -73,13 +74,16 @@ def check_writable(name: str, tensor: Tensor) -> None:
         )
 
 
-def check_variances(clean: Mapping[str, Tensor], kinds: Mapping[str, LayerTensor]) -> None:
-    """OptionError if a running variance of a model is negative: its logarithm is what signatures change."""
+def check_values(clean: Mapping[str, Tensor], kinds: Mapping[str, LayerTensor]) -> None:
+    """OptionError if weights of a model are not finite, or a variance is negative: signatures change its logarithm."""
     for name, value in clean.items():
-        if kinds[name].kind == "running_var" and bool((value < 0).any()):
+        low, high = map(float, value.detach().aminmax()) if value.numel() else (0.0, 0.0)
+        if not (math.isfinite(low) and math.isfinite(high)):
+            raise OptionError(f"{name} of the model holds NaN or infinite values; load its weights again")
+        if kinds[name].kind == "running_var" and low < 0:
             raise OptionError(
-                f"{name} of the model holds {float(value.min()):g}, and a variance is never negative: its weights are "
-                "broken; load them again"
+                f"{name} of the model holds {low:g}, and a variance is never negative: its weights are broken; load "
+                "them again"
             )
 
 
@@ -118,7 +122,7 @@ def transfer_reasons(signature: Signature, model: nn.Module, touched: Mapping[st
         reasons.append("the signature was made from other weights of this architecture")
     config = getattr(model, "pretrained_cfg", None) or {}
     for key in ("mean", "std"):
-        theirs, ours = getattr(base, key), tuple(config.get(key, ()))
+        theirs, ours = getattr(base, key), tuple(config.get(key) or ())
         if theirs and ours and not _close(theirs, ours):
             reasons.append(f"its images were normalised with {key} {theirs}, the model's are with {ours}")
     return tuple(reasons)

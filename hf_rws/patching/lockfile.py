@@ -9,18 +9,16 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import Tensor
 
 from hf_rws._files import read_json
+from hf_rws._transport.ids import Location
 from hf_rws.errors import FormatError, IntegrityError, NotFoundError, OptionError
 from hf_rws.fingerprints import digest
 from hf_rws.signature.config import LIBRARY_NAME
-
-if TYPE_CHECKING:
-    from hf_rws._transport.ids import Location
-    from hf_rws.signature.signature import Signature
+from hf_rws.signature.signature import Signature
 
 LOCKFILE_NAME = "lockfile.json"
 _LOCKFILE_VERSION = "1.0"
@@ -30,12 +28,12 @@ _MOST_SIGNATURES = 1_000
 
 
 @dataclass(frozen=True)
-class Part:
+class _Part:
     """The base or one signature of a lockfile.
 
     Attributes:
         sha256: Digest of its values: of all clean weights of a base, of a signature's weight file.
-        kind: As in `hub.Location`: "hub", "local" (a folder) or "name" (a timm name); None if nobody knows where it is.
+        kind: As in `Location`: "hub", "local" (a folder) or "name" (a timm name); None if nobody knows where it is.
         id: "user/name", the folder or the timm name.
         revision: The commit on the Hub.
         name: What a signature is called on the model.
@@ -70,14 +68,14 @@ class Part:
 class Lockfile:
     """A lockfile that has been read and checked."""
 
-    base: Part
-    signatures: tuple[Part, ...]
+    base: _Part
+    signatures: tuple[_Part, ...]
 
 
 def write_lockfile(
-    base: "Location | None",
+    base: Location | None,
     clean: Mapping[str, Tensor],
-    signatures: Mapping[str, "Signature"],
+    signatures: Mapping[str, Signature],
     scales: Mapping[str, float],
 ) -> dict[str, Any]:
     """The lockfile of a patched model, as a JSON object.
@@ -135,7 +133,7 @@ def read_lockfile(source: Mapping[str, Any] | str | Path) -> Lockfile:
     return _parse(content, str(path), path.parent)
 
 
-def _place(location: "Location | None") -> dict[str, Any]:
+def _place(location: Location | None) -> dict[str, Any]:
     if location is None:
         return {}
     revision = {} if location.revision is None else {"revision": location.revision}
@@ -154,11 +152,11 @@ def _parse(content: Any, where: str, folder: Path) -> Lockfile:
     if len(content["signatures"]) > _MOST_SIGNATURES:
         raise FormatError(f"{where}: lists {len(content['signatures']):,} signatures; {_MOST_SIGNATURES:,} are read")
     entries = enumerate(content["signatures"])
-    signatures = tuple(Part(**_signature(entry, f"{where}: signature {i}", folder)) for i, entry in entries)
+    signatures = tuple(_Part(**_signature(entry, f"{where}: signature {i}", folder)) for i, entry in entries)
     names = [part.name for part in signatures]
     if len(set(names)) != len(names):
         raise FormatError(f"{where}: two signatures have the same name")
-    return Lockfile(Part(**_part(content.get("base"), f"{where}: base", folder)), signatures)
+    return Lockfile(_Part(**_part(content.get("base"), f"{where}: base", folder)), signatures)
 
 
 def _part(entry: Any, where: str, folder: Path) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 import math
 import os
 import threading
-import warnings
 import weakref
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -12,13 +11,14 @@ from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+import torch
 from torch import Tensor, nn
 
 from hf_rws._text import one_line
-from hf_rws.errors import MismatchError, OptionError, RWSError, RWSWarning
+from hf_rws.errors import MismatchError, OptionError, RWSError, warn
 from hf_rws.layers import LayerTensor, architecture, layer_tensors, unwrap
-from hf_rws.patching._touched import Touched
-from hf_rws.patching.compatibility import check_fit, check_variances, transfer_reasons
+from hf_rws.patching._touched import OverwrittenError, Touched
+from hf_rws.patching.compatibility import check_fit, check_values, transfer_reasons
 from hf_rws.patching.lockfile import write_lockfile
 from hf_rws.patching.statistics import Measured, measure
 from hf_rws.signature.signature import Signature
@@ -108,7 +108,11 @@ class Patcher:
     def __init__(self, model: nn.Module, *, strict: bool = False) -> None:
         """Use `patch`. Raises OptionError if the model carries a patcher already."""
         self._model: Any = unwrap(model)
-        if isinstance(getattr(self._model, "rws", None), Patcher):
+        if isinstance(self._model, torch.jit.ScriptModule):
+            raise OptionError("a traced or scripted model cannot be patched: patch the model first, then trace it")
+        if not isinstance(getattr(self._model, "rws", None), Patcher | None):
+            raise OptionError("the model has an attribute rws of its own, where the patcher would go: rename it")
+        if getattr(self._model, "rws", None) is not None:
             raise OptionError(
                 "this model carries signatures already; use model.rws.add(...), or model.rws.bake() to keep the "
                 "patched weights and start anew"
@@ -292,12 +296,14 @@ class Patcher:
         with self._lock:
             model = self._living()
             try:
-                self._sync(every_value=True)
+                try:
+                    self._sync(every_value=True)
+                except OverwrittenError as error:
+                    warn(_brief(error))
+                    self._sync(every_value=True)
             except RWSError as error:
-                warnings.warn(
+                warn(
                     f"the baked weights are not those of base and signatures, but kept as they are: {_brief(error)}",
-                    RWSWarning,
-                    stacklevel=2,
                 )
             if getattr(model, "rws", None) is self:
                 del model.rws
@@ -329,7 +335,7 @@ class Patcher:
                     )
                 check_fit(signature, name, architecture(self._model), tensors, kinds)
                 touched = {key: clean[key] for key in signature.specs}
-                check_variances(touched, kinds)
+                check_values(touched, kinds)
                 reasons = transfer_reasons(signature, self._model, touched)
                 if reasons and self._strict:
                     raise MismatchError(f"{name}: {'; '.join(reasons)} (strict=True)")
@@ -337,7 +343,7 @@ class Patcher:
             for name, attached in wanted.items():
                 if attached.transfer and name not in self._attached:
                     text = f"{name} is a transfer: {'; '.join(attached.transfer)}"
-                    warnings.warn(text, RWSWarning, stacklevel=4)
+                    warn(text)
             self._apply(wanted, kinds=kinds)
 
     def _living(self) -> nn.Module:
@@ -412,7 +418,11 @@ if hasattr(os, "register_at_fork"):
 
 def as_list(signatures: Sequence[SignatureLike] | Signature | str | Path) -> list[SignatureLike]:
     """One signature or several as a list; pairs (name, signature) are looked for inside a sequence only."""
-    return [signatures] if isinstance(signatures, Signature | str | Path) else list(signatures)
+    if isinstance(signatures, Signature | str | Path):
+        return [signatures]
+    if not isinstance(signatures, Iterable):
+        raise OptionError(f"signatures must be one or a list of them, got {signatures!r:.80}")
+    return list(signatures)
 
 
 def split_name(item: SignatureLike) -> tuple[str | None, Any]:

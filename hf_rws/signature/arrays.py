@@ -64,6 +64,8 @@ def read_arrays(content: bytes, tensors: Sequence[TensorSpec], codec: str, where
         arrays = load(content)
     except Exception as error:  # what a broken header makes of safetensors and torch is not theirs to say
         raise FormatError(f"{where}: not a safetensors file ({type(error).__name__}: {error})") from error
+    if strange := sorted(arrays.keys() - _ARRAYS.keys()):
+        raise FormatError(f"{where}: holds arrays that no signature has: {', '.join(map(repr, strange[:5]))}")
     for name, length in array_lengths(tensors, codec, where).items():
         dtype = _ARRAYS[name]
         found = arrays.get(name, torch.empty(0, dtype=dtype))

@@ -6,13 +6,12 @@ The bytes are specified in the README. Nothing read here chooses code, a path or
 import json
 import math
 import sys
-import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Literal
 
 from hf_rws._files import parse_json
-from hf_rws.errors import FormatError, OptionError, RWSWarning
+from hf_rws.errors import FormatError, OptionError, warn
 from hf_rws.layers import Kind, LayerTensor
 from hf_rws.signature.quantization import CODECS, Bits, BitsLike, packed_sizes, resolve_bits
 
@@ -199,7 +198,7 @@ def parse_config(text: str | bytes, where: str) -> tuple[SignatureConfig, str]:
         )
     entries = _entries(read, where)
     if unknown := _unknown_keys(read.data):
-        warnings.warn(f"{where}: ignoring unknown keys {', '.join(unknown)[:300]}", RWSWarning, stacklevel=4)
+        warn(f"{where}: ignoring unknown keys {', '.join(unknown)[:300]}")
     base, corruption, method = (
         _Reader(read(key, dict), f"{where}: {key}") for key in ("base_model", "corruption", "method")
     )

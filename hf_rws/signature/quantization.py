@@ -11,7 +11,7 @@ One formula serves every bit width of the default codec, "symmetric":
 | "ternary" | 0 to 2   | 2        | 1 / 2        | -1, 0, 1                         |
 
 Scales are float16 and units powers of two, so values are exact in float32, on every machine. Codes run in row-major
-order through the whole tensor; `packing` says how they lie in bytes.
+order through the whole tensor; `_packing` says how they lie in bytes.
 
 The codecs "linear" and "log" are the two schemes of the released code (VITA-Group/Robust_Weight_Signatures), there for
 comparison. Both lay evenly spaced points between two ends that `scales` holds. "linear": 2**b of them, between the

@@ -3,13 +3,12 @@
 import hashlib
 import os
 import time
-import warnings
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from hf_rws._files import UNFINISHED, locked, read_bytes
-from hf_rws.errors import IntegrityError, RWSError, RWSWarning
+from hf_rws.errors import IntegrityError, RWSError, warn
 from hf_rws.signature.config import CONFIG_NAME, LARGEST_CONFIG, WEIGHTS_NAME, SignatureConfig, parse_config
 
 _LARGEST_WEIGHTS = 2**32  # bytes: all weights of the largest timm models at 8 bits
@@ -56,10 +55,8 @@ def read_folder(folder: Path, where: str) -> _Saved:
             if sha256 == expected:
                 return saved
             if left := _cut_off(folder, where, sha256):
-                warnings.warn(
+                warn(
                     f"{where}: a save was cut off; save what is loaded there again to finish it",
-                    RWSWarning,
-                    stacklevel=5,
                 )
                 return _Saved(*left, saved.weights)
         if held:

@@ -11,11 +11,11 @@ from torch import nn
 from hf_rws._files import read_json
 from hf_rws.bases import load_base
 from hf_rws.extraction import extract
+from hf_rws.hub.folders import BASE
 from hf_rws.signature.signature import Signature
 from hf_rws.timm_repo import MODEL_NAME, TRAINING_NAME
 
 START = "pretrained"  # what all models of a study started from
-BASE = "base"  # its standard model
 RESULTS_NAME = "study.json"
 
 

@@ -15,7 +15,7 @@ from hf_rws.signature.signature import Signature
 
 CURVE_SCALES = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5)
 # What is measured: the base, with a distilled and with an extracted signature on, and the robust model.
-MODELS = ("standard", "distilled", "extracted", "robust")
+_MODELS = ("standard", "distilled", "extracted", "robust")
 
 
 @dataclass(frozen=True)
@@ -26,8 +26,8 @@ class StudyRow:
         corruption: Its name.
         severity: 1 to 5.
         n: Number of test images.
-        ta: Accuracy on clean test images in [0, 1], by `MODELS`.
-        ra: Accuracy under the corruption, by `MODELS`.
+        ta: Accuracy on clean test images in [0, 1], by `_MODELS`.
+        ra: Accuracy under the corruption, by `_MODELS`.
         nbytes: Size of signature.safetensors, by "distilled" and "extracted".
         download_nbytes: The same with config.json: all that loading a signature fetches.
         base_nbytes: Size of the base's model.safetensors.
@@ -66,7 +66,7 @@ class Study:
 
     def to_markdown(self) -> str:
         """A table in percent, kB (weight file; whole download) and times smaller than the base's weight file."""
-        models = [name for name in MODELS if name in self.rows[0].ra]
+        models = [name for name in _MODELS if name in self.rows[0].ra]
         kinds = [name for name in models if name in self.rows[0].nbytes]
         heads = ["corruption", *(f"{what} {name}" for what in ("TA", "RA") for name in models)]
         lines = [f"| {' | '.join([*heads, 'kB', 'download', 'ratio'])} |", "|---" * (len(heads) + 3) + "|"]
@@ -107,7 +107,7 @@ def measure_scales(
     return points
 
 
-class TestImages:
+class StudyImages:
     """Test images, clean and under each corruption; every one is made once."""
 
     def __init__(self, clean: ImageSet, severity: int) -> None:

@@ -19,10 +19,9 @@ def about(n: int, **more: Any) -> dict[str, Any]:
         more: Further facts, as they are.
     """
     root = Path(__file__).resolve().parent.parent.parent
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=root, capture_output=True, text=True)
     return {
         "n": n,
-        "commit": commit.stdout.strip(),
+        "commit": _commit(root),
         "cpu": _cpu(),
         "capability": torch.backends.cpu.get_cpu_capability(),
         "threads": torch.get_num_threads(),
@@ -31,6 +30,14 @@ def about(n: int, **more: Any) -> dict[str, Any]:
         "hf_rws": __version__,
         **more,
     }
+
+
+def _commit(root: Path) -> str:
+    try:
+        done = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=root, capture_output=True, text=True)
+    except OSError:  # no git
+        return ""
+    return done.stdout.strip()
 
 
 def _cpu() -> str:

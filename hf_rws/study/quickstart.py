@@ -23,7 +23,7 @@ from hf_rws.study.measuring import Study
 from hf_rws.study.run import create_start, run_study
 from hf_rws.training.trainer import TrainingArguments
 
-CORRUPTIONS = ("fog", "gaussian_noise", "contrast")
+_CORRUPTIONS = ("fog", "gaussian_noise", "contrast")
 _RECIPE = TrainingArguments.from_recipe("short", epochs=3, lr=0.01)
 _SHOWN_IMAGES = 7
 _PICTURE = "overview.png"
@@ -52,7 +52,7 @@ def quickstart(
     Returns:
         The study, and its table and what to do next as text.
     """
-    corruptions = tuple(corruptions or CORRUPTIONS)
+    corruptions = tuple(corruptions or _CORRUPTIONS)
     embedded = _EMBEDDED.is_dir()
     data = _data(dataset, embedded)
     start = _start(data, embedded)

@@ -1,7 +1,7 @@
 """How a model is trained: the recipes of the paper and a short one, and the arguments that they fill in."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, MultiStepLR, OneCycleLR
@@ -10,9 +10,6 @@ from hf_rws._accelerator import PRECISIONS
 from hf_rws.corruptions import CORRUPTIONS
 from hf_rws.errors import OptionError
 from hf_rws.training.augmentation import AUGMENTATIONS
-
-if TYPE_CHECKING:
-    pass
 
 SCHEDULES = ("step", "one-cycle", "cosine", "constant")
 

@@ -172,7 +172,7 @@ class _TrainingRun:
             self.augmentation = default_augmentation(min(data.train.images.shape[2:]))
         self.pixels = self._training_pixels(epoch=0)
         self.labels = data.train.labels.to(self.device)
-        self.validation = corrupted(data.validation, arguments, seed=_draw_seed(arguments, epoch=0) + 1)
+        self.validation = _corrupted(data.validation, arguments, seed=_draw_seed(arguments, epoch=0) + 1)
         self.bar = tqdm(
             total=arguments.epochs * self.steps,
             initial=self.progress.epoch * self.steps,
@@ -269,7 +269,7 @@ class _TrainingRun:
 
     def _training_pixels(self, epoch: int) -> Tensor:
         train = replace(self.data.train, images=self.data.train.images.to(self.device))
-        return corrupted(train, self.arguments, seed=_draw_seed(self.arguments, epoch)).images
+        return _corrupted(train, self.arguments, seed=_draw_seed(self.arguments, epoch)).images
 
     def _batches(self, epoch: int) -> Iterator[tuple[Tensor, augmentation.Draws]]:
         """Indices and augmentation draws of each global batch; what is left over at the end is dropped."""
@@ -317,7 +317,7 @@ class _TrainingRun:
             log.write(_line(row))
 
 
-def corrupted(images: ImageSet, arguments: TrainingArguments, *, seed: int) -> ImageSet:
+def _corrupted(images: ImageSet, arguments: TrainingArguments, *, seed: int) -> ImageSet:
     """The images under the training corruption; with several, each image gets one of them, in equal shares."""
     names = arguments.corruption
     if not names:

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from hf_rws.corruptions import corrupt
-from hf_rws.corruptions.blur import GAUSSIAN_SIGMA, _defocus_kernel
+from hf_rws.corruptions.blur import _GAUSSIAN_SIGMA, _defocus_kernel
 from hf_rws.corruptions.colour import _BRIGHTNESS_ADDED, _SATURATE_FACTOR_ADDED
 from hf_rws.corruptions.definition import SEVERITIES
 from hf_rws.corruptions.randomness import ImageSource
@@ -26,7 +26,7 @@ def compare(name, parameters, expected_of):
         assert (distance == 0).double().mean() >= 0.97, severity
 
 
-@pytest.mark.parametrize("parameters", GAUSSIAN_SIGMA)
+@pytest.mark.parametrize("parameters", _GAUSSIAN_SIGMA)
 def test_gaussian_blur(parameters):
     def blur(images, sigma):
         size = 2 * int(4 * sigma + 0.5) + 1
@@ -35,7 +35,7 @@ def test_gaussian_blur(parameters):
     compare("gaussian_blur", parameters, blur)
 
 
-@pytest.mark.parametrize("parameters", GAUSSIAN_SIGMA)
+@pytest.mark.parametrize("parameters", _GAUSSIAN_SIGMA)
 def test_defocus_blur_filters(parameters):
     """With our kernel: the filter and its border."""
 

@@ -90,8 +90,9 @@ def test_a_model_that_holds_nan_is_refused():
     model = trio("vgg16_gap").base()
     with torch.no_grad():
         model.features[2].weight[0] = torch.nan
-    with pytest.raises(OptionError, match=r"features.2.weight of the model holds NaN"), pytest.warns(match="transfer"):
-        hf_rws.patch(model, signature("vgg16_gap"))
+    for scale in (1.0, 0.0):
+        with pytest.raises(OptionError, match=r"features.2.weight of the model holds NaN"):
+            hf_rws.patch(model, signature("vgg16_gap"), scales=[scale])
     assert not hasattr(model, "rws")
 
 
