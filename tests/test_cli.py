@@ -129,7 +129,7 @@ def test_ctrl_c(call, name, said):
 
     code, out, err = call(stop)
     assert (code, out) == (130, "")
-    assert err.startswith(said)
+    assert err.lstrip().startswith(said)
 
 
 # --- values ---
