@@ -26,8 +26,9 @@ except ImportError:  # Windows
 
 README_NAME = "README.md"
 
-_LARGEST_JSON = 4_000_000  # bytes; the config of a signature with 1,000 tensors has 200 kB
+LARGEST_JSON = 4_000_000  # bytes; the config of a signature with 1,000 tensors has 200 kB
 LARGEST_TEXT = 4_000_000  # bytes of a README
+LARGEST_SIGNATURE = 2**32  # bytes of a weight file: all weights of the largest timm models at 8 bits
 _MOST_CONTAINERS = 200_000  # objects and arrays; 10,000 tensors have 20,000, and more take seconds
 _DEEPEST_JSON = 50  # objects and arrays within each other
 _LARGEST_INTEGER = 2**63  # what other readers of JSON hold, too
@@ -38,6 +39,16 @@ _SINGLE = ".writing-"  # those of single files
 
 
 # --- reading ---
+
+
+def is_file(path: str | os.PathLike[str]) -> bool:
+    """Whether a regular file is there, also by a link; AccessError where it may not be looked for."""
+    try:
+        return stat.S_ISREG(os.stat(path).st_mode)
+    except PermissionError as error:
+        raise AccessError(f"{os.fspath(path)}: cannot be read: {error.strerror}") from error
+    except (OSError, ValueError):  # also a name that no file can have
+        return False
 
 
 def read_bytes(path: Path, where: str, *, limit: int) -> bytes:
@@ -73,12 +84,12 @@ def read_text(path: Path, where: str, *, limit: int = LARGEST_TEXT) -> str:
         raise FormatError(f"{where}: is not UTF-8 text; mend it, or take it away") from error
 
 
-def read_json(path: Path, where: str, *, limit: int = _LARGEST_JSON) -> dict[str, Any]:
+def read_json(path: Path, where: str, *, limit: int = LARGEST_JSON) -> dict[str, Any]:
     """The JSON object in a file; errors as for `read_bytes` and `parse_json`."""
     return parse_json(read_bytes(path, where, limit=limit), where, limit=limit)
 
 
-def parse_json(content: str | bytes, where: str, *, limit: int = _LARGEST_JSON) -> dict[str, Any]:
+def parse_json(content: str | bytes, where: str, *, limit: int = LARGEST_JSON) -> dict[str, Any]:
     """A JSON object of finite numbers, 64-bit integers and text that UTF-8 can hold.
 
     Args:
@@ -262,10 +273,10 @@ def locked(folder: Path) -> Iterator[bool]:
 
 
 def _descriptor(folder: Path) -> int | None:
-    """None for a folder that may be written to but not listed."""
+    """None for a folder that cannot be opened: one that may be written to but not listed, or one that is gone."""
     try:
         return os.open(folder, os.O_RDONLY)
-    except PermissionError:
+    except OSError:
         return None
 
 

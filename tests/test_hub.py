@@ -62,6 +62,25 @@ def test_an_id_means(id, revision, expected, name, tmp_path, monkeypatch):
         ("user/rws-fog@", None, OptionError, "give one"),
         ("user/rws-fog@../main", None, OptionError, "../main"),
         ("user/rws-fog", "a b", OptionError, "a b"),
+        *[
+            ("user/rws-fog", name, OptionError, "cannot be a revision")
+            for name in (
+                ".",
+                "..",
+                "a.",
+                "a/.b",
+                ".a",
+                "a.lock",
+                "a.lock/b",
+                "@",
+                "a//b",
+                "a/",
+                "\ud800",
+                "a\udfff",
+                "a\n",
+            )
+        ],
+        ("user/rws-fog@\ud800", None, OptionError, "cannot be a revision"),
         ("here@v1", None, OptionError, "here"),
         ("here", "v1", OptionError, "hf-hub:here"),
         ("", None, OptionError, "user/name"),

@@ -6,6 +6,7 @@ import tracemalloc
 import zlib
 
 import pytest
+from huggingface_hub import close_session, get_session
 
 from hf_rws._transport import calls, exchange, watching
 from hf_rws._transport.headers import _MOST_TENSORS
@@ -230,7 +231,7 @@ def test_bombs(hub, kind, status, request_):
 
 @pytest.mark.parametrize("act", [lambda: fetch(REPO, NAMES), list_signatures, lambda: info(REPO)])
 def test_an_answer_that_is_too_large(hub, monkeypatch, act):
-    monkeypatch.setattr(exchange, "_LARGEST_ANSWER", 1000)
+    monkeypatch.setattr(exchange, "LARGEST_ANSWER", 1000)
     hub.commit(REPO, FILES)
     hub.faults = [Fault("GET /api", body=b'{"a": "' + b"a" * 2000 + b'"}', times=MANY)]
     with pytest.raises(NetworkError, match="it is larger than 1,000 bytes"):
@@ -256,17 +257,55 @@ def test_a_server_that_trickles(hub, request_, monkeypatch):
 
 
 def test_a_file_without_room_for_it(hub):
-    hub.commit(REPO, FILES)
-    hub.faults = [Fault("HEAD .*signature", headers={"X-Linked-Size": str(10**17)})]
+    hub.commit(REPO, {"model.safetensors": FILES["signature.safetensors"]})
+    hub.faults = [Fault("HEAD .*model", headers={"X-Linked-Size": str(10**17)})]
     with pytest.raises(RWSError, match="No space left on device"):
-        fetch(REPO, NAMES)
+        fetch(REPO, ["model.safetensors"])
     assert hub.asked("GET /[0-9a-f]{64}") == 0
+
+
+# name -> bytes that are read of such a file
+LARGEST = {
+    "config.json": 4_000_000,
+    "training_args.json": 4_000_000,
+    "README.md": 4_000_000,
+    "signature.safetensors": 2**32,
+}
+
+
+@pytest.mark.parametrize("name", LARGEST)
+def test_what_is_small_is_not_received_when_it_is_large(hub, tmp_path, name):
+    hub.commit(REPO, {name: b"{}"})
+    size = {"Content-Length": str(LARGEST[name] + 1), "X-Linked-Size": str(LARGEST[name] + 1)}
+    hub.faults = [Fault("HEAD", headers=size, times=MANY)]
+    with pytest.raises(FormatError, match=rf"user/rws-fog \({name}\): is larger than the {LARGEST[name]:,} bytes"):
+        fetch(REPO, [name])
+    assert hub.asked("GET .*resolve") == hub.asked("GET /[0-9a-f]{64}") == 0
+
+
+def test_what_is_small_is_not_received_when_its_size_comes_with_it(hub, tmp_path):
+    hub.commit(REPO, {"config.json": bytes(4_000_001)})
+    hub.faults = [Fault("HEAD", headers={"Content-Length": None}, times=MANY)]
+    with pytest.raises(FormatError, match=r"user/rws-fog \(config.json\): is larger than the 4,000,000 bytes"):
+        fetch(REPO, ["config.json"])
+    assert not [path for path in (tmp_path / "cache").rglob("*") if path.is_file() and path.stat().st_size > 1000]
+
+
+def test_a_session_that_the_client_makes_anew_is_watched_in_the_next_call(hub, monkeypatch):
+    monkeypatch.setattr(exchange, "LARGEST_ANSWER", 1000)
+    hub.commit(REPO, FILES)
+    hub.faults = [Fault("GET /api", body=bytes(2000), times=MANY)]
+    with watching.watched() as make:
+        make(close_session)
+        with pytest.raises(calls.AnswerError, match="larger than 1,000 bytes"):
+            make(lambda: get_session().get(f"{hub.endpoint}/api/models/{REPO}"))
+    assert not get_session().event_hooks["response"]
 
 
 @pytest.mark.parametrize("kind", ["gzip", "plain"])
 @pytest.mark.parametrize("request_", ["POST .*/preupload", "POST .*/commit", "POST .*/validate-yaml"])
 def test_bombs_while_pushing(hub, folder, kind, request_, monkeypatch):
-    monkeypatch.setattr(watching, "_LARGEST_ANSWER", 1_000_000)
+    monkeypatch.setattr(exchange, "LARGEST_ANSWER", 1_000_000)
     body = BOMBS["gzip"] if kind == "gzip" else bytes(1_100_000)
     headers = {"Content-Encoding": "gzip"} if kind == "gzip" else {}
     hub.faults = [Fault(request_, body=body, headers=headers, times=MANY)]

@@ -11,12 +11,16 @@ import pytest
 
 import hf_rws
 from hf_rws._transport import calls
+from hf_rws._transport.ids import Location
+from hf_rws._transport.reading import fetch as fetch_from
 from hf_rws.errors import (
     AccessError,
     IntegrityError,
+    NotFoundError,
+    OptionError,
 )
 from tests.hub import Fault, fetch, hub_fixture  # noqa: F401
-from tests.hub.processes import eventually, forked, forks, succeeded
+from tests.hub.processes import as_nobody, eventually, forked, forks, succeeded
 from tests.hub.samples import CARD, FILES, NAMES, PUSHED, REPO, SHA, contents, folder_fixture, push  # noqa: F401
 from tests.models import signature
 
@@ -154,6 +158,60 @@ def test_a_cache_that_cannot_be_written(hub, tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(AccessError, match=r"user/rws-fog \(config\.json\): the file system refused: .*Check cache_dir"):
         fetch(REPO, NAMES, cache_dir=tmp_path / "file")
+
+
+@forks
+@pytest.mark.parametrize(
+    "act",
+    [
+        hf_rws.Signature.from_pretrained,
+        hf_rws.info,
+        hf_rws.load_patched,
+        lambda folder: hf_rws.load_patched(lockfile=folder),
+        lambda folder: hf_rws.hub.push_folder(folder, "user/rws-fog"),
+        lambda folder: hf_rws.hub.push_all(folder),
+        lambda folder: push(folder),
+    ],
+)
+def test_a_folder_that_may_not_be_entered(act):
+    with tempfile.TemporaryDirectory() as place:  # whose parents anybody may enter
+        folder = signature(ARCHITECTURE).save_pretrained(Path(place) / "rws-fog")
+        os.chmod(place, 0o755)
+        folder.chmod(0o644)
+        try:
+            with as_nobody(), pytest.raises(AccessError, match=r"rws-fog.*Permission denied"):
+                act(folder)
+        finally:
+            folder.chmod(0o755)
+
+
+@pytest.mark.parametrize("name", ["x" * 300, "a\0b", "\ud800"])
+def test_folders_that_cannot_be_are_not_pushed(name):
+    for act in (hf_rws.hub.push_folder, lambda folder, repo_id: push(folder)):
+        with pytest.raises(NotFoundError):
+            act(name, REPO)
+    with pytest.raises(NotFoundError):
+        hf_rws.hub.push_all(name)
+    with pytest.raises(NotFoundError):
+        fetch_from(Location("local", name), NAMES)
+
+
+@pytest.mark.parametrize("content", [b"\xff\xfe", b"", b"main"])
+def test_a_damaged_reference_in_the_cache_is_mended(hub, tmp_path, content):
+    hub.commit(REPO, FILES)
+    commit = fetch(REPO, NAMES).revision
+    path = tmp_path / "cache" / "models--user--rws-fog" / "refs" / "main"
+    path.write_bytes(content)
+    assert contents(fetch(REPO, NAMES)) == FILES
+    assert path.read_text() == commit
+
+
+@pytest.mark.parametrize("cache_dir", ["~nosuchuser/x", "a\0b", "\ud800", "circle/deeper", 3])
+def test_a_cache_that_can_be_no_folder(tmp_path, cache_dir, monkeypatch):
+    (tmp_path / "circle").symlink_to("circle")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(OptionError, match=r"cache_dir=.* cannot be a folder"):
+        fetch(REPO, NAMES, cache_dir=cache_dir)
 
 
 @forks

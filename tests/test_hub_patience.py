@@ -1,6 +1,7 @@
 """How often and how long: one budget of tries for each call, whoever makes them, and no state left behind."""
 
 import json
+import threading
 import time
 import warnings
 
@@ -10,6 +11,7 @@ from huggingface_hub.utils import _http
 from huggingface_hub.utils import logging as hub_logging
 
 from hf_rws._transport import calls
+from hf_rws._transport.ids import Location
 from hf_rws.errors import AccessError, NetworkError, RWSError
 from hf_rws.hub import info, list_signatures
 from tests.hub import Fault, fetch, hub_fixture  # noqa: F401
@@ -123,6 +125,49 @@ def test_the_reason_of_a_refusal_can_be_shown(hub, said):
         fetch(REPO, NAMES)
     assert str(raised.value).isprintable()
     assert len(str(raised.value)) < 1000
+
+
+# --- what nobody waits for any more ends ---
+
+
+def ours():
+    """Threads in which calls go on."""
+    return [thread for thread in threading.enumerate() if thread.name == "hf-rws-hub"]
+
+
+def test_ctrl_c_ends_the_call(monkeypatch):
+    def interrupt(futures, timeout):
+        raise KeyboardInterrupt
+
+    def call():
+        try:
+            while not released.wait(0.01):
+                progress.advance(1)
+        finally:
+            ended.set()
+
+    monkeypatch.setattr(calls, "wait", interrupt)
+    progress, released, ended = calls.Progress(), threading.Event(), threading.Event()
+    with pytest.raises(KeyboardInterrupt):
+        calls.ask(call, Location("hub", REPO), progress=progress)
+    try:
+        assert ended.wait(2)
+    finally:
+        released.set()
+
+
+@pytest.mark.parametrize("request_", ["GET /api", "GET .*resolve.*config"])
+def test_a_refusal_that_drips_keeps_no_thread(hub, monkeypatch, request_):
+    monkeypatch.setattr(calls, "TIME_LIMIT", 0.3)
+    hub.commit(REPO, FILES)
+    hub.faults = [Fault(request_, status=403, trickle=0.02, body=b'{"error": "' + b"a" * 1000 + b'"}', times=MANY)]
+    before = ours()
+    with pytest.raises(NetworkError, match="less than 5,000 bytes a second came"):
+        fetch(REPO, NAMES)
+    for thread in ours():
+        if thread not in before:
+            thread.join(2)
+            assert not thread.is_alive()
 
 
 # --- what belongs to the user ---

@@ -3,6 +3,7 @@
 import os
 import signal
 import threading
+import tracemalloc
 from dataclasses import replace
 from importlib.util import find_spec
 
@@ -10,6 +11,8 @@ import pytest
 from huggingface_hub import HfApi, constants
 
 from hf_rws._transport import calls
+from hf_rws._transport.ids import Location
+from hf_rws._transport.pushing import _proposed
 from hf_rws.errors import (
     AccessError,
     NetworkError,
@@ -50,6 +53,21 @@ def test_a_commit_whose_answer_was_lost(hub, folder, again, monkeypatch):
     commit = push(folder)
     assert commit.oid == hub.repos[REPO].refs["main"]
     assert len(hub.repos[REPO].messages) == 2
+
+
+def test_pull_requests_are_compared_without_holding_a_file_in_memory(hub, folder):
+    (folder / "signature.safetensors").write_bytes(bytes(20_000_000))
+    hub.commit(REPO, FILES)
+    api = HfApi(token=WRITE)
+    for title in ("one", "another"):
+        api.create_pull_request(REPO, title=title)
+    where, name = Location("hub", REPO), "signature.safetensors"
+    tracemalloc.start()
+    try:
+        assert _proposed(where, {name: str(folder / name)}, WRITE) is None
+        assert tracemalloc.get_traced_memory()[1] < 10e6
+    finally:
+        tracemalloc.stop()
 
 
 @pytest.mark.parametrize("lfs", [False, True])

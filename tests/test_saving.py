@@ -4,6 +4,7 @@ import random
 import signal
 import stat
 import sys
+import tempfile
 import time
 import warnings
 from concurrent.futures import ThreadPoolExecutor
@@ -13,11 +14,12 @@ import pytest
 
 import hf_rws
 from hf_rws import Signature, _files
-from hf_rws._files import write_together, write_whole
-from hf_rws.errors import AccessError, FormatError, OptionError
+from hf_rws._files import locked, write_together, write_whole
+from hf_rws.errors import AccessError, FormatError, IntegrityError, OptionError
 from hf_rws.loading import save_patched
 from hf_rws.signature.saving import read_folder
 from hf_rws.timm_repo import save_timm_repo
+from tests.hub.processes import as_nobody, forks
 from tests.models import signature, trio
 
 ARCHITECTURE = "vgg16_gap"
@@ -214,6 +216,26 @@ def test_what_another_user_has_left_is_in_nobodys_way(tmp_path, kept, monkeypatc
     monkeypatch.setattr(_files.shutil, "rmtree", lambda path, ignore_errors: None)  # nor can it be deleted
     write_together(folder, old)
     assert checked(folder, kept) == next(iter(kept))
+
+
+@forks
+def test_a_damaged_signature_in_a_folder_that_may_not_be_listed():
+    with tempfile.TemporaryDirectory() as place:  # whose parents anybody may enter
+        folder = signature(ARCHITECTURE).save_pretrained(Path(place) / "rws")
+        raw = (folder / NAMES[0]).read_bytes()
+        (folder / NAMES[0]).write_bytes(raw[:-1] + bytes([raw[-1] ^ 1]))
+        os.chmod(place, 0o755)
+        folder.chmod(0o311)
+        try:
+            with as_nobody(), pytest.raises(IntegrityError, match="sha256"):
+                Signature.from_pretrained(folder)
+        finally:
+            folder.chmod(0o755)
+
+
+def test_a_folder_that_is_gone_cannot_be_locked(tmp_path):
+    with locked(tmp_path / "nothing") as held:
+        assert not held
 
 
 # --- what cannot be written ---

@@ -14,9 +14,6 @@ from typing import Any, TypeVar
 
 from huggingface_hub import HfApi
 from huggingface_hub import errors as hub_errors
-from huggingface_hub.utils import is_agent
-
-__all__ = ["ask", "client", "is_agent"]
 
 from hf_rws._transport.ids import Location
 from hf_rws._version import __version__
@@ -158,15 +155,17 @@ def _within(seconds: float, call: Callable[[], T], progress: Progress, begun: fl
 
     threading.Thread(target=work, name="hf-rws-hub", daemon=True).start()
     moved, since = progress.nbytes(), time.monotonic()
-    while not wait([future], timeout=min(1.0, seconds / 4)).done:
-        now, before, moved = time.monotonic(), moved, progress.nbytes()
-        since = now if moved != before else since
-        if now - since > seconds:
-            progress.given_up = True
-            raise SilenceError
-        if moved != before and now - begun > seconds + moved / SLOWEST:
-            progress.given_up = True
-            raise SlownessError
+    try:
+        while not wait([future], timeout=min(1.0, seconds / 4)).done:
+            now, before, moved = time.monotonic(), moved, progress.nbytes()
+            since = now if moved != before else since
+            if now - since > seconds:
+                raise SilenceError
+            if moved != before and now - begun > seconds + moved / SLOWEST:
+                raise SlownessError
+    except BaseException:  # also Ctrl-C
+        progress.given_up = True
+        raise
     return future.result()
 
 

@@ -30,7 +30,7 @@ from hf_rws._transport.calls import AnswerError, Progress
 from hf_rws._transport.exchange import headers, opened, pieces
 from hf_rws._transport.ids import COMMIT, SHA256, Location
 from hf_rws._version import __version__
-from hf_rws.errors import IntegrityError
+from hf_rws.errors import FormatError, IntegrityError
 
 _ETAG = re.compile(r"[A-Za-z0-9_-]{1,128}")  # becomes the name of a file
 _AS_A_DOWNLOAD = {"X-HF-Download-Counter": "1"}  # as the client's own downloads are counted
@@ -110,7 +110,7 @@ def remember(storage: Path, revision: str, commit: str) -> None:
     """Note in the cache which commit a revision names, for later without network; left out where that fails."""
     path = storage / "refs" / revision
     with suppress(OSError):
-        if not path.is_file() or path.read_text() != commit:
+        if not path.is_file() or path.read_bytes() != commit.encode():
             path.parent.mkdir(parents=True, exist_ok=True)
             temporary = path.with_name(f"{path.name}.{secrets.token_hex(4)}.tmp")
             temporary.write_text(commit)
@@ -118,7 +118,14 @@ def remember(storage: Path, revision: str, commit: str) -> None:
 
 
 def download(
-    where: Location, commit: str, cache: Path, filename: str, *, token: bool | str | None = None, force: bool = False
+    where: Location,
+    commit: str,
+    cache: Path,
+    filename: str,
+    *,
+    largest: int | None,
+    token: bool | str | None = None,
+    force: bool = False,
 ) -> Path:
     """Put one file of one commit into the cache; returns its place there, `snapshots/COMMIT/NAME`.
 
@@ -130,12 +137,14 @@ def download(
         commit: 40 hex digits.
         cache: The cache; made if needed.
         filename: The file's name in the repo.
+        largest: How many bytes it may have; None for any number.
         token: As in huggingface_hub.
         force: Receive it even if the cache has its content.
 
     Raises:
         NotFoundError: No such file, commit or repo.
         AccessError: A private or gated repo, or a wrong token; or the cache cannot be written, or has no room.
+        FormatError: It is larger than that; nothing of it is received.
         NetworkError: The Hub cannot be reached, or what it says is broken.
         IntegrityError: The file was damaged on the way, or the server names another commit, or a place outside the
             cache.
@@ -143,8 +152,15 @@ def download(
     storage, arriving = storage_of(cache, where), _Arriving()
     place = storage / "snapshots" / commit / filename
 
+    def allow(nbytes: int) -> None:
+        if largest is not None and nbytes > largest:
+            raise FormatError(
+                f"{where} ({filename}): is larger than the {largest:,} bytes that are read of such a file"
+            )
+
     def get() -> None:
         announced = _announced(where, commit, storage, filename, token)
+        allow(announced.size or 0)
         blob = storage / "blobs" / announced.etag
         lock = cache / ".locks" / storage.name / f"{announced.etag}.lock"
         for folder in (blob.parent, place.parent, lock.parent):
@@ -152,7 +168,7 @@ def download(
         unfinished = arriving.copy_of(blob)
         with WeakFileLock(lock):  # who wants the same content waits for it
             if new := force or not _has_its_hash(blob, announced.etag):
-                _receive(announced, unfinished, arriving, filename, token)
+                _receive(announced, unfinished, arriving, filename, token, allow)
                 if not _has_its_hash(unfinished, announced.etag):
                     raise IntegrityError(f"{where} ({filename}): damaged on the way from the Hub. Try again")
                 unfinished.replace(blob)
@@ -227,8 +243,15 @@ def _remember_absence(path: Path) -> None:
 # --- receiving ---
 
 
-def _receive(announced: _Announced, path: Path, arriving: _Arriving, filename: str, token: bool | str | None) -> None:
-    """Fill the unfinished copy, or the rest of it."""
+def _receive(
+    announced: _Announced,
+    path: Path,
+    arriving: _Arriving,
+    filename: str,
+    token: bool | str | None,
+    allow: Callable[[int], None],
+) -> None:
+    """Fill the unfinished copy, or the rest of it; `allow` raises an error where its size is too large."""
     arriving.advance(0)  # given up while it waited for the lock
     if announced.size is not None and shutil.disk_usage(path.parent).free < announced.size:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -252,7 +275,7 @@ def _receive(announced: _Announced, path: Path, arriving: _Arriving, filename: s
         while True:
             before = _size(path)
             try:
-                return _go_on(announced, path, arriving, sent, bar.update)
+                return _go_on(announced, path, arriving, sent, bar.update, allow)
             except Exception as error:
                 if not calls.is_broken_connection(error) or _size(path) <= before:
                     raise
@@ -260,15 +283,20 @@ def _receive(announced: _Announced, path: Path, arriving: _Arriving, filename: s
 
 
 def _go_on(
-    announced: _Announced, path: Path, progress: Progress, sent: dict[str, str], show: Callable[[int], object]
+    announced: _Announced,
+    path: Path,
+    progress: Progress,
+    sent: dict[str, str],
+    show: Callable[[int], object],
+    allow: Callable[[int], None],
 ) -> None:
     """One request, for what is missing. A server that knows no ranges sends all again."""
     begin = _size(path)
     if begin and begin == announced.size:
         return
     rest = {"Range": f"bytes={begin}-"} if begin else {}
-    timeout = constants.HF_HUB_DOWNLOAD_TIMEOUT
-    with opened("GET", announced.url, {**sent, **rest}, timeout=timeout) as response, path.open("ab") as file:
+    options: dict[str, Any] = {"progress": progress, "timeout": constants.HF_HUB_DOWNLOAD_TIMEOUT}
+    with opened("GET", announced.url, {**sent, **rest}, **options) as response, path.open("ab") as file:
         if not response.headers.get("Content-Range", "").startswith(f"bytes {begin}-"):
             begin = 0
             file.truncate(0)
@@ -276,6 +304,7 @@ def _go_on(
         try:
             if size is None:
                 size = begin + int(response.headers["Content-Length"])
+                allow(size)
             for chunk in pieces(response, progress, size - begin):
                 file.write(chunk)
                 file.flush()

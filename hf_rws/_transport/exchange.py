@@ -17,7 +17,7 @@ from hf_rws._transport.ids import Location
 from hf_rws._version import __version__
 from hf_rws.errors import FormatError, NetworkError
 
-_LARGEST_ANSWER = 16_000_000  # bytes of JSON; what the Hub says of a repo with 50,000 files has 4 MB
+LARGEST_ANSWER = 16_000_000  # bytes of JSON; what the Hub says of a repo with 50,000 files has 4 MB
 _LARGEST_REASON = 64_000  # bytes of the answer that tells why a request was refused
 _MOST_PAGES = 200
 _LARGEST_LISTING = 64_000_000  # bytes of all pages together
@@ -31,13 +31,14 @@ def headers(token: bool | str | None) -> dict[str, str]:
 
 
 @contextmanager
-def opened(method: str, url: str, headers: Mapping[str, str], **options: Any) -> Iterator[Any]:
+def opened(method: str, url: str, headers: Mapping[str, str], *, progress: Progress, **options: Any) -> Iterator[Any]:
     """The response to a request, of which nothing but the head has been read; the client's errors for refusals.
 
     Args:
         method: GET or POST.
         url: Where; redirects are followed, without the token if they lead to another server.
         headers: Of the request.
+        progress: What is told of the reason for a refusal, as it comes.
         options: Of the session's `stream`: `params`, `json`, `timeout`.
 
     Raises:
@@ -49,6 +50,7 @@ def opened(method: str, url: str, headers: Mapping[str, str], **options: Any) ->
         if response.is_error:
             content = b""
             for chunk in response.iter_raw():
+                progress.advance(len(chunk))
                 content += chunk
                 if len(content) > _LARGEST_REASON:
                     content = b""
@@ -94,7 +96,7 @@ def ask_json(
         json: What is posted.
 
     Raises:
-        RWSError: As `calls.ask` raises them; NetworkError also for an answer that is larger than `_LARGEST_ANSWER`, no
+        RWSError: As `calls.ask` raises them; NetworkError also for an answer that is larger than `LARGEST_ANSWER`, no
             JSON that `parse_json` takes, or no object.
     """
     value = _ask(where, path, method=method, token=token, params=params, json=json)[0]
@@ -156,9 +158,9 @@ def _ask(
     url, progress = urljoin(constants.ENDPOINT + "/", path.lstrip("/")), Progress()
 
     def exchange() -> tuple[Any, str | None, int]:
-        options = {} if json is None else {"json": json}
-        with opened(method, url, headers(token), params=params, timeout=2 * calls.TIME_LIMIT, **options) as response:
-            content = b"".join(pieces(response, progress, _LARGEST_ANSWER))
+        options = {"params": params, "timeout": 2 * calls.TIME_LIMIT} | ({} if json is None else {"json": json})
+        with opened(method, url, headers(token), progress=progress, **options) as response:
+            content = b"".join(pieces(response, progress, LARGEST_ANSWER))
             following = response.links.get("next", {}).get("url")
         if following is not None:
             following = urlsplit(url)._replace(query=following.partition("?")[2]).geturl()
@@ -170,7 +172,7 @@ def _ask(
 def _parse(content: bytes) -> Any:
     """A JSON value of any type, under the rules for objects."""
     try:
-        return parse_json(b'{"it": %s}' % content, "it", limit=_LARGEST_ANSWER + 10)["it"]
+        return parse_json(b'{"it": %s}' % content, "it", limit=LARGEST_ANSWER + 10)["it"]
     except FormatError as error:
         raise AnswerError(str(error).removeprefix("it: ")) from error
 

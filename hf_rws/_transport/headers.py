@@ -8,7 +8,7 @@ from typing import Any
 
 from huggingface_hub import constants, hf_hub_url
 
-from hf_rws._files import parse_json
+from hf_rws._files import is_file, parse_json
 from hf_rws._transport import calls
 from hf_rws._transport.exchange import headers, opened, pieces
 from hf_rws._transport.ids import Location
@@ -53,7 +53,7 @@ def read_header(
     def read(start: int, stop: int) -> tuple[bytes, int]:
         if content is not None:
             return content[start:stop], len(content)
-        if not path.is_file():
+        if not is_file(path):
             return _from_the_hub(where, filename, start, stop, token)
         try:
             with path.open("rb") as file:
@@ -83,7 +83,8 @@ def _from_the_hub(where: Location, filename: str, start: int, stop: int, token: 
     def exchange() -> tuple[bytes, int]:
         url, content = hf_hub_url(where.id, filename, revision=where.revision), bytearray()
         sent = {**headers(token), "Range": f"bytes={start}-{stop - 1}"}
-        with opened("GET", url, sent, timeout=constants.HF_HUB_DOWNLOAD_TIMEOUT) as response:
+        timeout = constants.HF_HUB_DOWNLOAD_TIMEOUT
+        with opened("GET", url, sent, progress=progress, timeout=timeout) as response:
             whole = not response.headers.get("Content-Range", "").startswith(f"bytes {start}-")
             size = response.headers.get("Content-Length" if whole else "Content-Range", "").rpartition("/")[2]
             if not re.fullmatch("[0-9]{1,18}", size):

@@ -10,7 +10,9 @@ from hf_rws.errors import NotFoundError, OptionError
 
 NAME = re.compile(r"[A-Za-z0-9][\w.-]*", re.ASCII)
 REPO_ID = re.compile(rf"{NAME.pattern}/\w[\w.-]*", re.ASCII)
-REVISION = re.compile(r"(?![/-])(?!.*(\.\.|//|@\{))[^\x00-\x20\x7f~^:?*\[\\]+(?<!/)")  # what git allows as a ref
+REVISION = re.compile(  # what git allows as a ref
+    r"(?![/.-]|@\Z)(?!.*(\.\.|//|@\{|/\.|\.lock/))[^\x00-\x20\x7f~^:?*\[\\\ud800-\udfff]+(?<![/.])(?<!\.lock)"
+)
 COMMIT = re.compile(r"[0-9a-f]{40}")
 SHA256 = re.compile(r"[0-9a-f]{64}")
 

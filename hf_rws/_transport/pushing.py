@@ -6,6 +6,8 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import cache
+from io import BytesIO
 from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import quote
@@ -14,7 +16,7 @@ from huggingface_hub import CommitInfo, CommitOperationAdd, constants
 from huggingface_hub import errors as hub_errors
 
 from hf_rws import cards
-from hf_rws._files import README_NAME, read_text
+from hf_rws._files import LARGEST_TEXT, README_NAME, is_file, read_text
 from hf_rws._transport import calls, repos
 from hf_rws._transport.downloading import download
 from hf_rws._transport.exchange import ask_json, post
@@ -112,9 +114,9 @@ def _files_to_push(folder: Path, filenames: Sequence[str]) -> dict[str, Path]:
         if not parts or "\\" in filename or any(part.startswith((".", "/")) for part in parts):
             raise OptionError(f"{filename!r} is not pushed: names are relative, and no part of them starts with a dot")
         file = folder / filename
-        if file.is_symlink():
+        if os.path.islink(file):
             raise OptionError(f"{filename!r} is a link and is not pushed: put the file itself into the folder")
-        if not file.is_file():
+        if not is_file(file):
             raise NotFoundError(f"there is no file {filename!r} in {os.fspath(folder)!r}")
         if not os.access(file, os.R_OK):
             raise AccessError(f"{filename!r} in {os.fspath(folder)!r} may not be read")
@@ -186,7 +188,7 @@ def _commit(
 
 def _merged_readme(where: Location, commit: str, fresh: Path, token: bool | str | None) -> bytes:
     with tempfile.TemporaryDirectory() as temporary:
-        path = download(where, commit, Path(temporary).resolve(), README_NAME, token=token)
+        path = download(where, commit, Path(temporary).resolve(), README_NAME, largest=LARGEST_TEXT, token=token)
         name = f"{where} {README_NAME}"
         existing = read_text(path, name)
     return cards.merge_card(existing, fresh.read_text(encoding="utf-8"), where=name).encode()
@@ -194,9 +196,18 @@ def _merged_readme(where: Location, commit: str, fresh: Path, token: bool | str 
 
 def _proposed(where: Location, contents: Mapping[str, str | bytes], token: bool | str | None) -> CommitInfo | None:
     """The head of an open pull request of this user that has these very files; None if there is none."""
+
+    @cache
+    def hashes(name: str) -> tuple[str, str]:
+        return _hashes(contents[name])
+
+    def has(files: Mapping[str, tuple[str | None, str | None]], name: str) -> bool:
+        git, sha256 = files.get(name, (None, None))
+        return git == hashes(name)[0] if sha256 is None else sha256 == hashes(name)[1]
+
     for number, title in repos.pull_requests(where, repos.whoami(where, token), token=token):
         there = repos.look(replace(where, revision=f"refs/pr/{number}"), token=token, hashes=True)
-        if all(name in there.files and _is_content(there.files[name], content) for name, content in contents.items()):
+        if all(has(there.files, name) for name in contents):
             url = f"{constants.ENDPOINT}/{where.id}"
             return CommitInfo(
                 commit_url=f"{url}/commit/{there.commit}",
@@ -208,13 +219,16 @@ def _proposed(where: Location, contents: Mapping[str, str | bytes], token: bool 
     return None
 
 
-def _is_content(hashes: tuple[str | None, str | None], content: str | bytes) -> bool:
-    """Whether a file on the Hub, by its hashes, has this content, or that of the file of this name."""
-    content = content if isinstance(content, bytes) else Path(content).read_bytes()
-    git, sha256 = hashes
-    if sha256 is not None:
-        return sha256 == hashlib.sha256(content).hexdigest()
-    return git == hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
+def _hashes(content: str | bytes) -> tuple[str, str]:
+    """The id in git and the sha256 of a content, or of that of the file of this name; of any size."""
+    with BytesIO(content) if isinstance(content, bytes) else open(content, "rb") as file:
+        nbytes = file.seek(0, os.SEEK_END)
+        file.seek(0)
+        git, sha256 = hashlib.sha1(b"blob %d\0" % nbytes), hashlib.sha256()
+        while chunk := file.read(2**20):
+            git.update(chunk)
+            sha256.update(chunk)
+    return git.hexdigest(), sha256.hexdigest()
 
 
 def _put_tag(where: Location, tag: str, commit: CommitInfo, token: bool | str | None) -> None:

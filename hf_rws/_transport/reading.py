@@ -8,6 +8,7 @@ from pathlib import Path
 
 from huggingface_hub import _CACHED_NO_EXIST, constants, is_offline_mode, try_to_load_from_cache
 
+from hf_rws._files import LARGEST_JSON, LARGEST_SIGNATURE, LARGEST_TEXT, README_NAME, is_file
 from hf_rws._transport import calls, repos
 from hf_rws._transport.downloading import download, remember, storage_of
 from hf_rws._transport.ids import COMMIT, Location
@@ -55,9 +56,10 @@ def fetch(
         force_download: Download even what is in the cache, to replace damaged files.
 
     Raises:
-        OptionError: No file names, or `force_download` without the Hub.
+        OptionError: No file names, `force_download` without the Hub, or a `cache_dir` that can be no folder.
         NotFoundError: No such folder, repo, revision or file.
-        AccessError: A private or gated repo, or a wrong token; or the cache cannot be written.
+        AccessError: A private or gated repo, or a wrong token; or the cache cannot be written, or the folder not read.
+        FormatError: A file is larger than any of its name that is read; a base's weights may have any size.
         NetworkError: No connection, no answer in time (see `download`), a failing Hub, or offline and not in the cache.
         IntegrityError: A file was damaged on the way, or the server names another commit than was asked for, or a
             place outside the cache.
@@ -71,7 +73,7 @@ def fetch(
     offline = local_files_only or is_offline_mode()
     if offline and force_download:
         raise OptionError("force_download needs the Hub, but local_files_only or HF_HUB_OFFLINE is set")
-    cache = Path(cache_dir or constants.HF_HUB_CACHE).expanduser().resolve()
+    cache = _cache(cache_dir or constants.HF_HUB_CACHE)
     commit = _resolve(where, cache, token=token, offline=offline)
 
     def get(filename: str) -> Path:
@@ -79,7 +81,8 @@ def fetch(
             return folder
         if offline:
             raise calls.not_cached(where, filename)
-        place = download(where, commit, cache, filename, token=token, force=force_download)
+        largest = _largest(filename)
+        place = download(where, commit, cache, filename, largest=largest, token=token, force=force_download)
         return place.parents[filename.count("/")]
 
     for filename in filenames:
@@ -91,8 +94,22 @@ def fetch(
     return Fetched(folder, where.id, commit)
 
 
+def _cache(folder: str | os.PathLike[str]) -> Path:
+    try:
+        return Path(folder).expanduser().resolve()
+    except (RuntimeError, ValueError, TypeError) as error:  # no such user, links in a circle; a name no folder can have
+        raise OptionError(f"cache_dir={folder!r} cannot be a folder: {error}") from error
+
+
+def _largest(filename: str) -> int | None:
+    """How many bytes a file may have: what is read of it later; None for what can have any size."""
+    if filename.endswith(".json"):
+        return LARGEST_JSON
+    return {README_NAME: LARGEST_TEXT, "signature.safetensors": LARGEST_SIGNATURE}.get(filename)
+
+
 def _in_folder(folder: Path, filenames: Sequence[str]) -> Fetched:
-    missing = [filename for filename in filenames if not (folder / filename).is_file()]
+    missing = [filename for filename in filenames if not is_file(folder / filename)]
     if missing:
         raise NotFoundError(f"the folder {os.fspath(folder)!r} has no {' and no '.join(missing)}")
     return Fetched(folder, None, None)

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import click
+from huggingface_hub.utils import is_agent
 
 from hf_rws._text import one_line
-from hf_rws._transport.calls import is_agent
 
 _FORMATS = ("auto", "human", "agent", "json", "quiet")
 

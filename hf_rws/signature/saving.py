@@ -7,11 +7,10 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from hf_rws._files import UNFINISHED, locked, read_bytes
+from hf_rws._files import LARGEST_SIGNATURE, UNFINISHED, locked, read_bytes
 from hf_rws.errors import IntegrityError, RWSError, warn
 from hf_rws.signature.config import CONFIG_NAME, LARGEST_CONFIG, WEIGHTS_NAME, SignatureConfig, parse_config
 
-_LARGEST_WEIGHTS = 2**32  # bytes: all weights of the largest timm models at 8 bits
 _TRIES = 10  # where a folder cannot be locked
 _PAUSE = 0.05  # seconds between them
 
@@ -71,14 +70,17 @@ def read_folder(folder: Path, where: str) -> _Saved:
 def _read(folder: Path, where: str) -> tuple[_Saved, str, str]:
     """What stands there, the sha256 of the weights, and what it should be."""
     text = read_bytes(folder / CONFIG_NAME, f"{where} {CONFIG_NAME}", limit=LARGEST_CONFIG)
-    weights = read_bytes(folder / WEIGHTS_NAME, f"{where} {WEIGHTS_NAME}", limit=_LARGEST_WEIGHTS)
+    weights = read_bytes(folder / WEIGHTS_NAME, f"{where} {WEIGHTS_NAME}", limit=LARGEST_SIGNATURE)
     config, expected = parse_config(text, f"{where} {CONFIG_NAME}")
     return _Saved(config, len(text), weights), hashlib.sha256(weights).hexdigest(), expected
 
 
 def _cut_off(folder: Path, where: str, sha256: str) -> tuple[SignatureConfig, int] | None:
     """The config that a save has left and that was written with these weights, and its size."""
-    for name in sorted(os.listdir(folder)):
+    names: list[str] = []
+    with suppress(OSError):  # may be entered, but not listed
+        names = sorted(os.listdir(folder))
+    for name in names:
         if name.startswith(UNFINISHED):
             where_left = f"{where} {name}/{CONFIG_NAME}"
             with suppress(RWSError):  # left by someone else, or unfinished

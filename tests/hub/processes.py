@@ -3,6 +3,7 @@
 import os
 import sys
 import time
+from contextlib import contextmanager
 
 import pytest
 
@@ -22,6 +23,19 @@ def forked(work):
         finally:
             os._exit(status)
     return process
+
+
+@contextmanager
+def as_nobody():
+    """As a user whom modes of files bind, which they do not bind root."""
+    root = os.geteuid() == 0
+    if root:
+        os.seteuid(65534)
+    try:
+        yield
+    finally:
+        if root:
+            os.seteuid(0)
 
 
 def succeeded(process):
