@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from hf_rws import hub
+from hf_rws._files import is_file
 from hf_rws.cli.options import output_dir_option, together
 from hf_rws.cli.output import Output, output_options
 from hf_rws.hub.catalogue import SORTS
@@ -127,7 +128,7 @@ def push(
         commit = hub.push_folder(folder, repo_id, **common, **options)
         rows = [{"repo": repo_id, "commit": commit.oid, "url": commit.pr_url or str(commit.repo_url)}]
         return output.table(rows, id_key="url")
-    if (folder / CONFIG_NAME).is_file():
+    if is_file(folder / CONFIG_NAME):
         raise click.UsageError(
             f"{folder} holds one signature or model: give REPO_ID, e.g. user/{folder.resolve().name}"
         )

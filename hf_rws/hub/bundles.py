@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import nn
 
-from hf_rws._files import README_NAME, new_folder, output_folder, writing
+from hf_rws._files import README_NAME, is_file, new_folder, output_folder, writing
 from hf_rws._transport.ids import NAME, Location, parse_id
 from hf_rws._transport.reading import fetch
 from hf_rws.bases import load_base
@@ -98,7 +98,7 @@ def _pack_base(
     fetched = fetch(where, _FILES, optional=_OPTIONAL, **load_options)
     target.mkdir()
     for name in (*_FILES, *_OPTIONAL):
-        if (fetched.folder / name).is_file():
+        if is_file(fetched.folder / name):
             shutil.copyfile(fetched.folder / name, target / name)
     return replace(where, revision=fetched.revision)
 

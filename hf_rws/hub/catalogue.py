@@ -10,7 +10,7 @@ from typing import Any
 from huggingface_hub import is_offline_mode
 
 from hf_rws import cards
-from hf_rws._files import parse_json, read_bytes
+from hf_rws._files import is_file, parse_json, read_bytes
 from hf_rws._text import one_line
 from hf_rws._transport.exchange import ask_pages
 from hf_rws._transport.headers import Header, read_header
@@ -271,7 +271,7 @@ def _look(asked: Location, weights: str, options: Mapping[str, Any]) -> tuple[Lo
     """Where a repo is, pinned to a commit; its config.json; and the header of its weights."""
     fetched = fetch(asked, (CONFIG_NAME,), **options)
     where = replace(asked, revision=fetched.revision)
-    if not (fetched.folder / weights).is_file() and (
+    if not is_file(fetched.folder / weights) and (
         where.path is not None or options["local_files_only"] or is_offline_mode()
     ):
         fetch(asked, (weights,), **options)  # says what is in the way

@@ -15,7 +15,7 @@ from safetensors import safe_open
 from tqdm.auto import tqdm
 
 from hf_rws import cards
-from hf_rws._files import README_NAME, read_json, read_json_lines, read_text, writing
+from hf_rws._files import README_NAME, is_file, read_json, read_json_lines, read_text, writing
 from hf_rws._transport import repos
 from hf_rws._transport.collections import collect
 from hf_rws._transport.headers import read_header
@@ -80,7 +80,7 @@ def push_all(
         RWSError: Others, as `push_folder_files` raises them. What has been pushed until then stays: push again.
     """
     folder = Path(folder)
-    if not (folder / BASE / MODEL_NAME).is_file():
+    if not is_file(folder / BASE / MODEL_NAME):
         raise NotFoundError(f"{os.fspath(folder)!r} holds no {BASE}/{MODEL_NAME}: give the folder of a study")
     found = sorted(path.parent for path in folder.glob(f"[!.]*/{WEIGHTS_NAME}"))
     signatures = {path.name: Signature.from_pretrained(path) for path in found if path.name != BASE}
@@ -140,10 +140,10 @@ def push_folder(
     folder = Path(folder)
     with writing("prepare the push"), tempfile.TemporaryDirectory() as temporary:
         target = Path(temporary)
-        if (folder / WEIGHTS_NAME).is_file():
+        if is_file(folder / WEIGHTS_NAME):
             at = None if base is None else _resolved(base, token)
             _write_signature(folder, target, ({BASE: at.id} if at else {}) | {_name(folder): repo_id}, at, None)
-        elif (folder / MODEL_NAME).is_file():
+        elif is_file(folder / MODEL_NAME):
             if base is not None:
                 raise OptionError(f"{os.fspath(folder)!r} holds a model, not a signature: leave out base")
             _write_base(folder, target, {_name(folder): repo_id}, _base_metrics(folder, ()))
@@ -188,7 +188,7 @@ def _write_base(source: Path, target: Path, addresses: Mapping[str, str], metric
     read_header(Location("local", os.fspath(source)), source / MODEL_NAME, MODEL_NAME)
     for filename in (CONFIG_NAME, MODEL_NAME):
         shutil.copyfile(_no_link(source / filename), target / filename)
-    training = cards.publishable(_json(source / TRAINING_NAME)) if (source / TRAINING_NAME).is_file() else {}
+    training = cards.publishable(_json(source / TRAINING_NAME)) if is_file(source / TRAINING_NAME) else {}
     if training:
         (target / TRAINING_NAME).write_text(json.dumps(training, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     card = cards.base_card(
@@ -210,7 +210,7 @@ def _write_base(source: Path, target: Path, addresses: Mapping[str, str], metric
 def _base_metrics(folder: Path, signatures: Sequence[Signature]) -> dict[str, Any]:
     """What is known of a base's accuracy: from its training, and from the signatures that were measured on it."""
     metrics: dict[str, Any] = {}
-    if (folder / METRICS_NAME).is_file():
+    if is_file(folder / METRICS_NAME):
         try:
             last = read_json_lines(folder / METRICS_NAME, str(folder / METRICS_NAME))[-1]
             accuracies = dict(last["test_accuracy"])
@@ -272,14 +272,14 @@ def _names(folder: Path) -> list[str]:
 
 
 def _no_link(path: Path) -> Path:
-    if path.is_symlink():
+    if os.path.islink(path):
         raise OptionError(f"{path} is a link and is not pushed: put the file itself into the folder")
     return path
 
 
 def _text(path: Path) -> str | None:
     """The text of a README; None if there is none."""
-    return read_text(_no_link(path), str(path)) if path.exists() else None
+    return read_text(_no_link(path), str(path)) if os.path.exists(path) else None
 
 
 def _json(path: Path) -> dict[str, Any]:
