@@ -414,6 +414,7 @@ def test_the_training_split_of_a_dataset_is_used(tmp_path):
         ({"corrupted": IMAGES, "corruption": None}, "what to call them"),
         ({"steps": "5"}, "steps must be a whole number"),
         ({"batch_size": 8.0}, "batch_size must be a whole number"),
+        ({"batch_size": None}, "batch_size must be a whole number, got None"),
         ({"seed": 1.5}, "seed must be a whole number"),
         ({"lr": True}, "lr must be a number"),
         ({"temperature": 0}, "temperature must be above 0"),

@@ -17,7 +17,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 FLOORS = (
     {"_text", "_version"},
     {"errors"},
-    {"_files", "_ambient"},
+    {"_files", "_ambient", "_checks"},
     {"layers", "models", "timm_repo", "_accelerator", "corruptions", "plots"},
     {"fingerprints", "data", "cards"},
     {"_transport", "evaluation"},

@@ -2,9 +2,9 @@
 
 import math
 from dataclasses import dataclass
-from numbers import Real
 from typing import Any
 
+from hf_rws._checks import check_numbers
 from hf_rws.errors import OptionError
 
 # What timm's optimizer factory is given; measured by scripts/distillation_search.py.
@@ -32,11 +32,12 @@ class DistillationArguments:
     mixed_precision: str = "auto"
 
     def __post_init__(self) -> None:
-        for name, kind in (("steps", int), ("batch_size", int), ("seed", int), ("minutes", Real), ("temperature", Real),
-                           ("lr", Real), ("clean_fraction", Real), ("hold_out", Real)):  # fmt: skip
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, kind | None):
-                raise OptionError(f"{name} must be {'a whole' if kind is int else 'a'} number, got {value!r}")
+        check_numbers(
+            self,
+            whole=("steps", "batch_size", "seed"),
+            real=("minutes", "temperature", "lr", "clean_fraction", "hold_out"),
+            optional=("steps", "minutes", "lr"),
+        )
         if self.optimizer not in ("auto", *OPTIMIZERS):
             raise OptionError(f"optimizer must be one of auto, {', '.join(OPTIMIZERS)}, got {self.optimizer!r}")
         if self.steps is not None and self.minutes is not None:

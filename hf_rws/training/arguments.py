@@ -1,5 +1,6 @@
 """How a model is trained: the recipes of the paper and a short one, and the arguments that they fill in."""
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -7,7 +8,9 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, MultiStepLR, OneCycleLR
 
 from hf_rws._accelerator import PRECISIONS
+from hf_rws._checks import check_numbers
 from hf_rws.corruptions import CORRUPTIONS
+from hf_rws.corruptions.batch import check_severity
 from hf_rws.errors import OptionError
 from hf_rws.training.augmentation import AUGMENTATIONS
 
@@ -64,6 +67,19 @@ class TrainingArguments:
     log_with: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        check_numbers(
+            self,
+            whole=("epochs", "batch_size", "seed", "gradient_accumulation_steps"),
+            real=("lr", "gamma", "momentum", "weight_decay"),
+        )
+        for name, kind, what in (("corruption", str, "names"), ("log_with", str, "names"),
+                                 ("milestones", int, "whole numbers")):  # fmt: skip
+            values = getattr(self, name)
+            if not isinstance(values, tuple | list) or not all(isinstance(value, kind) for value in values):
+                raise OptionError(f"{name} must be a tuple of {what}, got {values!r}")
+        for name in ("fresh_corruption", "nesterov"):
+            if not isinstance(getattr(self, name), bool):
+                raise OptionError(f"{name} must be True or False, got {getattr(self, name)!r}")
         for name, value, choices in (
             ("schedule", self.schedule, SCHEDULES),
             ("augmentation", self.augmentation, ("auto", *AUGMENTATIONS)),
@@ -72,17 +88,16 @@ class TrainingArguments:
         ):
             if value not in choices:
                 raise OptionError(f"{name} must be one of {', '.join(choices)}, got {value!r}")
-        if self.severity not in (1, 2, 3, 4, 5):
-            raise OptionError(f"severity must be 1, 2, 3, 4 or 5, got {self.severity!r}")
+        object.__setattr__(self, "severity", check_severity(self.severity))  # NumPy's integers are no JSON
         if len(set(self.corruption)) != len(self.corruption):
             raise OptionError(f"corruption must name each one once, got {', '.join(self.corruption)}")
         for name in ("epochs", "lr", "gamma", "batch_size", "gradient_accumulation_steps"):
-            if not getattr(self, name) > 0:
-                raise OptionError(f"{name} must be above 0, got {getattr(self, name)!r}")
+            if not 0 < getattr(self, name) < math.inf:
+                raise OptionError(f"{name} must be above 0 and finite, got {getattr(self, name)!r}")
         if not 0 <= self.momentum < 1 or (self.nesterov and not self.momentum):
             raise OptionError(f"momentum must be in [0, 1), and above 0 with nesterov, got {self.momentum!r}")
-        if not self.weight_decay >= 0:
-            raise OptionError(f"weight_decay must be at least 0, got {self.weight_decay!r}")
+        if not 0 <= self.weight_decay < math.inf:
+            raise OptionError(f"weight_decay must be at least 0 and finite, got {self.weight_decay!r}")
         if not 0 <= self.seed < 2**32:
             raise OptionError(f"seed must be at least 0 and below 2**32, got {self.seed!r}")
 
