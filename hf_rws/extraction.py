@@ -14,7 +14,7 @@ from hf_rws.bases import load_base
 from hf_rws.corruptions.batch import check_severity
 from hf_rws.errors import MismatchError, OptionError, warn
 from hf_rws.fingerprints import fingerprint, weights_digest
-from hf_rws.layers import LayerTensor, NumLayers, architecture, first_layers, unwrap
+from hf_rws.layers import LayerTensor, NumLayers, architecture, check_loaded, first_layers, unwrap
 from hf_rws.signature.config import (
     PROJECTIONS,
     BaseModel,
@@ -73,7 +73,8 @@ def extract(
         The signature; nothing is written and no model is changed.
 
     Raises:
-        OptionError: An option makes no sense, or only state dicts are given (one of the three must be a model).
+        OptionError: An option makes no sense, or only state dicts are given (one of the three must be a model); one is
+            on the meta device, or has no layers.
         MismatchError: The three do not have the same tensors.
 
     Example:
@@ -153,9 +154,9 @@ def describe_base(model: nn.Module, touched: Mapping[str, Tensor], origin: Locat
     return BaseModel(
         architecture=architecture(model),
         num_classes=int(getattr(model, "num_classes", 0)),
-        mean=tuple(config.get("mean", ())),
-        std=tuple(config.get("std", ())),
-        input_size=tuple(config.get("input_size", ())),
+        mean=tuple(config.get("mean") or ()),
+        std=tuple(config.get("std") or ()),
+        input_size=tuple(config.get("input_size") or ()),
         fingerprint=fingerprint(touched),
         repo_id=origin.repo_id if origin else None,
         revision=origin.revision if origin else None,
@@ -186,8 +187,10 @@ def _open(weights: Weights, role: str) -> _Weights:
         weights = unwrap(weights)
         if any(getattr(getattr(weights, "rws", None), "scales", {}).values()):
             raise OptionError(f"{role} carries signatures; take them off first: model.rws.clear()")
+        check_loaded(weights.state_dict(), role)
         return _Weights(_cpu(weights.state_dict()), weights)
     if isinstance(weights, Mapping):
+        check_loaded(weights, role)
         return _Weights(_cpu(weights))
     if isinstance(weights, str | Path):
         base = load_base(weights)

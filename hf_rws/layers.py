@@ -1,9 +1,11 @@
 """Which tensors of a timm model are its first layers, and running it only that far."""
 
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeAlias
 
+import torch
 from timm.models._manipulate import group_with_matcher
 from torch import Tensor, nn
 
@@ -16,12 +18,14 @@ __all__ = [
     "NumLayers",
     "StopForward",
     "architecture",
+    "check_loaded",
     "find_layers",
     "first_layers",
     "head_names",
     "layer_tensors",
     "run_first_layers",
     "run_until_stopped",
+    "takes_images_of",
     "unwrap",
 ]
 
@@ -94,9 +98,11 @@ def first_layers(model: nn.Module, num_layers: NumLayers = None) -> list[list[La
         num_layers: How many; None is 7 or what there is, "all" is all but the head.
 
     Raises:
-        OptionError: More layers are asked for than there are, or fewer than one.
+        OptionError: More layers are asked for than there are, or fewer than one; or there are none.
     """
     layers = find_layers(model)
+    if not layers:
+        raise OptionError(f"this {type(model).__name__} has no layers with weights, its head aside")
     if num_layers == "all":
         return layers
     if num_layers is None:
@@ -107,6 +113,23 @@ def first_layers(model: nn.Module, num_layers: NumLayers = None) -> list[list[La
             f"or None, got {num_layers!r}"
         )
     return layers[:num_layers]
+
+
+def check_loaded(state: Mapping[str, Any], what: str) -> None:
+    """OptionError if tensors of a state dict have no values, as on the meta device; `what` is whose they are."""
+    if any(isinstance(value, Tensor) and value.is_meta for value in state.values()):
+        raise OptionError(f"{what} is on the meta device; load its weights first")
+
+
+@contextmanager
+def takes_images_of(shape: Sequence[int]) -> Iterator[None]:
+    """OptionError that names the shape (N, C, H, W) for what a model has against images of it."""
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise
+    except (RuntimeError, AssertionError) as error:  # AssertionError: timm's answer to other image sizes
+        raise OptionError(f"the model cannot take images of shape {tuple(shape)}: {error}") from error
 
 
 class StopForward(Exception):

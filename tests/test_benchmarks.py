@@ -170,6 +170,7 @@ def test_folders_that_hold_no_benchmark(tmp_path):
         (np.zeros((40, 1), dtype=np.uint8), "must hold integers of shape"),
         (np.zeros(41, dtype=np.uint8), "class number for each image of 5 severities; it holds 41 numbers"),
         (np.full(40, -1), "from -1 on"),
+        (np.full(40, 2**40), "labels.npy holds the number 1099511627776; more than 1,000,000 classes"),
         (np.zeros(0, dtype=np.uint8), "must hold integers of shape"),
         (b"", "labels.npy cannot be read"),
         (None, "labels.npy is missing: unpack the whole benchmark"),

@@ -202,6 +202,12 @@ def test_parse_classes(text, expected):
         ([], "at least one"),
         ("0-4", r"beyond the 4 classes \(0 to 3\)"),
         ([-1], "beyond the 4 classes"),
+        ("0-9999999999", "beyond the 4 classes"),
+        ("9-99999999999", "beyond the 4 classes"),
+        (f"0-{'9' * 5000}", "must look like"),
+        (3, "a list of numbers, got 3"),
+        ([0.5], "a list of numbers"),
+        (["a"], "a list of numbers"),
     ],
 )
 def test_parse_classes_refuses(classes, message):
@@ -306,6 +312,7 @@ def test_no_images_and_no_labels(tmp_path):
         (None, (0, None, 1, 0), "leaves images without a label"),
         (datasets.Value("string"), ("a", "b", "a", "b"), "does not hold class numbers"),
         (datasets.Value("float32"), (0.0, 0.5, 1.0, 0.0), "does not hold class numbers"),
+        (datasets.Value("int64"), (0, 2**40, 1, 0), "'test' holds the number 1099511627776; more than 1,000,000"),
     ],
 )
 def test_labels_that_are_none(label, labels, message, tmp_path):
@@ -356,6 +363,8 @@ def test_image_sets_check_their_parts():
         ImageSet(pixels(2).float(), torch.zeros(2), CLASSES)
     with pytest.raises(OptionError, match="2 images but labels of shape"):
         ImageSet(pixels(2), torch.zeros(3), CLASSES)
+    with pytest.raises(OptionError, match="labels must be class numbers, integers"):
+        ImageSet(pixels(2), torch.zeros(2), CLASSES)
 
 
 def test_subsets_and_classes():

@@ -400,6 +400,7 @@ def test_the_training_split_of_a_dataset_is_used(tmp_path):
         ({"corruption": []}, "at least one"),
         ({"corruption": ["fog", "fog"]}, "each once"),
         ({"corruption": [3]}, "a name or a callable"),
+        ({"corruption": 5}, "a callable on images, or a list of these, got 5"),
         ({"severity": 6}, "severity must be"),
         ({"corrupted": IMAGES[:30]}, "40 clean images but 30 corrupted"),
         ({"corrupted": IMAGES, "corruption": darker}, "what to call them"),
@@ -446,6 +447,10 @@ def test_bases_that_cannot_be_distilled(tmp_path):
     silent.pretrained_cfg = dict(silent.pretrained_cfg, input_size=None)
     with pytest.raises(OptionError, match="input_size"):
         distill(silent, IMAGES, **QUICK)
+    with pytest.raises(OptionError, match="the base is on the meta device; load its weights first"):
+        distill(base().to("meta"), IMAGES, **QUICK)
+    with pytest.raises(OptionError, match="this Sequential has no layers with weights"):
+        distill(torch.nn.Sequential(), IMAGES, **QUICK)
     with pytest.raises(hf_rws.errors.NotFoundError):
         distill("no-such-model", IMAGES, **QUICK)
     with pytest.raises(MismatchError):

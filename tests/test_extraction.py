@@ -1,5 +1,8 @@
+from copy import deepcopy
+
 import pytest
 import torch
+from torch import nn
 
 import hf_rws
 from hf_rws.errors import MismatchError, OptionError
@@ -117,6 +120,25 @@ def test_other_shapes_broken_values_and_bare_state_dicts_are_refused():
         hf_rws.extract(broken, models.standard, models.start, corruption="fog")
     with pytest.raises(OptionError, match="must be a model"):
         hf_rws.extract(weights, weights, weights, corruption="fog")
+
+
+def test_models_without_weights_or_layers_are_refused():
+    models = trio("vgg16_gap")
+    for given, message in (
+        ({"standard": deepcopy(models.standard).to("meta")}, "standard is on the meta device; load its weights first"),
+        ({"robust": deepcopy(models.robust).to("meta").state_dict()}, "robust is on the meta device"),
+        (dict.fromkeys(("robust", "standard", "pretrained"), nn.Sequential()), "this Sequential has no layers"),
+    ):
+        start = {"robust": models.robust, "standard": models.standard, "pretrained": models.start}
+        with pytest.raises(OptionError, match=message):
+            hf_rws.extract(**{**start, **given}, corruption="fog")
+
+
+def test_a_config_with_gaps_describes_the_base_as_far_as_it_goes():
+    base = create("vgg16_gap")
+    base.pretrained_cfg = {**base.pretrained_cfg, "mean": None, "std": None, "input_size": None}
+    found = hf_rws.extract(moved(base, 1), base, None, corruption="fog", projection=None).config.base_model
+    assert (found.mean, found.std, found.input_size) == ((), (), ())
 
 
 def test_a_patched_model_is_no_standard_model():

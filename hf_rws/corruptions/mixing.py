@@ -51,6 +51,10 @@ class Mixture:
     def __init__(self, corruption: CorruptionLike | Sequence[CorruptionLike], severity: int = 5):
         if corruption == "all":
             corruption = all_names()
+        if not isinstance(corruption, Iterable) and not callable(corruption):
+            raise OptionError(
+                f"corruption must be a name, a callable on images, or a list of these, got {corruption!r}"
+            )
         parts = [corruption] if isinstance(corruption, str) or callable(corruption) else list(corruption)
         self.names = _names(parts)
         if not parts or len(set(self.names)) != len(self.names):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
 from typing import Any
 
@@ -80,9 +80,9 @@ class RandomCorrupt(nn.Module):
         parameters: str = "auto",
     ):
         super().__init__()
-        if isinstance(names, str) and names != _ALL:
+        if not isinstance(names, Iterable) or (isinstance(names, str) and names != _ALL):
             raise OptionError(f"names must be a list of corruptions or {_ALL!r}, not {names!r}.")
-        if not 0 <= clean <= 1:
+        if not isinstance(clean, int | float) or not 0 <= clean <= 1:
             raise OptionError(f"clean is a share from 0 to 1, not {clean!r}.")
         self.names = all_names() if names == _ALL else tuple(find(name).name for name in names)
         if not self.names:

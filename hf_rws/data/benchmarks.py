@@ -31,7 +31,7 @@ from hf_rws.corruptions import CORRUPTIONS
 from hf_rws.corruptions.batch import check_severity
 from hf_rws.corruptions.definition import SEVERITIES
 from hf_rws.data.decoding import as_array, readable
-from hf_rws.data.sets import ImageSet, parse_classes
+from hf_rws.data.sets import ImageSet, numbered_classes, parse_classes
 from hf_rws.errors import FormatError, NotFoundError, OptionError
 
 _LABELS = "labels.npy"
@@ -236,7 +236,7 @@ class _Arrays:
 
     @property
     def classes(self) -> tuple[str, ...]:
-        return tuple(map(str, range(int(self.labels.max()) + 1)))
+        return numbered_classes(int(self.labels.max()) + 1, str(self.folder / _LABELS))
 
     def part(self, corruption: str, severity: int) -> _Part:
         path = self.folder / f"{corruption}.npy"

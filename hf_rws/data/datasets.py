@@ -11,7 +11,7 @@ from torch import Tensor
 
 from hf_rws._ambient import unaffected
 from hf_rws.data.decoding import decoded_pixels, existing_column, find_image_column
-from hf_rws.data.sets import ImageSet, Splits, keep_classes, parse_classes
+from hf_rws.data.sets import ImageSet, Splits, keep_classes, numbered_classes, parse_classes
 from hf_rws.errors import FormatError, NotFoundError, OptionError
 
 if TYPE_CHECKING:
@@ -172,12 +172,10 @@ def _decoded(
 ) -> ImageSet:
     image_column = find_image_column(split, image_column, dataset)
     label_column = label_column or _label_column(split, dataset)
-    labels = _labels(split, label_column, split_name, dataset)  # first: decoding may take minutes
+    labels, classes = _labels(split, label_column, split_name, dataset)  # first: decoding may take minutes
     pixels = decoded_pixels(
         split, split_name, dataset, image_size=image_size, image_column=image_column, cache_dir=cache_dir
     )
-    feature = split.features[label_column]
-    classes = tuple(feature.names) if hasattr(feature, "names") else tuple(map(str, range(int(labels.max()) + 1)))
     return ImageSet(pixels, labels, classes, dataset_name(dataset))
 
 
@@ -199,7 +197,8 @@ def _label_column(split: "datasets.Dataset", dataset: str) -> str:
     )
 
 
-def _labels(split: "datasets.Dataset", column: str, split_name: str, dataset: str) -> Tensor:
+def _labels(split: "datasets.Dataset", column: str, split_name: str, dataset: str) -> tuple[Tensor, tuple[str, ...]]:
+    """The labels, int64 of shape (N,), and the names of the classes; FormatError if the column holds no labels."""
     existing_column(split, column, dataset)
     where = f"dataset {dataset!r}: column {column!r} of split {split_name!r}"
     if "int" not in getattr(split.features[column], "dtype", ""):
@@ -209,4 +208,7 @@ def _labels(split: "datasets.Dataset", column: str, split_name: str, dataset: st
     values = split.with_format(None)[column][:]
     if any(value is None or value < 0 for value in values):
         raise FormatError(f"{where} leaves images without a label; choose another split by test_split")
-    return torch.tensor(values, dtype=torch.int64)
+    feature = split.features[column]
+    named = hasattr(feature, "names")
+    classes = tuple(feature.names) if named else numbered_classes(max(values, default=-1) + 1, where)
+    return torch.tensor(values, dtype=torch.int64), classes

@@ -1,14 +1,17 @@
 """Labelled images of one size as tensors, and choosing classes of them."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from numbers import Integral
 
 import torch
 from torch import Tensor
 
 from hf_rws._ambient import unaffected
-from hf_rws.errors import OptionError
+from hf_rws.errors import FormatError, OptionError
+
+_MOST_CLASSES = 1_000_000  # without names; ImageNet-21k has 21,843
 
 
 @dataclass(frozen=True)
@@ -34,6 +37,9 @@ class ImageSet:
             )
         if self.labels.shape != self.images.shape[:1]:
             raise OptionError(f"{len(self.images)} images but labels of shape {tuple(self.labels.shape)}")
+        kind = self.labels.dtype
+        if (kind.is_floating_point or kind.is_complex or kind == torch.bool) and len(self.labels):
+            raise OptionError(f"labels must be class numbers, integers, got {kind}")
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -74,18 +80,33 @@ def parse_classes(classes: str | Sequence[int], count: int) -> tuple[int, ...]:
     if isinstance(classes, str):
         numbers: list[int] = []
         for part in classes.split(","):
-            match = re.fullmatch(r"\s*(\d+)(?:-(\d+))?\s*", part)
+            match = re.fullmatch(r"\s*(\d{1,18})(?:-(\d{1,18}))?\s*", part)
             if match is None:
                 raise OptionError(f"classes must look like '0-49,60', got {classes!r}")
             first, last = int(match[1]), int(match[2] or match[1])
-            numbers.extend(range(first, last + 1))
-    else:
+            numbers.extend(range(first, last + 1) if last < count else [last])  # a range may be of any length
+    elif isinstance(classes, Iterable) and all(isinstance(number, Integral) for number in classes):
         numbers = list(classes)
+    else:
+        raise OptionError(f"classes must be text like '0-49,60' or a list of numbers, got {classes!r}")
     if not numbers or len(set(numbers)) != len(numbers):
         raise OptionError(f"classes must name each class once and at least one, got {classes!r}")
     if max(numbers) >= count or min(numbers) < 0:
         raise OptionError(f"classes {classes!r} go beyond the {count} classes (0 to {count - 1}) of the dataset")
     return tuple(numbers)
+
+
+def numbered_classes(count: int, where: str) -> tuple[str, ...]:
+    """Names of classes that have none but their numbers, 0 to `count` - 1.
+
+    Raises:
+        FormatError: There are more than a million: the numbers in the file, which `where` names, are no labels.
+    """
+    if count > _MOST_CLASSES:
+        raise FormatError(
+            f"{where} holds the number {count - 1}; more than {_MOST_CLASSES:,} classes are not read: are these labels?"
+        )
+    return tuple(map(str, range(count)))
 
 
 def keep_classes(images: ImageSet, classes: Sequence[int]) -> ImageSet:

@@ -19,7 +19,7 @@ from hf_rws.distillation.mixtures import Corrupter, Pairs
 from hf_rws.distillation.objective import Objective
 from hf_rws.errors import OptionError, warn
 from hf_rws.extraction import describe_base
-from hf_rws.layers import NumLayers, first_layers, unwrap
+from hf_rws.layers import NumLayers, check_loaded, first_layers, unwrap
 from hf_rws.signature.config import CorruptionSpec, Method, SignatureConfig, tensor_specs
 from hf_rws.signature.quantization import BitsLike
 from hf_rws.signature.signature import Signature
@@ -106,7 +106,7 @@ def distill(
 
     Raises:
         OptionError: Too few images, or of another size than the base takes; a callable that changes shape or dtype; an
-            option that makes no sense; a base with fewer layers, or with signatures on.
+            option that makes no sense; a base with fewer layers, with signatures on, or on the meta device.
         RWSError: Others of its subclasses, as `load_patched` raises them.
     """
     arguments = DistillationArguments(
@@ -164,6 +164,7 @@ def _open(base: nn.Module | str | Path) -> tuple[nn.Module, Location | None]:
         loaded = load_base(base)
         return loaded.model, loaded.origin
     model = unwrap(base)
+    check_loaded(model.state_dict(), "the base")
     if any(getattr(getattr(model, "rws", None), "scales", {}).values()):
         raise OptionError("the base carries signatures; take them off first: model.rws.clear()")
     return model, None

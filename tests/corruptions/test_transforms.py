@@ -107,6 +107,8 @@ def test_all_without_frost_says_so(monkeypatch):
         (lambda: Corrupt("fog", parameters="mnist"), "'cifar'"),
         (lambda: RandomCorrupt("fog"), "list"),
         (lambda: RandomCorrupt([]), "empty"),
+        (lambda: RandomCorrupt(5), "names must be a list of corruptions"),
+        (lambda: RandomCorrupt(["fog"], clean="half"), "share"),
         (lambda: RandomCorrupt(["fog", "frog"]), "'fog'"),
         (lambda: RandomCorrupt(["fog"], severity="any"), "'any'"),
         (lambda: RandomCorrupt(["fog"], clean=1.5), "1.5"),
