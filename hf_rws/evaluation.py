@@ -21,6 +21,7 @@ from hf_rws.data.datasets import load_split
 from hf_rws.data.preprocessing import Normalize
 from hf_rws.data.sets import ImageSet
 from hf_rws.errors import OptionError
+from hf_rws.layers import check_loaded, takes_images_of
 
 __all__ = ["Evaluation", "Row", "accuracy", "evaluate", "predict"]
 
@@ -105,8 +106,8 @@ def evaluate(
         A row for the clean images and one per corruption and severity.
 
     Raises:
-        OptionError: Unknown corruption or severity; no images; images and labels that do not fit; more classes than the
-            model knows.
+        OptionError: Unknown corruption or severity; no images, or of a size that the model cannot take; images and
+            labels that do not fit; more classes, or other labels, than the model knows; a model on the meta device.
         NotFoundError: There is no such dataset, or files of a benchmark are missing.
         FormatError: A dataset or benchmark cannot be read.
 
@@ -125,15 +126,18 @@ def evaluate(
     benchmark = _as_benchmark(dataset)
     settings = _settings(corruptions, severities, benchmark)
     images = benchmark or _as_image_set(dataset).subset(slice(limit))
-    _check_fit(model, images)
+    if isinstance(images, ImageSet) and not len(images):
+        raise OptionError("there are no images to evaluate on")
+    check_classes(model, images)
+    first = _first_parameter(model)
     if clean and not benchmark:
         settings.insert(0, (_CLEAN, 0))
-    device, rows = next(model.parameters()).device, []
+    rows = []
     for name, severity in tqdm(settings, desc="evaluating", disable=not progress, leave=False):
         if isinstance(images, Benchmark):
             parts = images.batches(name, severity, batch_size=batch_size, limit=limit)
         else:
-            parts = _corrupted(images, name, severity, seed=seed, batch_size=batch_size, device=device)
+            parts = _corrupted(images, name, severity, seed=seed, batch_size=batch_size, device=first.device)
         right = [predict(model, part.images, batch_size=batch_size) == part.labels for part in parts]
         rows.append(Row(name, severity, float(torch.cat(right).double().mean()), sum(map(len, right))))
     return Evaluation(tuple(rows))
@@ -145,7 +149,10 @@ def _settings(
     """What to measure; everything is checked before the first forward pass: nothing is worse than an error later."""
     if corruptions == "all":
         corruptions = benchmark.corruptions if benchmark else all_names()
-    names = (corruptions,) if isinstance(corruptions, str) else corruptions
+    for label, values in (("corruptions", corruptions), ("severities", severities)):
+        if not isinstance(values, Iterable):
+            raise OptionError(f"{label} must be a list, got {values!r}")
+    names, severities = (corruptions,) if isinstance(corruptions, str) else corruptions, tuple(severities)
     settings = [(name, severity) for name in names for severity in severities]
     for name, severity in settings:
         if benchmark:
@@ -156,15 +163,19 @@ def _settings(
     return settings
 
 
-def _check_fit(model: nn.Module, images: ImageSet | Benchmark) -> None:
-    if isinstance(images, ImageSet) and not len(images):
-        raise OptionError("there are no images to evaluate on")
+def check_classes(model: nn.Module, images: ImageSet | Benchmark) -> None:
+    """OptionError unless a model, where it says how many classes it knows, knows those of images and their labels."""
     known = getattr(model, "num_classes", None)
     if known and known < len(images.classes):
         name = images.name or "the dataset"
         raise OptionError(
             f"{name} has {len(images.classes)} classes, the model knows {known}: choose those that it knows by classes"
         )
+    if isinstance(images, ImageSet) and len(images):
+        first, last = int(images.labels.min()), int(images.labels.max())
+        if first < 0 or (known and last >= known):
+            most = f"to {known - 1}, as the model knows {known} classes" if known else "or more"
+            raise OptionError(f"labels must be 0 {most}; there are labels from {first} to {last}")
 
 
 def _corrupted(
@@ -179,22 +190,30 @@ def _corrupted(
 
 def accuracy(model: nn.Module, images: ImageSet, *, batch_size: int = 500) -> float:
     """Top-1 accuracy in [0, 1]."""
-    labels = images.labels
-    return (
-        float((predict(model, images.images, batch_size=batch_size) == labels).double().mean()) if len(labels) else 0.0
-    )
+    right = predict(model, images.images, batch_size=batch_size) == images.labels.cpu()
+    return float(right.double().mean()) if len(right) else 0.0
 
 
 @unaffected
 def predict(model: nn.Module, images: Tensor, *, batch_size: int = 500) -> Tensor:
-    """Predicted classes, int64 on the CPU, of uint8 images of shape (N, 3, H, W)."""
-    first = next(model.parameters())
+    """Predicted classes, int64 on the CPU, of uint8 images (N, 3, H, W); OptionError if the model cannot take them."""
+    first = _first_parameter(model)
     normalize = Normalize.of(model).to(first.device)
     found = []
     with _evaluating(model), torch.inference_mode():
         for chunk in images.split(batch_size):
-            found.append(model(normalize(chunk.to(first.device)).to(first.dtype)).argmax(1).cpu())
+            with takes_images_of(chunk.shape):
+                found.append(model(normalize(chunk.to(first.device)).to(first.dtype)).argmax(1).cpu())
     return torch.cat(found) if found else torch.empty(0, dtype=torch.int64)
+
+
+def _first_parameter(model: nn.Module) -> Tensor:
+    """What says where a model is and in which dtype; OptionError if it has no weights, or is on the meta device."""
+    first = next(model.parameters(), None)
+    if first is None:
+        raise OptionError(f"this {type(model).__name__} has no weights; give a timm model")
+    check_loaded({"first": first}, "the model")
+    return first
 
 
 @contextmanager
@@ -217,12 +236,16 @@ def _as_benchmark(dataset: Any) -> Benchmark | None:
 
 
 def _as_image_set(dataset: Any) -> ImageSet:
-    """An `ImageSet` from what `evaluate` takes."""
+    """An `ImageSet` from what `evaluate` takes, its labels on the CPU."""
     if isinstance(dataset, ImageSet):
-        return dataset
+        return dataset if dataset.labels.is_cpu else replace(dataset, labels=dataset.labels.cpu())
     if isinstance(dataset, tuple) and len(dataset) == 2:
-        images, labels = (torch.as_tensor(part) for part in dataset)
-        return ImageSet(images, labels.to(torch.int64), ())
+        try:
+            images, labels = (torch.as_tensor(part) for part in dataset)
+        except (TypeError, ValueError, RuntimeError) as error:  # text, objects, rows of several lengths
+            raise OptionError(f"a pair (images, labels) must be arrays or tensors of numbers: {error}") from error
+        found = ImageSet(images, labels, ())
+        return replace(found, labels=labels.to("cpu", torch.int64))
     if isinstance(dataset, str | Path):
         return load_split(str(dataset))
     raise OptionError(

@@ -24,7 +24,7 @@ from hf_rws.corruptions import CORRUPTIONS, Corrupt, RandomCorrupt
 from hf_rws.data import as_images
 from hf_rws.errors import OptionError
 from hf_rws.evaluation import predict
-from hf_rws.study.run import create_start
+from hf_rws.study.run import create_start, run_study
 from hf_rws.timm_repo import save_timm_repo
 from hf_rws.training import train
 from tests.helpers import arguments, image_set, model, on_cpu, pil, pixels, splits, weights  # noqa: F401
@@ -213,6 +213,14 @@ def test_nor_does_one_that_fails(tmp_path):
     with pytest.raises(OptionError):
         hf_rws.distill(BASE, IMAGES, corruption=lambda images: images[:, :, :9], steps=2, progress=False)
     assert process_state() == before
+
+
+def test_nor_does_a_study(tmp_path):
+    before = process_state()["accelerate"]
+    options = {"corruptions": ["contrast"], "distilled": 0, "robust": True, "scale_curve": False}
+    with pytest.raises(OptionError, match="too few"):  # to distil from, after the first training
+        run_study(copy.deepcopy(BASE), PARTS, tmp_path / "study", arguments(epochs=1), **options)
+    assert process_state()["accelerate"] == before
 
 
 @pytest.mark.filterwarnings("ignore:the distillation did not help")

@@ -2,7 +2,9 @@ import csv
 import io
 from contextlib import nullcontext
 
+import numpy as np
 import pytest
+import timm
 import torch
 from PIL import Image
 from torch import nn
@@ -22,6 +24,7 @@ from hf_rws.evaluation import (
     predict,
 )
 from tests.helpers import CLASSES, datasets_cache, image_set, model, pixels, toy_dataset  # noqa: F401
+from tests.models import DEVICES
 
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.247, 0.2435, 0.2616)
 
@@ -178,6 +181,12 @@ def test_csv_reads_back():
         ({"dataset": (pixels(3).permute(0, 2, 3, 1), torch.zeros(3))}, "uint8 of shape"),
         ({"dataset": (pixels(3), torch.zeros(2))}, "3 images but labels of shape"),
         ({"dataset": (pixels(0), torch.zeros(0))}, "no images"),
+        ({"dataset": (pixels(3), torch.zeros(3))}, "labels must be class numbers"),
+        ({"dataset": (pixels(3), torch.tensor([0, -1, 2]))}, "labels must be 0 or more; there are labels from -1 to 2"),
+        ({"dataset": (pixels(2), ["a", "b"])}, "must be arrays or tensors of numbers"),
+        ({"dataset": (pixels(2), np.array(["a", "b"]))}, "must be arrays or tensors of numbers"),
+        ({"severities": 5}, "severities must be a list, got 5"),
+        ({"corruptions": 5}, "corruptions must be a list, got 5"),
     ],
 )
 def test_errors_come_before_the_first_forward_pass(options, message):
@@ -192,6 +201,37 @@ def test_a_model_must_know_all_classes():
     asked.num_classes = 3
     with pytest.raises(OptionError, match="toy has 4 classes, the model knows 3"):
         evaluate(asked, image_set(4), "fog")
+
+
+def test_labels_must_be_those_that_the_model_knows():
+    for first in (100, -1):
+        labels = torch.arange(first, first + 4)
+        with pytest.raises(OptionError, match=f"0 to 3, as the model knows 4 classes; there are labels from {first} "):
+            evaluate(model(), (pixels(4), labels), "fog")
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_labels_may_lie_where_the_model_does(device):
+    images = image_set(8)
+    there = ImageSet(images.images.to(device), images.labels.to(device), images.classes)
+    created = model().to(device)
+    assert evaluate(created, there, "contrast") == evaluate(created, (there.images, there.labels), "contrast")
+    assert accuracy(created, there) == accuracy(created, images)
+
+
+def test_images_of_a_size_that_the_model_cannot_take():
+    fixed = timm.create_model("vit_tiny_patch16_224", img_size=64, embed_dim=24, depth=1, num_classes=4)
+    with pytest.raises(OptionError, match=r"cannot take images of shape \(4, 3, 32, 32\): .*64"):
+        evaluate(fixed, image_set(4), "fog")
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [(model().to("meta"), "the model is on the meta device"), (nn.Sequential(), "this Sequential has no weights")],
+)
+def test_a_model_without_weights(given, message):
+    with pytest.raises(OptionError, match=message):
+        evaluate(given, image_set(4), "fog")
 
 
 @pytest.mark.usefixtures("datasets_cache")

@@ -1,6 +1,7 @@
 import json
 import os
 import resource
+import shutil
 import socket
 import subprocess
 import sys
@@ -133,15 +134,88 @@ def test_resumed_after_a_log_that_was_cut_off(cut, tmp_path, monkeypatch):
 
 
 def test_a_log_that_is_damaged_is_named(tmp_path):
-    _trained(tmp_path / "run")
+    _trained(tmp_path / "run", epochs=1, corruption=("fog",))
     log = tmp_path / "run" / "metrics.jsonl"
     for text, message in (
         ("{]\n" + log.read_text(), ": line 1: not valid JSON"),
         ("", " does not end with the result"),
+        ('{"test_accuracy": {}}\n', " does not end with the result"),
+        ('{"test_accuracy": 1, "best_epoch": 0, "validation_accuracy": 1, "n": 4}\n', " does not end with the result"),
+        (log.read_text().replace('"clean"', '"cleen"'), " does not end with the result"),
+        (log.read_text().replace('"fog-5"', '"fog-4"'), " does not end with the result"),
+        (log.read_text().replace('"n": 20', '"n": "20"'), " does not end with the result"),
     ):
         log.write_text(text)
         with pytest.raises(FormatError, match=rf"metrics.jsonl{message}"):
-            train(model(), splits(), tmp_path / "run", arguments(), resume=True)
+            train(model(), splits(), tmp_path / "run", arguments(epochs=1, corruption=("fog",)), resume=True)
+
+
+CHECKPOINT = (
+    "state/model.safetensors",
+    "state/optimizer.bin",
+    "state/custom_checkpoint_1.pkl",
+    "best/model.safetensors",
+)
+
+
+@pytest.mark.parametrize("file", CHECKPOINT)
+@pytest.mark.parametrize("content", ["cut", "empty", "other", "missing"])
+def test_a_damaged_checkpoint_is_named(file, content, tmp_path, monkeypatch):
+    with monkeypatch.context() as patched:
+        patched.setattr(trainer._TrainingRun, "finish", lambda _: None)
+        train(model(), splits(), tmp_path / "run", arguments(epochs=1))
+    damaged = tmp_path / "run" / "checkpoint" / file
+    whole = damaged.read_bytes()
+    damaged.unlink()
+    if content != "missing":
+        damaged.write_bytes({"cut": whole[: len(whole) // 2], "empty": b"", "other": b"not a checkpoint" * 20}[content])
+    with pytest.raises(FormatError, match=r"the checkpoint in .*run/checkpoint is damaged .*; remove .* to begin"):
+        train(model(), splits(), tmp_path / "run", arguments(epochs=1), resume=True)
+
+
+def test_a_run_begins_anew_where_the_checkpoint_was_removed(tmp_path, monkeypatch):
+    _, expected = _trained(tmp_path / "whole")
+    with monkeypatch.context() as patched:
+        patched.setattr(trainer._TrainingRun, "finish", lambda _: None)
+        train(model(), splits(), tmp_path / "cut", arguments())
+    shutil.rmtree(tmp_path / "cut" / "checkpoint")
+    train(model(), splits(), tmp_path / "cut", arguments(), resume=True)
+    assert same(_saved(tmp_path / "cut"), expected)
+    assert log_of(tmp_path / "cut") == log_of(tmp_path / "whole")
+
+
+def _with_config(**changes):
+    given = model()
+    given.pretrained_cfg = {**given.pretrained_cfg, **changes}
+    return given
+
+
+def _without_config():
+    given = model()
+    del given.pretrained_cfg
+    return given
+
+
+def _of_three_classes():
+    given = model()
+    given.reset_classifier(3)
+    return given
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (_without_config, "no pretrained_cfg with mean and std"),
+        (lambda: _with_config(mean=None), "no pretrained_cfg with mean and std"),
+        (lambda: _with_config(input_size=None), "gives no input_size"),
+        (_of_three_classes, "toy has 4 classes, the model knows 3"),
+        (lambda: model().to("meta"), "on the meta device"),
+    ],
+)
+def test_a_model_that_cannot_be_trained_leaves_nothing(make, message, tmp_path):
+    with pytest.raises(OptionError, match=message):
+        train(make(), splits(), tmp_path / "run", arguments())
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("largest", [100, 1_000, 10_000])

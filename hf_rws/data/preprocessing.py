@@ -27,7 +27,7 @@ class Normalize(nn.Module):
     def of(cls, model: nn.Module) -> "Normalize":
         """The normalisation in a timm model's `pretrained_cfg`."""
         config: Any = getattr(model, "pretrained_cfg", None) or {}
-        if "mean" not in config or "std" not in config:
+        if config.get("mean") is None or config.get("std") is None:
             raise OptionError("the model has no pretrained_cfg with mean and std; give it one, as timm models have")
         return cls(config["mean"], config["std"])
 

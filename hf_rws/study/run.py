@@ -12,7 +12,7 @@ from torch import nn
 from tqdm.auto import tqdm
 
 from hf_rws import cards
-from hf_rws._accelerator import is_main_process
+from hf_rws._accelerator import is_main_process, state_kept
 from hf_rws._ambient import random_state_kept
 from hf_rws._files import README_NAME, read_json, write_whole
 from hf_rws.bases import load_base, named_model
@@ -74,6 +74,7 @@ def create_start(
     return start
 
 
+@state_kept()
 def run_study(
     start: nn.Module,
     data: Splits,

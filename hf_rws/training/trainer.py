@@ -29,8 +29,9 @@ from hf_rws.corruptions.mixing import change_groups, equal_shares
 from hf_rws.data.preprocessing import Normalize
 from hf_rws.data.sets import ImageSet, Splits
 from hf_rws.errors import AccessError, FormatError, OptionError, RWSError
-from hf_rws.evaluation import accuracy
+from hf_rws.evaluation import accuracy, check_classes
 from hf_rws.fingerprints import weights_digest
+from hf_rws.layers import check_loaded
 from hf_rws.timm_repo import CONFIG_NAME, METRICS_NAME, MODEL_NAME, TRAINING_NAME, save_timm_repo
 from hf_rws.training import augmentation
 from hf_rws.training.arguments import TrainingArguments, create_scheduler
@@ -98,14 +99,16 @@ def train(
         notes: More to record in training_args.json (dataset, model name, ...).
 
     Raises:
-        OptionError: The folder holds another run, or the batch cannot be shared out.
+        OptionError: The folder holds another run, or the batch cannot be shared out; the model has no `pretrained_cfg`
+            with the preprocessing, knows fewer classes than `data` has, or cannot be trained.
         AccessError: The folder cannot be written to, or the disk is full.
-        FormatError: Its metrics.jsonl or training_args.json is damaged.
+        FormatError: Its metrics.jsonl, training_args.json or checkpoint is damaged.
     """
     folder = Path(output_dir)
+    _check_can_learn(model, data)
     record = _record(model, data, arguments, notes or {})
     if _finished(folder, record, resume):
-        return _read_result(folder)
+        return _read_result(folder, arguments)
     run = _TrainingRun(model, data, folder, arguments, record, resume)
     for epoch in range(run.progress.epoch, arguments.epochs):
         run.end_epoch(epoch, run.train_epoch(epoch))
@@ -126,7 +129,6 @@ class _TrainingRun:
     ) -> None:
         from accelerate.utils import set_seed
 
-        _check_can_learn(model)
         set_seed(arguments.seed)
         self.accelerator = create_accelerator(
             arguments.mixed_precision,
@@ -236,7 +238,8 @@ class _TrainingRun:
         accelerator, best = self.accelerator, self.checkpoint / "best"
         accelerator.wait_for_everyone()
         accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)  # as whoever loads the model will run it
-        self.plain.load_state_dict(load_file(best / MODEL_NAME))
+        with _reading_checkpoint(self.checkpoint):
+            self.plain.load_state_dict(load_file(best / MODEL_NAME))
         if accelerator.is_main_process:
             self._log(
                 {
@@ -256,7 +259,7 @@ class _TrainingRun:
         accelerator.wait_for_everyone()
         if self.arguments.log_with:
             accelerator.end_training()
-        return _read_result(self.folder)
+        return _read_result(self.folder, self.arguments)
 
     def _test_accuracy(self) -> dict[str, float]:
         arguments = self.arguments
@@ -264,7 +267,7 @@ class _TrainingRun:
         found = {"clean": accuracy(self.plain, test)}
         for name in arguments.corruption:
             shown = replace(test, images=corrupt(test.images, name, arguments.severity))
-            found[f"{name}-{arguments.severity}"] = accuracy(self.plain, shown)
+            found[_shown_name(name, arguments)] = accuracy(self.plain, shown)
         return found
 
     def _training_pixels(self, epoch: int) -> Tensor:
@@ -301,7 +304,8 @@ class _TrainingRun:
         """Go on after the last whole epoch, and forget what was logged later."""
         for name in ("state", "state-old"):
             if (self.checkpoint / name).is_dir():
-                self.accelerator.load_state(str(self.checkpoint / name))
+                with _reading_checkpoint(self.checkpoint):
+                    self.accelerator.load_state(str(self.checkpoint / name))
                 break
         if self.accelerator.is_main_process and self.log.is_file():
             rows = [
@@ -327,6 +331,11 @@ def _corrupted(images: ImageSet, arguments: TrainingArguments, *, seed: int) -> 
         return replace(images, images=ways[0](images.images))
     shares = equal_shares(len(images), len(ways), torch.Generator().manual_seed(seed))
     return replace(images, images=change_groups(images.images, zip(shares, ways, strict=True)))
+
+
+def _shown_name(corruption: str, arguments: TrainingArguments) -> str:
+    """What the test images under a training corruption are called in a result."""
+    return f"{corruption}-{arguments.severity}"
 
 
 def _draw_seed(arguments: TrainingArguments, epoch: int) -> int:
@@ -371,10 +380,14 @@ def _finished(folder: Path, record: dict[str, Any], resume: bool) -> bool:
     return weights.is_file() and not (folder / "checkpoint").exists()
 
 
-def _read_result(folder: Path) -> TrainingResult:
+def _read_result(folder: Path, arguments: TrainingArguments) -> TrainingResult:
     path = folder / METRICS_NAME
     last: dict[str, Any] = next(reversed(read_json_lines(path, str(path))), {})
-    if "test_accuracy" not in last:
+    measured = last.get("test_accuracy")
+    shown = ("clean", *(_shown_name(name, arguments) for name in arguments.corruption))
+    accuracies = [measured.get(name) for name in shown] if isinstance(measured, dict) else [None]
+    numbers = all(isinstance(value, int | float) for value in (*accuracies, last.get("validation_accuracy")))
+    if not numbers or not all(isinstance(last.get(key), int) for key in ("best_epoch", "n")):
         raise FormatError(f"{path} does not end with the result of a finished run; choose another output folder")
     return TrainingResult(folder, last["best_epoch"], last["validation_accuracy"], last["test_accuracy"], last["n"])
 
@@ -397,7 +410,28 @@ def _writing_to(folder: Path) -> Iterator[None]:
         ) from error
 
 
-def _check_can_learn(model: nn.Module) -> None:
+@contextmanager
+def _reading_checkpoint(checkpoint: Path) -> Iterator[None]:
+    """FormatError for whatever unpickling, torch and safetensors have against damaged files."""
+    try:
+        yield
+    except (torch.OutOfMemoryError, MemoryError):
+        raise
+    except Exception as error:  # damaged bytes may be any pickle, so any error may come of them
+        raise FormatError(
+            f"the checkpoint in {checkpoint} is damaged ({type(error).__name__}: {error}); remove {checkpoint} to "
+            "begin the run anew"
+        ) from error
+
+
+def _check_can_learn(model: nn.Module, data: Splits) -> None:
+    check_loaded(model.state_dict(), "the model")
+    Normalize.of(model)
+    config: Any = model.pretrained_cfg
+    if not config.get("input_size"):
+        raise OptionError("the model's pretrained_cfg gives no input_size; give it one, as timm models have")
+    for images in (data.train, data.validation, data.test):
+        check_classes(model, images)
     if any(tensor.is_inference() for tensor in model.parameters()):
         raise OptionError("the model was made in torch.inference_mode(), where nothing can be trained; make it outside")
 
