@@ -159,7 +159,7 @@ def process_state():
         "folder": os.getcwd(),
         "path": list(sys.path),
         "Ctrl-C": signal.getsignal(signal.SIGINT),
-        "start method": multiprocessing.get_start_method(allow_none=True),
+        "start method": multiprocessing.get_start_method(allow_none=True) or multiprocessing.get_all_start_methods()[0],
         "logging": (logging.root.level, list(logging.root.handlers)),
         "Pillow": (Image.MAX_IMAGE_PIXELS, ImageFile.LOAD_TRUNCATED_IMAGES),
         "datasets": (datasets.utils.logging.get_verbosity(), datasets.are_progress_bars_disabled()),
