@@ -158,6 +158,7 @@ class Block:
         places: Where its clean values lie in `clean`.
         views: Their clean values.
         targets: The model's own tensors.
+        is_sound: Whether all clean values are finite, and no variance is negative.
     """
 
     def __init__(
@@ -185,6 +186,8 @@ class Block:
         self._last: TiledSignature | None = None  # which was written last
         self._reach = _reach(self.clean[_size(statistics) :])
         self._variance_reach = _reach(self.clean[: _size(statistics)])
+        self.is_sound = math.isfinite(self._reach) and math.isfinite(self._variance_reach)
+        self.is_sound &= not statistics or bool((self.clean[: _size(statistics)] >= 0).all())
 
     def _tile_size(self, count: int) -> int:
         return max(_LARGE, min(count // _TILES, _TILE[self.device.type]))
@@ -356,10 +359,10 @@ class _TilePart:
 
     def _writer(self, out: Tensor, scaled: bool) -> Callable[[], None]:
         targets, values = [out[where] for where, _ in self.copied], [value for _, value in self.copied]
-        decode = decoder(self.coded, out, self._work, scaled=scaled)
+        decode, complete = decoder(self.coded, out, self._work, scaled=scaled), self._complete
 
-        def write() -> None:
-            if not self._complete:
+        def write() -> None:  # without `self`: a circle would keep all its memory until the next cyclic collection
+            if not complete:
                 out.zero_()
             copy_all(targets, values)
             decode()

@@ -62,3 +62,19 @@ def test_a_switch_allocates_next_to_nothing_meanwhile(bits):
             patcher.set(scales)
     events = [event for event in profile.profiler.kineto_results.events() if event.name() == "[memory]"]
     assert max((event.nbytes() for event in events), default=0) <= 1024
+
+
+@pytest.mark.parametrize("bits", [8, "ternary", None])
+def test_what_is_baked_frees_its_memory_at_once(bits):
+    model, made = halved().base(), signatures_of_halved(bits)
+    gc.collect()
+    gc.disable()
+    try:
+        patcher = hf_rws.patch(model, made)
+        for scales in ({"fog": 1.0}, {"snow": 1.0}, {"fog": 0.5, "snow": 0.5}):
+            patcher.set(scales)
+        patcher.bake()
+        del patcher
+        assert gc.collect() == 0  # nothing is left for the collector of circles
+    finally:
+        gc.enable()
