@@ -10,7 +10,7 @@ from hf_rws.errors import IntegrityError, OptionError
 from hf_rws.layers import LayerTensor
 from hf_rws.patching._tiles import Block, Place, Term, TiledSignature, copy_all
 from hf_rws.patching._watch import Watch
-from hf_rws.patching.compatibility import check_writable
+from hf_rws.patching.compatibility import check_values, check_writable
 from hf_rws.signature.signature import Signature
 
 _CHANGED = (
@@ -44,7 +44,7 @@ class Touched:
         self._model = model
         self._tiled: dict[Signature, list[TiledSignature]] = {}
         self._saved: list[tuple[list[Place], Tensor]] | None = None  # of a copy that was not used yet
-        self._set_up({}, Watch(model, ()), {})
+        self._set_up({}, Watch(model, ()), [])
 
     @property
     def clean(self) -> dict[str, Tensor]:
@@ -58,14 +58,20 @@ class Touched:
         Args:
             layers: What each tensor is, by name.
             signatures: Those that will be written; what was prepared for others is forgotten.
+
+        Raises:
+            OptionError: A clean value that signatures change is not finite, or is a negative variance; nothing changed.
         """
         self._wake()
         kept = set(signatures)
-        self._tiled = {signature: tiled for signature, tiled in self._tiled.items() if signature in kept}
         if layers.keys() != self.layers.keys():
             watch = Watch(self._model, layers)
-            clean = self.clean
-            self._set_up(layers, watch, {name: clean.get(name, now) for name, now in watch.tensors.items()})
+            clean = self.clean | {name: now for name, now in watch.tensors.items() if name not in self.layers}
+            blocks = _blocks(layers, watch, {name: clean[name] for name in layers})
+            if not all(block.is_sound for block in blocks):
+                check_values({name: clean[name] for one in kept for name in one.specs}, layers)
+            self._set_up(layers, watch, blocks)
+        self._tiled = {signature: tiled for signature, tiled in self._tiled.items() if signature in kept}
 
     def follow(
         self, terms: Scaled, measured: Mapping[str, Tensor], *, check: bool = True, every_value: bool = False
@@ -95,7 +101,8 @@ class Touched:
                 self.check(terms, measured)
             if self._watch.sees_replaced():
                 watch, clean = self._look_again(), self.clean
-                self._set_up(self.layers, watch, {name: clean[name].to(now) for name, now in watch.tensors.items()})
+                moved = {name: clean[name].to(now) for name, now in watch.tensors.items()}
+                self._set_up(self.layers, watch, _blocks(self.layers, watch, moved))
 
     @torch.no_grad()
     def check(self, terms: Scaled, measured: Mapping[str, Tensor]) -> None:
@@ -130,12 +137,7 @@ class Touched:
         copy_all([self._watch.tensors[name] for name in measured], list(measured.values()))
         self._watch.mark()
 
-    def _set_up(self, layers: Mapping[str, LayerTensor], watch: Watch, clean: Mapping[str, Tensor]) -> None:
-        groups: dict[tuple[torch.device, torch.dtype], dict[str, Tensor]] = {}
-        for name, value in clean.items():
-            groups.setdefault((value.device, value.dtype), {})[name] = value
-        with torch.inference_mode(False), torch.no_grad():  # memory that can be written to in every mode
-            blocks = [Block(layers, watch.tensors, group) for group in groups.values()]
+    def _set_up(self, layers: Mapping[str, LayerTensor], watch: Watch, blocks: list[Block]) -> None:
         self.layers, self._watch, self._blocks = dict(layers), watch, blocks
         self._tiled = {}
 
@@ -163,8 +165,18 @@ class Touched:
         """A copy finds its tensors when it is used first; when it is made, its model is not complete yet."""
         if self._saved is not None:
             clean = {p.name: flat[p.start : p.stop].view(p.shape) for places, flat in self._saved for p in places}
-            self._set_up(self.layers, Watch(self._model, self.layers), clean)
+            watch = Watch(self._model, self.layers)
+            self._set_up(self.layers, watch, _blocks(self.layers, watch, clean))
             self._saved = None
+
+
+def _blocks(layers: Mapping[str, LayerTensor], watch: Watch, clean: Mapping[str, Tensor]) -> list[Block]:
+    """Blocks for tensors with these clean values, one for each dtype and device."""
+    groups: dict[tuple[torch.device, torch.dtype], dict[str, Tensor]] = {}
+    for name, value in clean.items():
+        groups.setdefault((value.device, value.dtype), {})[name] = value
+    with torch.inference_mode(False), torch.no_grad():  # memory that can be written to in every mode
+        return [Block(layers, watch.tensors, group) for group in groups.values()]
 
 
 def _check_finite(block: Block, terms: Sequence[Term]) -> None:

@@ -1,6 +1,5 @@
 """Does a signature fit a model, and is the model the one that it was made from?"""
 
-import math
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 
@@ -77,13 +76,13 @@ def check_writable(name: str, tensor: Tensor) -> None:
 def check_values(clean: Mapping[str, Tensor], kinds: Mapping[str, LayerTensor]) -> None:
     """OptionError if weights of a model are not finite, or a variance is negative: signatures change its logarithm."""
     for name, value in clean.items():
-        low, high = map(float, value.detach().aminmax()) if value.numel() else (0.0, 0.0)
-        if not (math.isfinite(low) and math.isfinite(high)):
+        values = value.detach()
+        if not bool(torch.isfinite(values).all()):
             raise OptionError(f"{name} of the model holds NaN or infinite values; load its weights again")
-        if kinds[name].kind == "running_var" and low < 0:
+        if kinds[name].kind == "running_var" and bool((values < 0).any()):
             raise OptionError(
-                f"{name} of the model holds {low:g}, and a variance is never negative: its weights are broken; load "
-                "them again"
+                f"{name} of the model holds {float(values.min()):g}, and a variance is never negative: its weights are "
+                "broken; load them again"
             )
 
 
@@ -101,11 +100,15 @@ def _check_apart(tensors: Mapping[str, Tensor]) -> None:
 
 def _span(tensor: Tensor) -> int:
     """How many values lie between the first and the last of a tensor in memory, with these."""
+    if tensor.is_contiguous():
+        return tensor.numel()
     return 1 + sum(stride * (size - 1) for stride, size in zip(tensor.stride(), tensor.shape, strict=True))
 
 
 def _overlaps_itself(tensor: Tensor) -> bool:
     """Whether the strides of a tensor may lead to the same memory twice."""
+    if tensor.is_contiguous():
+        return False
     reach = 0
     for stride, size in sorted(zip(tensor.stride(), tensor.shape, strict=True)):
         if size > 1 and stride <= reach:
