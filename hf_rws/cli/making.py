@@ -174,6 +174,7 @@ def _start(options: dict[str, Any], seed: int) -> tuple[Splits, Any, dict[str, A
         raise click.UsageError("--pretrained goes with --model; --init-from takes the weights that are there")
     if model is not None and not timm.is_model(model.partition(".")[0]):
         raise OptionError(f"timm has no model {model!r}; timm.list_models() lists them")
+    options.pop("skip_broken")
     model_args = dict(_parse_pair(pair) for pair in pairs)
     data = load_splits(dataset, config=config, revision=revision, **options)
     try:

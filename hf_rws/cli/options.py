@@ -29,16 +29,47 @@ output_dir_option = click.option(
     "--output-dir", type=click.Path(path_type=Path), required=True, help="Folder for the results."
 )
 
-data_options = together(
-    click.option("--dataset", required=True, help="Hub id or folder of an image-classification dataset."),
+overwrite_option = click.option("--overwrite", is_flag=True, help="Replace what else --output-dir holds.")
+device_option = click.option(
+    "--device",
+    default="auto",
+    show_default=True,
+    metavar="NAME",
+    help="E.g. cpu, cuda, cuda:1, mps; auto: the fastest.",
+)
+token_option = click.option(
+    "--token", help="User access token.  [default: that of `hf auth login` or HF_TOKEN, which no history keeps]"
+)
+license_option = click.option("--license", help="For the card, e.g. apache-2.0.  [default: the base's, where known]")
+seed_option = click.option("--seed", type=int, default=0, show_default=True, help="Of the order and of all draws.")
+batch_size_option = click.option(
+    "--batch-size",
+    type=click.IntRange(1),
+    help="Images at a time, over all processes.  [default: 128; to measure, 500]",
+)
+
+# Of whatever holds images.
+image_options = together(
     click.option("--dataset-config", help="Configuration, of a dataset that has several."),
     click.option("--dataset-revision", help="Revision of a Hub dataset."),
-    click.option("--classes", help="Classes to keep, e.g. 0-49,60."),
+    click.option("--image-column", help="Column of the images, where there are several."),
+    click.option("--skip-broken", is_flag=True, help="Leave out images that cannot be read, and say which."),
+)
+
+# Of what is labelled, too.
+dataset_options = together(
+    image_options,
+    click.option("--label-column", help="Column of the labels.  [default: the class label with the most classes]"),
+    click.option("--classes", help="Classes to keep, by number or name: 0-49,60 or cat,dog."),
+    click.option("--test-split", help="Split that is measured.  [default: test, or validation]"),
+    click.option("--image-size", type=click.IntRange(1), help="Resize the shorter side to this, and crop the centre."),
+)
+
+data_options = together(
+    click.option("--dataset", required=True, help="Hub id or folder of an image-classification dataset."),
+    dataset_options,
     click.option("--validation", type=float, default=0.1, show_default=True, help="Share of the training images."),
     click.option("--split-seed", type=int, default=0, show_default=True, help="Seed of the validation split."),
-    click.option(
-        "--image-size", type=click.IntRange(1), help="Resize and crop images to this; needed where they differ in size."
-    ),
     click.option("--limit", type=click.IntRange(1), help="Use only so many training images, drawn at random."),
 )
 
@@ -63,7 +94,7 @@ recipe_options = together(
     click.option("--schedule", type=click.Choice(SCHEDULES), help="Of the learning rate.  [default: the recipe's]"),
     click.option("--milestones", help="Epochs of the step schedule, e.g. 20,40.  [default: the recipe's]"),
     click.option("--gamma", type=float, default=0.1, show_default=True, help="Factor of the step schedule."),
-    click.option("--batch-size", type=click.IntRange(1), default=128, show_default=True, help="Over all processes."),
+    batch_size_option,
     click.option("--momentum", type=float, default=0.9, show_default=True, help="Of SGD."),
     click.option("--nesterov/--no-nesterov", default=None, help="Nesterov momentum or not.  [default: the recipe's]"),
     click.option("--weight-decay", type=float, default=5e-4, show_default=True, help="On all parameters."),
@@ -71,7 +102,7 @@ recipe_options = together(
         "--augmentation", type=click.Choice(["auto", *AUGMENTATIONS]), default="auto", show_default=True,
         help="auto: crops below 48 px, rotations above.",
     ),
-    click.option("--seed", type=int, default=0, show_default=True, help="Of the head, the order and all draws."),
+    seed_option,
     click.option(
         "--mixed-precision", type=click.Choice(PRECISIONS), default="auto", show_default=True,
         help="auto: what the hardware computes fast.",
