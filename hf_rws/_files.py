@@ -34,6 +34,8 @@ _DEEPEST_JSON = 50  # objects and arrays within each other
 _LARGEST_INTEGER = 2**63  # what other readers of JSON hold, too
 _LONGEST_WAIT = 60.0  # seconds for another process that writes into the same folder
 
+_TRIAL = 2**16  # bytes that must find room before long work begins
+
 UNFINISHED = ".saving-"  # folders of saves that are going on, or were killed
 _SINGLE = ".writing-"  # those of single files
 
@@ -186,6 +188,30 @@ def output_folder(folder: str | os.PathLike[str], what: str) -> Path:
     if os.path.exists(folder) and not os.path.isdir(folder):
         raise OptionError(f"{os.fspath(folder)} is a file; give a folder to save {what} in")
     return Path(folder)
+
+
+def check_writable(folder: str | os.PathLike[str], what: str) -> Path:
+    """The path of a folder into which files can be written now; for those whose work takes long before they do.
+
+    Nothing is left behind: a folder that is not there is not made.
+
+    Args:
+        folder: The folder.
+        what: What will be saved there, e.g. "the signature".
+
+    Raises:
+        OptionError: It is a file or can be no folder.
+        AccessError: It cannot be written to, or the disk is full.
+    """
+    path = output_folder(folder, what)
+    with writing(f"save {what} in {path}"):
+        place = next(parent for parent in (path, *path.parents) if parent.exists())
+        trial = new_folder(place, ".trial-")
+        try:
+            (trial / "trial").write_bytes(bytes(_TRIAL))
+        finally:
+            shutil.rmtree(trial, ignore_errors=True)
+    return path
 
 
 @contextmanager

@@ -41,6 +41,29 @@ token_option = click.option(
     "--token", help="User access token.  [default: that of `hf auth login` or HF_TOKEN, which no history keeps]"
 )
 license_option = click.option("--license", help="For the card, e.g. apache-2.0.  [default: the base's, where known]")
+
+
+def _scales(context: click.Context, option: click.Parameter, given: tuple[str, ...]) -> Any:
+    """What `load_patched` takes: None, one number for all, a list, or a mapping of names."""
+    pairs = [text.rpartition("=") for text in given]
+    if any(equals for _, equals, _ in pairs) and not all(name and equals for name, equals, _ in pairs):
+        raise click.BadParameter("give numbers in the order of the signatures, or NAME=NUMBER for each")
+    try:
+        numbers = [float(number) for _, _, number in pairs]
+    except ValueError:
+        raise click.BadParameter(f"must look like 0.7 or rws-fog=0.7, got {' '.join(given)}") from None
+    if pairs and pairs[0][1]:
+        names = [name for name, _, _ in pairs]
+        if len(set(names)) < len(names):
+            raise click.BadParameter("names each signature once")
+        return dict(zip(names, numbers, strict=True))
+    return numbers[0] if len(numbers) == 1 else numbers or None
+
+
+scale_option = click.option(
+    "--scale", "scales", multiple=True, callback=_scales, metavar="[NAME=]NUMBER",
+    help="One for all, one per signature in their order, or by name: rws-fog=0.7.  [default: by their number]",
+)  # fmt: skip
 seed_option = click.option("--seed", type=int, default=0, show_default=True, help="Of the order and of all draws.")
 batch_size_option = click.option(
     "--batch-size",
