@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 
 PRECISIONS = ("auto", "no", "fp16", "bf16")
+_KINDS = ("cuda", "mps")  # of GPUs, in the order in which "auto" takes them
 
 
 def resolve_precision(precision: str, device: str | None = None) -> str:
@@ -32,6 +33,32 @@ def resolve_precision(precision: str, device: str | None = None) -> str:
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
     has = torch.cpu.get_capabilities() if device == "cpu" and hasattr(torch.cpu, "get_capabilities") else {}
     return "bf16" if has.get("avx512_bf16") or has.get("amx_bf16") else "no"
+
+
+def resolve_device(device: str | torch.device = "auto") -> torch.device:
+    """The device that a word stands for: "auto" is the GPU (cuda, then mps) where there is one, else the CPU.
+
+    Args:
+        device: "auto", "cpu", "cuda", "cuda:1", "mps", ..., or a `torch.device`.
+
+    Raises:
+        OptionError: Torch knows no such device, or this machine does not have it.
+    """
+    if device == "auto":
+        return torch.device(next((kind for kind in _KINDS if _count(kind)), "cpu"))
+    try:
+        found = torch.device(device)
+    except (RuntimeError, TypeError) as error:
+        raise OptionError(f"device must be auto, cpu, cuda, cuda:1, mps or the like, got {device!r}") from error
+    if found.type in _KINDS and (found.index or 0) >= _count(found.type):
+        there = [f"{kind}:{number}" for kind in _KINDS for number in range(_count(kind))]
+        raise OptionError(f"there is no device {str(found)!r} here; there is: {', '.join(['cpu', *there])}")
+    return found
+
+
+def _count(kind: str) -> int:
+    """How many devices of a kind torch can use here."""
+    return torch.cuda.device_count() if kind == "cuda" else int(torch.backends.mps.is_available())
 
 
 def create_accelerator(
