@@ -1,6 +1,7 @@
 """Accelerate as this library uses it: one accelerator a run, the precision that the hardware computes fast."""
 
-from collections.abc import Iterator, Sequence
+import os
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -59,6 +60,45 @@ def resolve_device(device: str | torch.device = "auto") -> torch.device:
 def _count(kind: str) -> int:
     """How many devices of a kind torch can use here."""
     return torch.cuda.device_count() if kind == "cuda" else int(torch.backends.mps.is_available())
+
+
+@contextmanager
+def training_on(device: str = "auto") -> Iterator[None]:
+    """Within, what trains in this process does so on a device; Accelerate is told by its environment variables.
+
+    Args:
+        device: As for `resolve_device`; "auto" leaves the choice to Accelerate, and to whoever launched this process.
+
+    Raises:
+        OptionError: There is no such device here, or several processes would share one GPU.
+    """
+    if device == "auto":
+        yield
+        return
+    found = resolve_device(device)
+    processes = int(os.environ.get("WORLD_SIZE", 1))
+    if found.index is not None and processes > 1:
+        raise OptionError(
+            f"device={device} is one device, and {processes} processes were launched: leave it out, or say which "
+            "devices there are by CUDA_VISIBLE_DEVICES"
+        )
+    wanted: dict[str, str | None] = {"ACCELERATE_USE_CPU": "true" if found.type == "cpu" else "false"}
+    if found.type != "cpu" and processes == 1:
+        wanted["ACCELERATE_TORCH_DEVICE"] = str(found)
+    before = {name: os.environ.get(name) for name in wanted}
+    try:
+        _set_environment(wanted)
+        yield
+    finally:
+        _set_environment(before)
+
+
+def _set_environment(values: Mapping[str, str | None]) -> None:
+    for name, value in values.items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value
 
 
 def create_accelerator(

@@ -1,8 +1,10 @@
+import os
+
 import pytest
 import torch
 
 from hf_rws import _accelerator
-from hf_rws._accelerator import resolve_device
+from hf_rws._accelerator import resolve_device, training_on
 from hf_rws.errors import OptionError
 
 
@@ -28,3 +30,29 @@ def test_what_is_named_is_taken_where_it_is_there(monkeypatch):
 def test_what_torch_does_not_know_is_refused_with_words(given):
     with pytest.raises(OptionError, match="device must be auto, cpu, cuda"):
         resolve_device(given)
+
+
+# --- what Accelerate is told ---
+
+VARIABLES = ("ACCELERATE_USE_CPU", "ACCELERATE_TORCH_DEVICE")
+
+
+@pytest.mark.parametrize(
+    ("device", "told"),
+    [("auto", ["yes", None]), ("cpu", ["true", None]), ("cuda", ["false", "cuda"]), ("cuda:1", ["false", "cuda:1"])],
+)
+def test_a_training_is_told_its_device_while_it_lasts(device, told, monkeypatch):
+    monkeypatch.setattr(_accelerator, "_count", lambda kind: 2)
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "yes")
+    with training_on(device):
+        assert [os.environ.get(name) for name in VARIABLES] == told
+    assert [os.environ.get(name) for name in VARIABLES] == ["yes", None]
+
+
+def test_processes_do_not_share_a_gpu(monkeypatch):
+    monkeypatch.setattr(_accelerator, "_count", lambda kind: 2)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(OptionError, match="device=cuda:1 is one device, and 2 processes"), training_on("cuda:1"):
+        pass
+    with training_on("cuda"):
+        assert "ACCELERATE_TORCH_DEVICE" not in os.environ  # each takes its own
