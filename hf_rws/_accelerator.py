@@ -1,13 +1,14 @@
 """Accelerate as this library uses it: one accelerator a run, the precision that the hardware computes fast."""
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 
+from hf_rws._environment import environment
 from hf_rws.errors import OptionError
 
 if TYPE_CHECKING:
@@ -85,20 +86,8 @@ def training_on(device: str = "auto") -> Iterator[None]:
     wanted: dict[str, str | None] = {"ACCELERATE_USE_CPU": "true" if found.type == "cpu" else "false"}
     if found.type != "cpu" and processes == 1:
         wanted["ACCELERATE_TORCH_DEVICE"] = str(found)
-    before = {name: os.environ.get(name) for name in wanted}
-    try:
-        _set_environment(wanted)
+    with environment(wanted):
         yield
-    finally:
-        _set_environment(before)
-
-
-def _set_environment(values: Mapping[str, str | None]) -> None:
-    for name, value in values.items():
-        if value is None:
-            os.environ.pop(name, None)
-        else:
-            os.environ[name] = value
 
 
 def create_accelerator(

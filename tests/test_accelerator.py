@@ -22,7 +22,7 @@ def test_what_is_named_is_taken_where_it_is_there(monkeypatch):
     for named in ("cpu", "cuda", "cuda:1", "meta", torch.device("cuda", 1)):
         assert resolve_device(named) == torch.device(named)
     for missing in ("cuda:2", "mps", torch.device("cuda", 7)):
-        with pytest.raises(OptionError, match="there is no device .*; there is: cpu, cuda:0, cuda:1$"):
+        with pytest.raises(OptionError, match=r"there is no device .*; there is: cpu, cuda:0, cuda:1$"):
             resolve_device(missing)
 
 

@@ -32,7 +32,7 @@ def call(capsys):
     return run
 
 
-COMMANDS = {**cli.cli.commands, "study": cli.study}
+COMMANDS = cli.cli.commands
 
 
 # --- exit codes and streams ---
@@ -80,7 +80,7 @@ def test_usage_errors(arguments, message, call):
 
 def test_usage_errors_of_a_study(call):
     common = ["--dataset", "x", "--output-dir", "y", *SMALL_MODEL]
-    assert "name at least one --corruption" in call(cli.study, *common)[2]
+    assert "name at least one --corruption" in call(cli.cli, "study", *common)[2]
 
 
 @pytest.mark.parametrize(
@@ -90,8 +90,8 @@ def test_usage_errors_of_a_study(call):
         ([*SMALL_MODEL, "--model-arg", "depth=3"], "vgg16_gap does not take --model-arg width=0.05 depth=3"),
         (["--init-from", "nowhere"], "nowhere"),
         ([*SMALL_MODEL, "--classes", "0-9"], "beyond the 4 classes"),
-        ([*SMALL_MODEL, "--lr", "-1"], "lr must be above 0"),
-        ([*SMALL_MODEL, "--batch-size", "500"], "batch_size 500"),
+        ([*SMALL_MODEL, "--lr", "-1"], "error: --lr must be above 0"),
+        ([*SMALL_MODEL, "--batch-size", "500"], "--batch-size 500 must be"),
     ],
 )
 def test_our_errors_are_one_line_and_change_nothing(arguments, message, tmp_path, call):
@@ -209,7 +209,7 @@ def test_corrupt_from_the_command_line(tmp_path, call):
     assert expected.items() <= record.items()
     code, out, err = call(cli.cli, *asked, "--split", "test")
     assert (code, out) == (1, "")
-    assert "holds another copy (seed: 2 then, 0 now; jpeg_quality: 85 then, None now)" in err
+    assert "holds another copy (seed: 2 then, 0 now; --jpeg-quality: 85 then, None now)" in err
 
 
 # --- the main job ---
@@ -244,7 +244,7 @@ def test_a_study_and_what_is_done_with_its_folders(tmp_path, call, monkeypatch):
     dataset = toy_dataset(tmp_path / "toy", test_images=20)
     asked = [*SMALL_MODEL, "--dataset", dataset, "--corruption", "contrast", "--corruption", "brightness", *TINY]
     asked += ["--num-layers", "3", "--bits", "8,4,2", "--no-scale-curve", "--output-dir", "study"]
-    code, out, _ = call(cli.study, *asked)
+    code, out, _ = call(cli.cli, "study", *asked)
     assert code == 0
     assert out.startswith("| corruption |")
     assert "recovery" in out
@@ -257,7 +257,7 @@ def test_a_study_and_what_is_done_with_its_folders(tmp_path, call, monkeypatch):
     written = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
     with monkeypatch.context() as patched:  # a second start trains nothing and finds the same
         patched.setattr(trainer, "_TrainingRun", None)
-        assert call(cli.study, *asked)[:2] == (0, out)
+        assert call(cli.cli, "study", *asked)[:2] == (0, out)
     assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == written
 
     code, out, _ = call(

@@ -15,7 +15,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 
 # The modules and packages of hf_rws; each imports from earlier floors only.
 FLOORS = (
-    {"_text", "_version"},
+    {"_text", "_version", "_environment"},
     {"errors"},
     {"_files", "_ambient", "_checks"},
     {"layers", "models", "timm_repo", "_accelerator", "corruptions", "plots"},

@@ -14,9 +14,11 @@ from hf_rws.cli.hub import apply, info, ls, push
 from hf_rws.cli.making import extract, study, train
 from hf_rws.cli.measuring import evaluate, quickstart
 from hf_rws.cli.output import note
+from hf_rws.cli.packing import bundle
+from hf_rws.cli.wording import in_options
 from hf_rws.errors import RWSError
 
-__all__ = ["cli", "main", "run", "study"]
+__all__ = ["cli", "main", "run"]
 
 _GOES_ON = {"train": "; with --resume the same command goes on", "study": "; the same command goes on",
             "quickstart": "; the same command goes on", "corrupt": "; the same command goes on"}  # fmt: skip
@@ -24,10 +26,12 @@ _GOES_ON = {"train": "; with --resume the same command goes on", "study": "; the
 
 def run(command: click.Command, arguments: Sequence[str] | None = None) -> None:
     """Run a command and leave the process with its exit code."""
+    words = sys.argv[1:] if arguments is None else arguments
+    called = _called(command, words)
     try:
         code = command.main(arguments, standalone_mode=False)
     except RWSError as error:
-        note(f"error: {error}")
+        note(f"error: {in_options(str(error), called)}")
         sys.exit(1)
     except click.ClickException as error:
         shown = io.StringIO()
@@ -36,10 +40,15 @@ def run(command: click.Command, arguments: Sequence[str] | None = None) -> None:
             note(line)
         sys.exit(error.exit_code)
     except (KeyboardInterrupt, click.Abort):
-        words = [command.name, *(sys.argv[1:] if arguments is None else arguments)]
-        note("stopped" + next((_GOES_ON[str(word)] for word in words if str(word) in _GOES_ON), ""))
+        note("stopped" + _GOES_ON.get(str(called.name), ""))
         sys.exit(130)
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _called(command: click.Command, words: Sequence[str]) -> click.Command:
+    """The command that the words name, if this is a group of them: the first word that is one's name."""
+    named = command.commands if isinstance(command, click.Group) else {}
+    return next((named[word] for word in words if word in named), command)
 
 
 def main() -> None:
@@ -60,5 +69,7 @@ def cli() -> None:
     """
 
 
-for _command in (quickstart, train, extract, distill, corrupt, info, apply, evaluate, push, ls):
+for _command in (
+    quickstart, train, study, extract, distill, corrupt, info, apply, bundle, evaluate, push, ls
+):  # fmt: skip
     cli.add_command(_command)

@@ -5,33 +5,43 @@ import sys
 from dataclasses import replace
 from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from hf_rws._accelerator import is_main_process
+from hf_rws._choices import OPTIMIZER_NAMES
 from hf_rws._transport.ids import REPO_ID
-from hf_rws.bases import load_base
-from hf_rws.cli.options import corruption_option, number_or_word, parse_bits
+from hf_rws.cli.options import (
+    batch_size_option,
+    corruption_option,
+    device_option,
+    for_all_it_calls,
+    given_options,
+    image_options,
+    number_or_word,
+    output_dir,
+    overwrite_option,
+    parse_bits,
+    seed_option,
+    token_option,
+)
 from hf_rws.cli.output import Output, note, output_options
-from hf_rws.data.preprocessing import input_side
-from hf_rws.data.unlabelled import as_images
-from hf_rws.distillation import distill as distill_signature
-from hf_rws.distillation.arguments import OPTIMIZERS
 from hf_rws.errors import OptionError, RWSError
-from hf_rws.signature.signature import Signature
+
+if TYPE_CHECKING:
+    from hf_rws.signature import Signature
 
 
 @click.command(short_help="Make a signature from unlabelled images.")
 @click.option("--base", required=True, help="Folder, Hub id or timm name of the model to make robust.")
 @click.option("--images", required=True, help="Folder or Hub id of clean images; labels are not needed.")
+@image_options
 @corruption_option(
     "Repeatable: one signature against all that are named.", all_of_them=True, multiple=True, required=True
 )
 @click.option("--severity", type=click.IntRange(1, 5), default=5, show_default=True, help="Severity of the corruption.")
-@click.option(
-    "--output-dir", type=click.Path(file_okay=False, writable=True, path_type=Path), help="Folder for the signature."
-)
+@output_dir("Folder for the signature.")
+@overwrite_option
 @click.option("--push-to", metavar="REPO_ID", help="Hub repo to push the signature to.")
 @click.option("--private", is_flag=True, help="Make that repo private if it is new.")
 @click.option("--limit", type=click.IntRange(1), help="Use only so many images, drawn at random.")
@@ -44,12 +54,12 @@ from hf_rws.signature.signature import Signature
     show_default=True,
     help="1-8, ternary, a preset or none; or one for each layer, e.g. 8,4,ternary.",
 )
-@click.option("--batch-size", type=click.IntRange(1), default=128, show_default=True, help="Over all processes.")
+@batch_size_option
 @click.option("--clean-fraction", type=float, default=0.25, show_default=True, help="Share of clean images in a batch.")
 @click.option("--temperature", type=float, default=2.0, show_default=True, help="Of the softmax of the answers.")
 @click.option(
     "--optimizer",
-    type=click.Choice(["auto", *OPTIMIZERS]),
+    type=click.Choice(["auto", *OPTIMIZER_NAMES]),
     default="auto",
     show_default=True,
     help="auto: adamw where there are layer norms, else sgd.",
@@ -61,8 +71,12 @@ from hf_rws.signature.signature import Signature
     show_default=True,
     help="Take the rounding to --bits into account while training.",
 )
-@click.option("--seed", type=int, default=0, show_default=True, help="Of the order and of all draws.")
+@click.option("--hold-out", type=float, default=0.1, show_default=True, help="Share of images to judge progress on.")
+@seed_option
 @click.option("--name", help="Name of the signature.  [default: the corruption]")
+@device_option
+@token_option
+@for_all_it_calls
 @output_options
 def distill(
     base: str,
@@ -71,7 +85,13 @@ def distill(
     output_dir: Path | None,
     push_to: str | None,
     private: bool,
+    overwrite: bool,
+    dataset_config: str | None,
+    dataset_revision: str | None,
+    image_column: str | None,
+    skip_broken: bool,
     limit: int | None,
+    batch_size: int | None,
     num_layers: str | None,
     bits: str,
     seed: int,
@@ -81,8 +101,10 @@ def distill(
     """Make a signature from a base and unlabelled images, in minutes.
 
     \b
-    Example:
+    Examples:
       hf-rws distill --base user/model --images photos/ --corruption fog --minutes 2 --push-to user/rws-fog
+      accelerate launch -m hf_rws.cli distill --base user/model --images user/photos --corruption all \\
+        --num-layers all --output-dir rws-all
     """
     if output_dir is None and push_to is None:
         raise click.UsageError("say where the signature goes: --output-dir, --push-to or both")
@@ -90,16 +112,27 @@ def distill(
         raise click.UsageError("--corruption all stands alone")
     if push_to is not None and not REPO_ID.fullmatch(push_to):
         raise OptionError(f"{push_to!r} is no Hub id to push to: give user/name")
+
+    from hf_rws._accelerator import is_main_process
+    from hf_rws.bases import load_base
+    from hf_rws.data.preprocessing import input_side
+    from hf_rws.data.unlabelled import as_images
+    from hf_rws.distillation import distill as distill_signature
+
+    read = given_options(
+        config=dataset_config, revision=dataset_revision, image_column=image_column, skip_broken=skip_broken
+    )
     loaded = load_base(base)
     signature = distill_signature(
         loaded.model,
-        as_images(images, side=input_side(loaded.model), limit=limit, seed=seed),
+        as_images(images, side=input_side(loaded.model), limit=limit, seed=seed, **read),
         corruption="all" if "all" in corruption else list(corruption),
         num_layers=number_or_word(num_layers),
         bits=parse_bits(bits),
         dataset=Path(images).resolve().name if Path(images).is_dir() else images,
         seed=seed,
         progress=sys.stderr.isatty(),
+        **given_options(batch_size=batch_size),
         **options,
     )
     if not is_main_process():
@@ -119,7 +152,7 @@ def distill(
     output.record(made, id_key="folder" if push_to is None else "url")
 
 
-def _push(signature: Signature, repo_id: str, folder: str | None, *, private: bool) -> str:
+def _push(signature: "Signature", repo_id: str, folder: str | None, *, private: bool) -> str:
     """Push; if that fails, the work of minutes is left in a folder."""
     try:
         return str(signature.push_to_hub(repo_id, private=private or None).commit_url)

@@ -9,30 +9,25 @@ from typing import Any
 
 import click
 
-from hf_rws import hub
+from hf_rws._choices import SORTS
 from hf_rws._files import is_file
-from hf_rws.cli.options import output_dir_option, together
+from hf_rws.cli.options import (
+    fetch_options,
+    look_options,
+    output_dir_option,
+    overwrite_option,
+    scale_option,
+    token_option,
+)
 from hf_rws.cli.output import Output, output_options
-from hf_rws.hub.catalogue import SORTS
-from hf_rws.loading import load_patched, save_patched
-from hf_rws.signature.config import CONFIG_NAME
-from hf_rws.timm_repo import MODEL_NAME
-
-_token_option = click.option(
-    "--token", help="User access token.  [default: that of `hf auth login` or HF_TOKEN, which no history keeps]"
-)
-_fetch_options = together(
-    click.option("--cache-dir", type=click.Path(path_type=Path), help="Instead of the Hub's own cache."),
-    click.option("--local-files-only", is_flag=True, help="Do not ask the Hub; take what is in the cache."),
-    _token_option,
-)
+from hf_rws.timm_repo import CONFIG_NAME, MODEL_NAME
 
 
 @click.command(short_help="Look at a signature without its weights.")
 @click.argument("signature")
 @click.option("--base", help="Folder or Hub id of a model: say whether the signature fits it, too.")
 @click.option("--revision", help="Branch, tag or commit of the signature.")
-@_fetch_options
+@look_options
 @output_options
 def info(signature: str, output: Output, **options: Any) -> None:
     """What a SIGNATURE (a folder or a Hub id) is, without downloading its weights.
@@ -42,6 +37,8 @@ def info(signature: str, output: Output, **options: Any) -> None:
       hf-rws info user/rws-fog
       hf-rws info user/rws-fog --base user/model --json
     """
+    from hf_rws import hub
+
     found = hub.info(signature, **options)
     output.record(json.loads(found.to_json()), id_key="id", human=repr(found))
 
@@ -49,19 +46,21 @@ def info(signature: str, output: Output, **options: Any) -> None:
 @click.command(short_help="Write a patched model as a plain timm repo.")
 @click.argument("base", required=False)
 @click.argument("signatures", nargs=-1)
-@click.option("--scale", "scales", type=float, multiple=True, help="One per signature.  [default: 1/n each]")
-@click.option("--lockfile", type=click.Path(path_type=Path), help="File or bundle, instead of BASE and SIGNATURES.")
+@scale_option
+@click.option("--lockfile", type=click.Path(path_type=Path), help="File or bundle that names BASE and SIGNATURES.")
 @click.option("--strict", is_flag=True, help="Refuse signatures that were made from another base.")
 @click.option("--revision", help="Branch, tag or commit of the base; a signature's is part of its id: user/rws-fog@v1.")
 @output_dir_option
-@_fetch_options
+@overwrite_option
+@fetch_options
 @output_options
 def apply(
     base: str | None,
     signatures: tuple[str, ...],
-    scales: tuple[float, ...],
+    scales: Any,
     lockfile: Path | None,
     output_dir: Path,
+    overwrite: bool,
     output: Output,
     **options: Any,
 ) -> None:
@@ -70,11 +69,14 @@ def apply(
     \b
     Examples:
       hf-rws apply user/model user/rws-fog --output-dir model-fog
-      hf-rws apply base rws-fog rws-snow --scale 0.7 --scale 0.3 --output-dir model-winter
+      hf-rws apply base rws-fog rws-snow --scale rws-fog=0.7 --scale rws-snow=0.3 --output-dir model-winter
     """
-    if (base is None) == (lockfile is None) or (lockfile is None and not signatures):
-        raise click.UsageError("give BASE and SIGNATURES, or --lockfile")
-    model = load_patched(base, list(signatures), scales=list(scales) or None, lockfile=lockfile, **options)
+    if bool(signatures) == (lockfile is not None):
+        raise click.UsageError("give BASE and SIGNATURES, or --lockfile, with which BASE may be given")
+
+    from hf_rws.loading import load_patched, save_patched
+
+    model = load_patched(base, list(signatures), scales=scales, lockfile=lockfile, **options)
     folder = save_patched(model, output_dir)
     output.record(
         {
@@ -98,7 +100,7 @@ def apply(
 @click.option("--create-pr", is_flag=True, help="Open a pull request instead.")
 @click.option("--commit-message", help="First line of the commit.")
 @click.option("--tag", help="Tag to put on the commit.")
-@_token_option
+@token_option
 @output_options
 def push(
     folder: Path,
@@ -121,6 +123,8 @@ def push(
       hf-rws push rws-fog user/rws-fog
       hf-rws push study --namespace user --name vgg16-cifar10
     """
+    from hf_rws import hub
+
     common: dict[str, Any] = {"private": private or None, "token": token, "commit_message": commit_message}
     if repo_id is not None:
         if namespace or name or no_collection:
@@ -156,7 +160,7 @@ def push(
 @click.option("--search", help="With this in their ids.")
 @click.option("--sort", type=click.Choice(SORTS), help="Order, the largest first.  [default: the Hub's]")
 @click.option("--limit", type=click.IntRange(1), default=30, show_default=True, help="At most so many.")
-@_token_option
+@token_option
 @output_options
 def ls(corruption: tuple[str, ...], output: Output, **options: Any) -> None:
     """List signatures on the Hub.
@@ -166,4 +170,6 @@ def ls(corruption: tuple[str, ...], output: Output, **options: Any) -> None:
       hf-rws ls --base user/model
       hf-rws ls --corruption fog --sort downloads --quiet
     """
+    from hf_rws import hub
+
     output.table([asdict(found) for found in hub.list_signatures(corruption=corruption, **options)], id_key="id")

@@ -1,32 +1,33 @@
-"""`hf-rws train` and `extract`, and the study of scripts/train_study.py."""
+"""`hf-rws train`, `study` and `extract`."""
 # ruff: noqa: D301 (a raw docstring would take the meaning from click's \b, "leave these lines as they are")
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
-import timm
 
-from hf_rws._accelerator import is_main_process
 from hf_rws.cli.options import (
     corruption_option,
     data_options,
+    device_option,
     extraction_options,
+    for_all_it_calls,
+    given_options,
     model_options,
     number_or_word,
     output_dir_option,
+    overwrite_option,
     parse_bits,
     recipe_options,
+    token_option,
 )
 from hf_rws.cli.output import Output, note, output_options
-from hf_rws.data.datasets import load_splits
-from hf_rws.data.sets import Splits
 from hf_rws.errors import OptionError
-from hf_rws.extraction import extract as extract_signature
-from hf_rws.study.run import create_start, run_study, write_base_card
 from hf_rws.timm_repo import MODEL_NAME
-from hf_rws.training.arguments import TrainingArguments
-from hf_rws.training.trainer import train as train_model
+
+if TYPE_CHECKING:
+    from hf_rws.data import Splits
+    from hf_rws.training import TrainingArguments
 
 
 @click.command(short_help="Train a standard or a robust model.")
@@ -36,15 +37,24 @@ from hf_rws.training.trainer import train as train_model
 @recipe_options
 @output_dir_option
 @click.option("--resume", is_flag=True, help="Go on from an interrupted run in --output-dir.")
+@device_option
+@token_option
+@for_all_it_calls
 @output_options
 def train(output_dir: Path, resume: bool, corruption: tuple[str, ...], output: Output, **options: Any) -> None:
     """Train a standard model, or with --corruption a robust one.
 
     \b
-    Example:
+    Examples:
       hf-rws train --model vgg16_gap --model-arg width=0.25 --dataset uoft-cs/cifar10 --corruption fog \\
         --output-dir robust-fog
+      accelerate launch -m hf_rws.cli train --model resnet18.a1_in1k --pretrained --dataset user/photos \\
+        --output-dir base
     """
+    from hf_rws._accelerator import is_main_process
+    from hf_rws.study.run import write_base_card
+    from hf_rws.training import train as train_model
+
     arguments = _training_arguments(options, corruption)
     data, start, notes = _start(options, arguments.seed)
     result = train_model(start, data, output_dir, arguments, resume=resume, notes=notes)
@@ -55,7 +65,7 @@ def train(output_dir: Path, resume: bool, corruption: tuple[str, ...], output: O
         output.table(rows, id_key="accuracy")
 
 
-@click.command()
+@click.command(short_help="Train, extract, distil and measure, from one start.")
 @model_options
 @data_options
 @corruption_option("What to train against; repeatable.", multiple=True)
@@ -65,6 +75,9 @@ def train(output_dir: Path, resume: bool, corruption: tuple[str, ...], output: O
 @click.option("--distilled", type=click.IntRange(1), help="Also distil signatures, from so many training images.")
 @click.option("--no-robust", is_flag=True, help="Leave out the robust models and what is extracted from them.")
 @click.option("--no-scale-curve", is_flag=True, help="Do not measure TA and RA at other scales than 0 and 1.")
+@device_option
+@token_option
+@for_all_it_calls
 @output_options
 def study(
     output_dir: Path,
@@ -81,9 +94,20 @@ def study(
     """Make a standard model, robust models and their signatures from one start, and measure them.
 
     Finished models are skipped, an interrupted one is resumed: the same command goes on where it stopped.
+
+    \b
+    Examples:
+      hf-rws study --init-from pretrained --dataset uoft-cs/cifar10 --corruption fog --corruption snow \\
+        --output-dir study
+      accelerate launch -m hf_rws.cli study --model resnet18.a1_in1k --pretrained --dataset user/photos \\
+        --corruption fog --output-dir study
     """
     if not corruption:
         raise click.UsageError("name at least one --corruption")
+
+    from hf_rws._accelerator import is_main_process
+    from hf_rws.study import run_study
+
     arguments = _training_arguments(options, ())
     data, start, notes = _start(options, arguments.seed)
     result = run_study(
@@ -115,6 +139,9 @@ def study(
 @click.option("--dataset", help="Name of the dataset, for the card.")
 @extraction_options
 @output_dir_option
+@overwrite_option
+@token_option
+@for_all_it_calls
 @output_options
 def extract(
     robust: str,
@@ -134,6 +161,8 @@ def extract(
     Example:
       hf-rws extract robust-fog base pretrained --corruption fog --severity 5 --output-dir rws-fog
     """
+    from hf_rws.extraction import extract as extract_signature
+
     signature = extract_signature(
         robust,
         standard,
@@ -151,8 +180,10 @@ def extract(
 # --- from options to what is trained ---
 
 
-def _training_arguments(options: dict[str, Any], corruption: tuple[str, ...]) -> TrainingArguments:
+def _training_arguments(options: dict[str, Any], corruption: tuple[str, ...]) -> "TrainingArguments":
     """The recipe with what was given in its place; takes these options out of `options`."""
+    from hf_rws.training import TrainingArguments
+
     taken = {name: options.pop(name) for name in ("recipe", *TrainingArguments.__dataclass_fields__) if name in options}
     given = {name: value for name, value in taken.items() if value is not None}
     if "milestones" in given:
@@ -163,20 +194,26 @@ def _training_arguments(options: dict[str, Any], corruption: tuple[str, ...]) ->
     return TrainingArguments.from_recipe(given.pop("recipe"), corruption=corruption, **given)
 
 
-def _start(options: dict[str, Any], seed: int) -> tuple[Splits, Any, dict[str, Any]]:
+def _start(options: dict[str, Any], seed: int) -> "tuple[Splits, Any, dict[str, Any]]":
     """Data, start and what to record of both, from the options that are left."""
     dataset, config, revision = (options.pop(name) for name in ("dataset", "dataset_config", "dataset_revision"))
     model, init_from = options.pop("model"), options.pop("init_from")
     pretrained, pairs = options.pop("pretrained"), options.pop("model_args")
+    skip_broken = options.pop("skip_broken")
     if (model is None) == (init_from is None):
         raise click.UsageError("give either --model or --init-from")
     if pretrained and init_from is not None:
         raise click.UsageError("--pretrained goes with --model; --init-from takes the weights that are there")
+
+    import timm
+
+    from hf_rws.data import load_splits
+    from hf_rws.study import create_start
+
     if model is not None and not timm.is_model(model.partition(".")[0]):
         raise OptionError(f"timm has no model {model!r}; timm.list_models() lists them")
-    options.pop("skip_broken")
     model_args = dict(_parse_pair(pair) for pair in pairs)
-    data = load_splits(dataset, config=config, revision=revision, **options)
+    data = load_splits(dataset, **given_options(config=config, revision=revision, skip_broken=skip_broken), **options)
     try:
         start = create_start(init_from or model, data, pretrained=pretrained, seed=seed, **model_args)
     except TypeError as error:
@@ -189,6 +226,7 @@ def _start(options: dict[str, Any], seed: int) -> tuple[Splits, Any, dict[str, A
         "dataset_revision": revision,
         "model": model,
         "model_args": model_args,
+        **given_options(skip_broken=skip_broken),
         **options,
     }
     if init_from is not None:

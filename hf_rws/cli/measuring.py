@@ -4,16 +4,15 @@
 import sys
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from hf_rws.cli.options import corruption_option
 from hf_rws.cli.output import Output, output_options
-from hf_rws.data.benchmarks import Benchmark, is_benchmark, open_benchmark
-from hf_rws.data.datasets import load_split
-from hf_rws.data.sets import ImageSet
-from hf_rws.evaluation import evaluate as evaluate_model
-from hf_rws.loading import load_patched
+
+if TYPE_CHECKING:
+    from hf_rws.data import Benchmark, ImageSet
 
 
 @click.command(short_help="Measure accuracy, clean and corrupted.")
@@ -58,6 +57,11 @@ def evaluate(
       hf-rws evaluate base rws-fog --dataset cifar10-fog --clean-only
       hf-rws evaluate base rws-fog --dataset CIFAR-10-C --severity 3 --severity 5
     """
+    from hf_rws.data.benchmarks import is_benchmark, open_benchmark
+    from hf_rws.data.datasets import load_split
+    from hf_rws.evaluation import evaluate as evaluate_model
+    from hf_rws.loading import load_patched
+
     if clean_only and (corruption or is_benchmark(dataset)):
         raise click.UsageError("--clean-only goes without --corruption, and not with a published benchmark")
     model = load_patched(base, list(signatures), scales=list(scales) or None)

@@ -1,15 +1,29 @@
-"""Options that commands share, and what their texts mean."""
+"""Options that commands share, and what their texts mean.
 
+| options | commands |
+|---|---|
+| --output-dir | train study extract distill corrupt apply bundle save-base quickstart |
+| --overwrite | extract distill apply bundle save-base |
+| --dataset-config --dataset-revision --image-column --skip-broken | train study distill corrupt evaluate |
+| --label-column --classes --test-split --image-size | train study evaluate |
+| --device | train study distill evaluate quickstart |
+| --batch-size | train study distill evaluate |
+| --seed | train study distill corrupt evaluate |
+| --scale | apply bundle evaluate |
+| --token | train study extract distill corrupt apply bundle save-base quickstart evaluate info push ls |
+| --license | push save-base |
+"""
+
+import functools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import click
 
-from hf_rws._accelerator import PRECISIONS
-from hf_rws.corruptions import CORRUPTIONS
-from hf_rws.training.arguments import RECIPES, SCHEDULES
-from hf_rws.training.augmentation import AUGMENTATIONS
+from hf_rws._choices import AUGMENTATION_NAMES, CORRUPTIONS, PRECISIONS, RECIPE_NAMES, SCHEDULES
+from hf_rws._environment import environment
+from hf_rws._files import check_writable
 
 _Command = Callable[..., Any]
 
@@ -25,9 +39,16 @@ def together(*options: Callable[[_Command], _Command]) -> Callable[[_Command], _
     return decorate
 
 
-output_dir_option = click.option(
-    "--output-dir", type=click.Path(path_type=Path), required=True, help="Folder for the results."
-)
+def output_dir(help: str = "Folder for the results.", **settings: Any) -> Callable[[_Command], _Command]:
+    """--output-dir, which is tried before the work begins."""
+
+    def tried(context: click.Context, option: click.Parameter, folder: Path | None) -> Path | None:
+        return None if folder is None else check_writable(folder, "the results")
+
+    return click.option("--output-dir", type=click.Path(path_type=Path), callback=tried, help=help, **settings)
+
+
+output_dir_option = output_dir(required=True)
 
 overwrite_option = click.option("--overwrite", is_flag=True, help="Replace what else --output-dir holds.")
 device_option = click.option(
@@ -39,6 +60,30 @@ device_option = click.option(
 )
 token_option = click.option(
     "--token", help="User access token.  [default: that of `hf auth login` or HF_TOKEN, which no history keeps]"
+)
+
+
+def for_all_it_calls(command: _Command) -> _Command:
+    """Decorator of a command with --token or --device: they hold for whatever it calls, by environment variables."""
+
+    @functools.wraps(command)
+    def inside(*args: Any, token: str | None = None, device: str = "auto", **options: Any) -> Any:
+        from hf_rws._accelerator import training_on
+
+        with environment({"HF_TOKEN": token} if token else {}), training_on(device):
+            return command(*args, **options)
+
+    return inside
+
+
+look_options = together(
+    click.option("--cache-dir", type=click.Path(path_type=Path), help="Instead of the Hub's own cache."),
+    click.option("--local-files-only", is_flag=True, help="Do not ask the Hub; take what is in the cache."),
+    token_option,
+)
+fetch_options = together(
+    look_options,
+    click.option("--force-download", is_flag=True, help="Fetch again what is in the cache."),
 )
 license_option = click.option("--license", help="For the card, e.g. apache-2.0.  [default: the base's, where known]")
 
@@ -68,7 +113,7 @@ seed_option = click.option("--seed", type=int, default=0, show_default=True, hel
 batch_size_option = click.option(
     "--batch-size",
     type=click.IntRange(1),
-    help="Images at a time, over all processes.  [default: 128; to measure, 500]",
+    help="Images at a time, over all processes.  [default: 128 in training, 500 in measuring]",
 )
 
 # Of whatever holds images.
@@ -105,7 +150,7 @@ model_options = together(
 
 recipe_options = together(
     click.option(
-        "--recipe", type=click.Choice(list(RECIPES)), default="short", show_default=True,
+        "--recipe", type=click.Choice(RECIPE_NAMES), default="short", show_default=True,
         help="What the options below start from.",
     ),
     click.option(
@@ -122,7 +167,7 @@ recipe_options = together(
     click.option("--nesterov/--no-nesterov", default=None, help="Nesterov momentum or not.  [default: the recipe's]"),
     click.option("--weight-decay", type=float, default=5e-4, show_default=True, help="On all parameters."),
     click.option(
-        "--augmentation", type=click.Choice(["auto", *AUGMENTATIONS]), default="auto", show_default=True,
+        "--augmentation", type=click.Choice(["auto", *AUGMENTATION_NAMES]), default="auto", show_default=True,
         help="auto: crops below 48 px, rotations above.",
     ),
     seed_option,
@@ -155,6 +200,11 @@ def corruption_option(help: str, *, all_of_them: bool = False, **settings: Any) 
     names = ["all"] * all_of_them + list(CORRUPTIONS)
     help = f"{help} One of {', '.join(names)}."
     return click.option("--corruption", metavar="NAME", type=click.Choice(names), help=help, **settings)
+
+
+def given_options(**values: Any) -> dict[str, Any]:
+    """Those that were given: neither None nor a flag that is not set; what is called has its own defaults."""
+    return {name: value for name, value in values.items() if value is not None and value is not False}
 
 
 def parse_bits(text: str) -> Any:

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import click
-from huggingface_hub.utils import is_agent
 
 from hf_rws._text import one_line
 
@@ -87,6 +86,9 @@ def _resolved(style: str = "auto") -> str:
     """As `hf` does: "agent" where a coding agent runs the command, else "human"."""
     if style != "auto":
         return style
+
+    from huggingface_hub.utils import is_agent
+
     return "human" if sys.stdout.isatty() or not is_agent() else "agent"
 
 

@@ -1,0 +1,22 @@
+"""What options can be set to, by name: for those who only list them, as `--help` does, without what they stand for."""
+
+# Hendrycks & Dietterich (2019): the fifteen of their benchmark, and the four that they kept for validation.
+BENCHMARK = (
+    "gaussian_noise", "shot_noise", "impulse_noise", "defocus_blur", "glass_blur", "motion_blur", "zoom_blur", "snow",
+    "frost", "fog", "brightness", "contrast", "elastic_transform", "pixelate", "jpeg_compression",
+)  # fmt: skip
+EXTRA = ("speckle_noise", "gaussian_blur", "spatter", "saturate")
+CORRUPTIONS = BENCHMARK + EXTRA
+SEVERITIES = (1, 2, 3, 4, 5)
+PARAMETER_SETS = ("cifar", "tiny-imagenet", "imagenet")
+
+# Of a training; what the recipes are is in `training.arguments`.
+RECIPE_NAMES = ("paper-vgg16", "paper-resnet50", "short")
+SCHEDULES = ("step", "one-cycle", "cosine", "constant")
+AUGMENTATION_NAMES = ("crop-flip", "rotation-flip", "none")
+PRECISIONS = ("auto", "no", "fp16", "bf16")
+
+OPTIMIZER_NAMES = ("sgd", "adamw")  # of a distillation
+
+# Of a list of signatures.
+SORTS = ("created_at", "downloads", "last_modified", "likes", "trending_score")
