@@ -17,6 +17,7 @@ from hf_rws.corruptions import available, corrupt
 from hf_rws.corruptions.definition import SEVERITIES
 from hf_rws.data.datasets import load_split
 from hf_rws.data.decoding import as_array
+from hf_rws.data.preprocessing import resolve
 from hf_rws.plots import corruption_sheet
 
 SCRIPTS = Path(__file__).resolve().parent
@@ -32,7 +33,7 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.image:
         with Image.open(arguments.image) as picture:
-            clean = torch.from_numpy(np.array(as_array(picture, arguments.size)))
+            clean = torch.from_numpy(np.array(as_array(picture, resolve(None, arguments.size))))
     else:
         clean = load_split(str(SAMPLE)).images[arguments.index]
     print(corruption_sheet({name: row(clean, name) for name in available()}, arguments.output))

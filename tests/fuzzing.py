@@ -32,7 +32,7 @@ from hf_rws._files import parse_json
 from hf_rws._transport.headers import read_header
 from hf_rws._transport.ids import Location, parse_id
 from hf_rws.bases import load_base
-from hf_rws.data.preprocessing import Normalize, input_side
+from hf_rws.data.preprocessing import Normalize, Preprocessing
 from hf_rws.errors import RWSError
 from hf_rws.patching.lockfile import read_lockfile
 from hf_rws.signature.arrays import read_arrays
@@ -465,7 +465,7 @@ def _base(generator: random.Random) -> None:
     with _only_ours():
         Normalize.of(model)(torch.zeros(1, model.pretrained_cfg["input_size"][0], 8, 8, dtype=torch.uint8))
     with _only_ours():
-        input_side(model)
+        str(Preprocessing.of(model))
     save_timm_repo(model, samples().folder / "saved-base")
 
 

@@ -115,8 +115,7 @@ def distill(
 
     from hf_rws._accelerator import is_main_process
     from hf_rws.bases import load_base
-    from hf_rws.data.preprocessing import input_side
-    from hf_rws.data.unlabelled import as_images
+    from hf_rws.data import Preprocessing, as_images
     from hf_rws.distillation import distill as distill_signature
 
     read = given_options(
@@ -125,7 +124,13 @@ def distill(
     loaded = load_base(base)
     signature = distill_signature(
         loaded.model,
-        as_images(images, side=input_side(loaded.model), limit=limit, seed=seed, **read),
+        as_images(
+            images,
+            preprocessing=Preprocessing.of(loaded.model, use_test_size=False),
+            limit=limit,
+            seed=seed,
+            **read,
+        ),
         corruption="all" if "all" in corruption else list(corruption),
         num_layers=number_or_word(num_layers),
         bits=parse_bits(bits),

@@ -31,6 +31,7 @@ from hf_rws.corruptions import CORRUPTIONS
 from hf_rws.corruptions.batch import check_severity
 from hf_rws.corruptions.definition import SEVERITIES
 from hf_rws.data.decoding import as_array, readable
+from hf_rws.data.preprocessing import Preprocessing, resolve
 from hf_rws.data.sets import ImageSet, numbered_classes, parse_classes
 from hf_rws.errors import FormatError, NotFoundError, OptionError
 
@@ -45,7 +46,7 @@ class _Part(Protocol):
     def labels(self) -> np.ndarray:
         """Numbers of the benchmark's own classes, integers of shape (N,)."""
 
-    def pixels(self, indices: np.ndarray, size: int | None) -> Sequence[np.ndarray]:
+    def pixels(self, indices: np.ndarray, preprocessing: Preprocessing | None) -> Sequence[np.ndarray]:
         """Some of the images, each uint8 of shape (3, H, W); FormatError if one cannot be decoded."""
 
 
@@ -70,13 +71,13 @@ class Benchmark:
         name: What it is called in tables: the folder's name.
         classes: Class names by label, in the model's order.
         corruptions: What it holds, in the order of `CORRUPTIONS`, others after them.
-        image_size: Images are resized (shorter side) and cropped to this; None leaves them as they are.
+        preprocessing: How images are brought to another size; None leaves them as they are.
     """
 
     name: str
     classes: tuple[str, ...]
     corruptions: tuple[str, ...]
-    image_size: int | None
+    preprocessing: Preprocessing | None
     _layout: _Layout
     _label_of: np.ndarray  # label of each class of the files, -1 where it is left out
 
@@ -114,7 +115,7 @@ class Benchmark:
         shapes: set[tuple[int, ...]] = set()
         for first in range(0, len(chosen), batch_size):
             where = slice(first, first + batch_size)
-            images = part.pixels(chosen[where], self.image_size)
+            images = part.pixels(chosen[where], self.preprocessing)
             shapes.update(image.shape[1:] for image in images)
             if len(shapes) > 1:
                 sizes = ", ".join(sorted(f"{width}x{height}" for height, width in shapes))
@@ -156,7 +157,11 @@ def is_benchmark(folder: str | Path) -> bool:
 
 
 def open_benchmark(
-    folder: str | Path, *, classes: str | Sequence[int] | Sequence[str] | None = None, image_size: int | None = None
+    folder: str | Path,
+    *,
+    classes: str | Sequence[int] | Sequence[str] | None = None,
+    image_size: int | None = None,
+    preprocessing: Preprocessing | None = None,
 ) -> Benchmark:
     """Open a published benchmark: a folder of CIFAR-10-C's or of ImageNet-C's layout.
 
@@ -168,7 +173,9 @@ def open_benchmark(
         classes: For models that know other classes or another order: names of the model's classes in its order, as the
             class folders are called, e.g. `timm.data.ImageNetInfo().label_names()` to show Tiny-ImageNet-C to an
             ImageNet-1k model; or numbers of the benchmark's classes, as "0-49,60". Images of others are left out.
-        image_size: Resize the shorter side to this and crop the centre.
+        image_size: Resize the shorter side to this (bicubic) and crop the centre.
+        preprocessing: How to bring images to another size instead. The published images of ImageNet-C are cut already:
+            a `crop_pct` below 1 cuts once more.
 
     Raises:
         NotFoundError: There is no such folder, it holds no benchmark, or labels.npy is missing.
@@ -176,8 +183,7 @@ def open_benchmark(
         OptionError: `classes` names none of the benchmark's, or `image_size` makes no sense.
     """
     folder = Path(folder)
-    if image_size is not None and image_size < 1:
-        raise OptionError(f"image_size must be at least 1, got {image_size!r}")
+    preprocessing = resolve(preprocessing, image_size)
     if not folder.is_dir():
         raise NotFoundError(f"there is no folder {str(folder)!r}")
     layout: _Layout
@@ -190,7 +196,7 @@ def open_benchmark(
             f"{folder} holds no benchmark: neither <corruption>.npy nor <corruption>/<severity>/<class>/ is there"
         )
     names, label_of = _chosen_classes(classes, layout.classes, folder.resolve().name)
-    return Benchmark(folder.resolve().name, names, layout.corruptions, image_size, layout, label_of)
+    return Benchmark(folder.resolve().name, names, layout.corruptions, preprocessing, layout, label_of)
 
 
 def _chosen_classes(
@@ -255,11 +261,11 @@ class _ArrayPart:
     images: np.ndarray
     labels: np.ndarray
 
-    def pixels(self, indices: np.ndarray, size: int | None) -> Sequence[np.ndarray]:
+    def pixels(self, indices: np.ndarray, preprocessing: Preprocessing | None) -> Sequence[np.ndarray]:
         images = self.images[indices]
-        if size is None or images.shape[1:3] == (size, size):
+        if preprocessing is None:
             return images.transpose(0, 3, 1, 2)
-        return [as_array(Image.fromarray(image), size) for image in images]
+        return [as_array(Image.fromarray(image), preprocessing) for image in images]
 
 
 def _map_array(path: Path) -> np.ndarray:
@@ -313,14 +319,14 @@ class _FolderPart:
     paths: list[Path]
     labels: np.ndarray
 
-    def pixels(self, indices: np.ndarray, size: int | None) -> Sequence[np.ndarray]:
+    def pixels(self, indices: np.ndarray, preprocessing: Preprocessing | None) -> Sequence[np.ndarray]:
         with ThreadPoolExecutor() as pool:  # Pillow decodes without the GIL
-            return list(pool.map(lambda index: _decoded(self.paths[index], size), indices))
+            return list(pool.map(lambda index: _decoded(self.paths[index], preprocessing), indices))
 
 
-def _decoded(path: Path, size: int | None) -> np.ndarray:
+def _decoded(path: Path, preprocessing: Preprocessing | None) -> np.ndarray:
     with readable(str(path)), Image.open(path) as image:
-        return as_array(image, size)
+        return as_array(image, preprocessing)
 
 
 def _corruption_folders(folder: Path) -> dict[str, Path]:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from hf_rws._ambient import unaffected
 from hf_rws.data.decoding import decoded_pixels, existing_column, find_image_column
+from hf_rws.data.preprocessing import Preprocessing, resolve
 from hf_rws.data.sets import ImageSet, Splits, keep_classes, numbered_classes, parse_classes
 from hf_rws.errors import FormatError, NotFoundError, OptionError
 
@@ -31,6 +32,7 @@ def load_splits(
     config: str | None = None,
     revision: str | None = None,
     image_size: int | None = None,
+    preprocessing: Preprocessing | None = None,
     image_column: str | None = None,
     label_column: str | None = None,
     test_split: str | None = None,
@@ -46,7 +48,8 @@ def load_splits(
         split_seed: Seed of that draw; the same seed gives the same split everywhere.
         config: Name of the configuration, of a dataset that has several.
         revision: Revision of a Hub dataset.
-        image_size: Resize the shorter side to this and crop the centre; needed where images differ in size.
+        image_size: Resize the shorter side to this (bicubic) and crop the centre; needed where images differ in size.
+        preprocessing: How to bring images to one size instead, e.g. as the model wants: `Preprocessing.of(model)`.
         image_column: Name of the image column where the features leave a choice.
         label_column: Name of the label column; by default the class label with the most classes.
         test_split: Name of the test split; by default the first of `TEST_NAMES` that there is.
@@ -66,7 +69,7 @@ def load_splits(
     if limit is not None and limit < 1:
         raise OptionError(f"limit must be at least 1, got {limit!r}")
     options: dict[str, Any] = {
-        "image_size": image_size,
+        "preprocessing": resolve(preprocessing, image_size),
         "image_column": image_column,
         "label_column": label_column,
         "cache_dir": cache_dir,
@@ -100,6 +103,7 @@ def load_split(
     config: str | None = None,
     revision: str | None = None,
     image_size: int | None = None,
+    preprocessing: Preprocessing | None = None,
     image_column: str | None = None,
     label_column: str | None = None,
     cache_dir: str | Path | None = None,
@@ -114,7 +118,7 @@ def load_split(
         loaded[chosen],
         chosen,
         dataset,
-        image_size=image_size,
+        preprocessing=resolve(preprocessing, image_size),
         image_column=image_column,
         label_column=label_column,
         cache_dir=cache_dir,
@@ -165,7 +169,7 @@ def _decoded(
     split_name: str,
     dataset: str,
     *,
-    image_size: int | None,
+    preprocessing: Preprocessing | None,
     image_column: str | None,
     label_column: str | None,
     cache_dir: str | Path | None,
@@ -174,7 +178,7 @@ def _decoded(
     label_column = label_column or _label_column(split, dataset)
     labels, classes = _labels(split, label_column, split_name, dataset)  # first: decoding may take minutes
     pixels = decoded_pixels(
-        split, split_name, dataset, image_size=image_size, image_column=image_column, cache_dir=cache_dir
+        split, split_name, dataset, preprocessing=preprocessing, image_column=image_column, cache_dir=cache_dir
     )
     return ImageSet(pixels, labels, classes, dataset_name(dataset))
 

@@ -13,6 +13,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from hf_rws.corruptions.images import UNREADABLE
+from hf_rws.data.preprocessing import Preprocessing
 from hf_rws.errors import AccessError, FormatError, NotFoundError, OptionError, RWSError
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ def decoded_pixels(
     split_name: str,
     dataset: str,
     *,
-    image_size: int | None = None,
+    preprocessing: Preprocessing | None = None,
     image_column: str | None = None,
     cache_dir: str | Path | None = None,
 ) -> Tensor:
@@ -34,13 +35,11 @@ def decoded_pixels(
     import datasets
 
     image_column = find_image_column(split, image_column, dataset)
-    if image_size is not None and image_size < 1:
-        raise OptionError(f"image_size must be at least 1, got {image_size!r}")
-    key = f"{split._fingerprint}-{image_column}-{image_size}"
+    key = f"{split._fingerprint}-{image_column}-{preprocessing!r}"
     folder = Path(cache_dir or Path(datasets.config.HF_DATASETS_CACHE) / "hf_rws")
     path = folder / f"{hashlib.sha256(key.encode()).hexdigest()[:24]}.npy"
     if not path.is_file():
-        _decode_to(path, split, image_column, image_size, f"{dataset} {split_name}".strip())
+        _decode_to(path, split, image_column, preprocessing, f"{dataset} {split_name}".strip())
     try:  # copy-on-write: torch wants writable memory, and nothing must reach the file
         return torch.from_numpy(np.load(path, mmap_mode="c"))
     except OSError as error:
@@ -73,25 +72,29 @@ def existing_column(split: "datasets.Dataset", column: str, dataset: str) -> str
     return column
 
 
-def _decode_to(path: Path, split: "datasets.Dataset", column: str, image_size: int | None, title: str) -> None:
+def _decode_to(
+    path: Path, split: "datasets.Dataset", column: str, preprocessing: Preprocessing | None, title: str
+) -> None:
     temporary = path.with_suffix(f".{np.random.default_rng().integers(2**63)}.tmp.npy")
     try:
         with _kept_in(path.parent, title):
             path.parent.mkdir(parents=True, exist_ok=True)
             with temporary.open("xb") as file:  # not as mapped memory: there a full disk kills the process
-                _write_pixels(file, split, column, image_size, title)
+                _write_pixels(file, split, column, preprocessing, title)
             temporary.replace(path)
     finally:
         with suppress(OSError):
             temporary.unlink()
 
 
-def _write_pixels(file: BinaryIO, split: "datasets.Dataset", column: str, image_size: int | None, title: str) -> None:
+def _write_pixels(
+    file: BinaryIO, split: "datasets.Dataset", column: str, preprocessing: Preprocessing | None, title: str
+) -> None:
     """Write the images as an array in NumPy's format."""
     first: tuple[int, ...] = ()
     with tqdm(total=len(split), desc=f"decoding {title}", unit="img", leave=False, delay=2) as bar:
         for number, image in enumerate(_images(split, column, title)):
-            array = as_array(image, image_size)
+            array = as_array(image, preprocessing)
             if not number:
                 first = array.shape
                 header = {"descr": "|u1", "fortran_order": False, "shape": (len(split), *first)}
@@ -161,12 +164,9 @@ def readable(where: str) -> Iterator[None]:
         raise FormatError(f"{where} cannot be decoded: {error}") from error
 
 
-def as_array(image: Image.Image, size: int | None) -> np.ndarray:
-    """An image as RGB, uint8 of shape (3, H, W); with a `size`, its shorter side resized to it and the centre cut."""
+def as_array(image: Image.Image, preprocessing: Preprocessing | None) -> np.ndarray:
+    """An image as RGB, uint8 of shape (3, H, W)."""
     image = image.convert("RGB")
-    if size is not None and image.size != (size, size):
-        scale = size / min(image.size)
-        width, height = (max(size, round(side * scale)) for side in image.size)
-        left, top = (width - size) // 2, (height - size) // 2
-        image = image.resize((width, height), Image.Resampling.BICUBIC).crop((left, top, left + size, top + size))
+    if preprocessing is not None:
+        image = preprocessing(image)
     return np.asarray(image).transpose(2, 0, 1)

@@ -14,12 +14,20 @@ from hf_rws._ambient import unaffected
 from hf_rws.corruptions.images import to_batch
 from hf_rws.data.datasets import TRAIN_NAMES, open_dataset
 from hf_rws.data.decoding import as_array, decoded_image, decoded_pixels, find_image_column, readable
+from hf_rws.data.preprocessing import Preprocessing, resolve
 from hf_rws.data.sets import ImageSet
 from hf_rws.errors import OptionError
 
 
 @unaffected
-def as_images(images: Any, *, side: int, limit: int | None = None, seed: int = 0) -> Tensor:
+def as_images(
+    images: Any,
+    *,
+    side: int | None = None,
+    preprocessing: Preprocessing | None = None,
+    limit: int | None = None,
+    seed: int = 0,
+) -> Tensor:
     """Read images; labels that come with them are not looked at.
 
     Args:
@@ -27,51 +35,56 @@ def as_images(images: Any, *, side: int, limit: int | None = None, seed: int = 0
             id of a dataset, whose training split is used if it has several, or a `datasets` dataset, also a streamed
             one; or an iterable, or anything with a length and items by number (a dataset of torch or torchvision), of
             batches of arrays or tensors, of PIL images, or of tuples that begin with one of these.
-        side: What the model wants. Images of folders and datasets, and PIL images, are resized and cropped to it;
-            others must have it.
+        side: Of the square images that are wanted. Images of folders and datasets, and PIL images, are resized (the
+            shorter side to it) and cropped; others must have that size.
+        preprocessing: How to bring them to the size that is wanted instead, e.g. `Preprocessing.of(model)`.
         limit: At most so many images, drawn at random.
         seed: Of that draw.
 
     Returns:
-        uint8 tensor of shape (N, 3, side, side); may be memory-mapped, and strided.
+        uint8 tensor of shape (N, 3, H, W); may be memory-mapped, and strided.
 
     Raises:
-        OptionError: Images of another kind or size.
+        OptionError: Images of another kind or size; not one of `side` and `preprocessing` is given.
         NotFoundError: There is no such folder or dataset.
         FormatError: An image cannot be decoded.
     """
+    wanted = resolve(preprocessing, side)
+    if wanted is None:
+        raise OptionError("say what size the images shall have: preprocessing or side")
     if isinstance(images, str | Path):
         splits = open_dataset(str(images))
         name = next((name for name in TRAIN_NAMES if name in splits), next(iter(splits)))
         split = splits[name]
         if limit is not None and limit < len(split):
             split = split.select(_drawn(len(split), limit, seed).tolist())  # before they are decoded
-        found = decoded_pixels(split, name, str(images), image_size=side)
+        found = decoded_pixels(split, name, str(images), preprocessing=wanted)
     else:
-        found = _read(images, side)
+        found = _read(images, wanted)
         if limit is not None and limit < len(found):
             found = found[_drawn(len(found), limit, seed)]
-    if found.shape[1:] != (3, side, side):
+    if found.shape[1:] != (3, *wanted.size):
+        sizes = [" x ".join(map(str, shape)) for shape in ((3, *wanted.size), found.shape[1:])]
         raise OptionError(
-            f"the base takes images of 3 x {side} x {side}, these are {' x '.join(map(str, found.shape[1:]))}: resize "
-            "them, or give a folder or a dataset, whose images are resized"
+            f"the base takes images of {sizes[0]}, these are {sizes[1]}: resize them, or give a folder or a dataset, "
+            "whose images are resized"
         )
     return found
 
 
-def _read(images: Any, side: int) -> Tensor:
+def _read(images: Any, wanted: Preprocessing) -> Tensor:
     if isinstance(images, ImageSet):
         return images.images
     if isinstance(images, Tensor | np.ndarray):
         return to_batch(images)[0]  # as it is: it may be a view of a file
     if hasattr(images, "features") and hasattr(images, "select_columns"):  # of the library datasets
         if hasattr(images, "__len__"):
-            return decoded_pixels(images, str(images.split or ""), "the dataset", image_size=side)
+            return decoded_pixels(images, str(images.split or ""), "the dataset", preprocessing=wanted)
         images = _streamed(images)
     elif hasattr(images, "__len__") and hasattr(images, "__getitem__") and not isinstance(images, Iterable | Mapping):
         images = map(images.__getitem__, range(len(images)))  # of torch or torchvision
     if isinstance(images, Iterable) and not isinstance(images, Mapping):
-        parts = list(_read_parts(iter(images), side))
+        parts = list(_read_parts(iter(images), wanted))
         if parts and len({part.shape[1:] for part in parts}) == 1:
             return torch.cat(parts)
         raise OptionError("images: there are none, or their sizes differ" if parts else "images: there are none")
@@ -96,23 +109,23 @@ def _streamed(images: Any) -> Iterator[Image.Image]:
     return (decoded_image(row[column], feature, f"images: number {number}") for number, row in enumerate(rows))
 
 
-def _read_parts(parts: Iterator[Any], side: int) -> Iterator[Tensor]:
+def _read_parts(parts: Iterator[Any], wanted: Preprocessing) -> Iterator[Tensor]:
     for number in count():
         with readable(f"images: number {number}"):  # which may be decoded only now
             try:
                 part = next(parts)
             except StopIteration:
                 return
-            batch = _read_part(part, side)
+            batch = _read_part(part, wanted)
         yield batch
 
 
-def _read_part(part: Any, side: int) -> Tensor:
+def _read_part(part: Any, wanted: Preprocessing) -> Tensor:
     """A batch, or one image."""
     if isinstance(part, tuple) or (isinstance(part, list) and part and not isinstance(part[0], Image.Image)):
         part = part[0] if part else part  # (images, labels)
     if isinstance(part, Image.Image):
-        return torch.from_numpy(as_array(part, side).copy())[None]
+        return torch.from_numpy(as_array(part, wanted).copy())[None]
     if isinstance(part, Tensor | np.ndarray):
         return to_batch(part)[0]
     raise OptionError(f"images: a batch must be an array, a tensor or a PIL image, not {type(part).__name__}")

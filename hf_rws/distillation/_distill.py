@@ -11,7 +11,7 @@ from hf_rws._ambient import learning
 from hf_rws._transport.ids import Location
 from hf_rws.bases import load_base
 from hf_rws.corruptions.mixing import CorruptionLike, Mixture
-from hf_rws.data.preprocessing import input_side
+from hf_rws.data.preprocessing import Preprocessing
 from hf_rws.data.unlabelled import as_images
 from hf_rws.distillation.arguments import DistillationArguments
 from hf_rws.distillation.loop import Distiller, Snapshot
@@ -128,13 +128,14 @@ def distill(
     tensors, state = [tensor for layer in layers for tensor in layer], model.state_dict()
     shapes = {tensor.name: tuple(state[tensor.name].shape) for tensor in tensors}
     specs = tensor_specs(tensors, shapes, bits)  # before the training: bits may make no sense
+    shown = Preprocessing.of(model, use_test_size=False)
     if corrupted is None:
         corrupter: Corrupter = Mixture("fog" if corruption is None else corruption, severity)
     elif isinstance(corruption, str):
-        corrupter = Pairs(as_images(corrupted, side=input_side(model)), corruption)
+        corrupter = Pairs(as_images(corrupted, preprocessing=shown), corruption)
     else:
         raise OptionError("with corrupted images, corruption is what to call them: a label")
-    clean = as_images(images, side=input_side(model))
+    clean = as_images(images, preprocessing=shown)
     if len(clean) < _MIN_IMAGES:
         raise OptionError(f"{len(clean)} images are too few to learn from: give a few hundred, at least {_MIN_IMAGES}")
     if isinstance(corrupter, Pairs) and len(corrupter) != len(clean):
