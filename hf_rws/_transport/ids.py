@@ -2,7 +2,7 @@
 
 import os
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -27,11 +27,13 @@ class Location:
         kind: "local" (a folder), "hub" (a repo on the Hub) or "name" (no folder and no repo id: a timm model name).
         id: The folder's path, "user/name" or the name; without prefix and revision.
         revision: Branch, tag or commit that was asked for; None means the default branch.
+        repo_type: What a repo on the Hub holds.
     """
 
     kind: Literal["local", "hub", "name"]
     id: str
     revision: str | None = None
+    repo_type: Literal["model", "dataset"] = field(default="model", repr=False)
 
     @property
     def path(self) -> Path | None:

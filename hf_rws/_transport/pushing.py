@@ -9,7 +9,7 @@ from dataclasses import replace
 from functools import cache
 from io import BytesIO
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import quote
 
 from huggingface_hub import CommitInfo, CommitOperationAdd, constants
@@ -32,6 +32,8 @@ def push_folder_files(
     folder: str | os.PathLike[str],
     filenames: Sequence[str],
     *,
+    repo_type: Literal["model", "dataset"] = "model",
+    instead: Mapping[str, str] | None = None,
     private: bool | None = None,
     token: bool | str | None = None,
     revision: str | None = None,
@@ -44,12 +46,14 @@ def push_folder_files(
     No commit is made if nothing has changed, and no pull request is opened if one of this user is open that has these
     very files: a push whose answer was lost can simply be run again. If somebody else commits in the meantime, the push
     fails and changes nothing. A README.md that the repo has keeps its text; its metadata and results are brought up to
-    date (`cards.merge_card`).
+    date (`cards.merge_card`). That of a dataset stays as it is.
 
     Args:
         repo_id: "user/name".
         folder: Where the files are.
         filenames: Their names, in the folder and in the repo.
+        repo_type: What the repo holds.
+        instead: Texts that are pushed in place of those of files.
         private: Visibility of a repo that is made now; for one that exists, what it must be.
         token: A token with write access; None for the one logged in with.
         revision: Branch to push to, made if needed.
@@ -69,14 +73,17 @@ def push_folder_files(
         FormatError: The README of the repo cannot be read, or the Hub refuses the new one.
         RWSError: The repo changed while it was being pushed to.
     """
-    where = destination(repo_id, revision, create_pr=create_pr, tag=tag)
+    where = replace(destination(repo_id, revision, create_pr=create_pr, tag=tag), repo_type=repo_type)
     files = _files_to_push(Path(folder), filenames)
     head = _head(where, token, private=private)
     if private is not None and head.private is not None and head.private != private:
         visibility = "private" if head.private else "public"
         raise OptionError(f"{where.id} exists and is {visibility}: change that in its settings, or leave out private=")
     contents: dict[str, str | bytes] = {name: os.fspath(file) for name, file in files.items()}
-    if README_NAME in files and README_NAME in head.files:
+    contents |= {name: text.encode() for name, text in (instead or {}).items()}
+    if README_NAME in files and README_NAME in head.files and repo_type == "dataset":
+        del contents[README_NAME]
+    elif README_NAME in files and README_NAME in head.files:
         contents[README_NAME] = _merged_readme(where, head.commit, files[README_NAME], token)
     if create_pr and (proposed := _proposed(where, contents, token)):
         return proposed
@@ -143,7 +150,7 @@ def _head(where: Location, token: bool | str | None, *, private: bool | None) ->
 
 def _make_repo(where: Location, token: bool | str | None, *, private: bool | None) -> None:
     owner, _, name = where.id.rpartition("/")
-    asked = {"name": name, "organization": owner}
+    asked = {"name": name, "organization": owner, "type": where.repo_type}
     if private is not None:
         asked["visibility"] = "private" if private else "public"
     with _if_it_is_not_there():
@@ -170,7 +177,7 @@ def _commit(
 
     def commit() -> CommitInfo:
         added = [CommitOperationAdd(path_in_repo=name, path_or_fileobj=content) for name, content in contents.items()]
-        return api.create_commit(where.id, added, revision=where.revision, **options)
+        return api.create_commit(where.id, added, repo_type=where.repo_type, revision=where.revision, **options)
 
     try:
         with watched() as make:

@@ -1,4 +1,4 @@
-"""What the Hub says of model repos, their pull requests and its users, checked before it is used."""
+"""What the Hub says of repos, their pull requests and its users, checked before it is used."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ _MOST_DISCUSSIONS = 1000  # that are looked through for an open pull request
 
 @dataclass(frozen=True)
 class Repo:
-    """A commit of a model repo.
+    """A commit of a repo.
 
     Attributes:
         commit: 40 hex digits.
@@ -32,9 +32,9 @@ class Repo:
 
 
 def api_path(where: Location) -> str:
-    """The path of a model repo in the Hub's interface; OptionError if it cannot be one's id."""
+    """The path of a repo in the Hub's interface; OptionError if it cannot be one's id."""
     calls.ask(lambda: validate_repo_id(where.id), where)
-    return f"/api/models/{where.id}"
+    return f"/api/{where.repo_type}s/{where.id}"
 
 
 def look(where: Location, *, token: bool | str | None = None, hashes: bool = False) -> Repo:

@@ -10,6 +10,7 @@ import click
 from hf_rws._choices import PARAMETER_SETS
 from hf_rws._files import read_json
 from hf_rws.cli.options import (
+    check_destination,
     corruption_option,
     for_all_it_calls,
     given_options,
@@ -36,6 +37,8 @@ from hf_rws.cli.output import Output, output_options
 @click.option("--images-per-shard", type=click.IntRange(1), help="Images in a file.  [default: up to 256 MB of pixels]")
 @click.option("--num-proc", type=click.IntRange(1), default=1, show_default=True, help="Processes.")
 @output_dir_option
+@click.option("--push-to", metavar="REPO_ID", help="Hub dataset to push the copy to.")
+@click.option("--private", is_flag=True, help="Make that dataset private if it is new.")
 @token_option
 @for_all_it_calls
 @output_options
@@ -47,19 +50,25 @@ def corrupt(
     dataset_config: str | None,
     dataset_revision: str | None,
     skip_broken: bool,
+    push_to: str | None,
+    private: bool,
     output: Output,
     **options: Any,
 ) -> None:
-    """Write a corrupted copy of a dataset as parquet, all else as it is, ready for `hf upload`.
+    """Write a corrupted copy of a dataset as parquet, all else as it is.
 
     The same command goes on where it was interrupted.
 
     \b
-    Example:
+    Examples:
       hf-rws corrupt --dataset uoft-cs/cifar10 --corruption fog --output-dir cifar10-fog --num-proc 4
-      hf upload user/cifar10-fog cifar10-fog --repo-type dataset
+      hf-rws corrupt --dataset user/photos --split test --corruption snow --severity 3 --output-dir photos-snow \\
+        --push-to user/photos-snow
     """
-    from hf_rws.copies import RECORD, write_corrupted_copy
+    if push_to is not None:
+        check_destination(push_to)
+
+    from hf_rws.copies import RECORD, push_copy, write_corrupted_copy
 
     folder = write_corrupted_copy(
         dataset,
@@ -71,4 +80,6 @@ def corrupt(
         **options,
     )
     record = read_json(folder / RECORD, str(folder / RECORD))
-    output.record({"folder": str(folder), "images": sum(record["splits"].values())}, id_key="folder")
+    url = None if push_to is None else str(push_copy(folder, push_to, private=private or None).commit_url)
+    made = {"folder": str(folder), "images": sum(record["splits"].values()), "url": url}
+    output.record(made, id_key="folder" if url is None else "url")

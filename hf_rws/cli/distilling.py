@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from hf_rws._choices import OPTIMIZER_NAMES
-from hf_rws._transport.ids import REPO_ID
 from hf_rws.cli.options import (
     batch_size_option,
+    check_destination,
     corruption_option,
     device_option,
     for_all_it_calls,
@@ -26,7 +26,7 @@ from hf_rws.cli.options import (
     token_option,
 )
 from hf_rws.cli.output import Output, note, output_options
-from hf_rws.errors import OptionError, RWSError
+from hf_rws.errors import RWSError
 
 if TYPE_CHECKING:
     from hf_rws.signature import Signature
@@ -110,8 +110,8 @@ def distill(
         raise click.UsageError("say where the signature goes: --output-dir, --push-to or both")
     if "all" in corruption and len(corruption) > 1:
         raise click.UsageError("--corruption all stands alone")
-    if push_to is not None and not REPO_ID.fullmatch(push_to):
-        raise OptionError(f"{push_to!r} is no Hub id to push to: give user/name")
+    if push_to is not None:
+        check_destination(push_to)
 
     from hf_rws._accelerator import is_main_process
     from hf_rws.bases import load_base

@@ -24,6 +24,8 @@ import click
 from hf_rws._choices import AUGMENTATION_NAMES, CORRUPTIONS, PRECISIONS, RECIPE_NAMES, SCHEDULES
 from hf_rws._environment import environment
 from hf_rws._files import check_writable
+from hf_rws._transport.ids import REPO_ID
+from hf_rws.errors import OptionError
 
 _Command = Callable[..., Any]
 
@@ -200,6 +202,12 @@ def corruption_option(help: str, *, all_of_them: bool = False, **settings: Any) 
     names = ["all"] * all_of_them + list(CORRUPTIONS)
     help = f"{help} One of {', '.join(names)}."
     return click.option("--corruption", metavar="NAME", type=click.Choice(names), help=help, **settings)
+
+
+def check_destination(repo_id: str) -> None:
+    """OptionError before the work begins, unless this can be the id of a repo."""
+    if not REPO_ID.fullmatch(repo_id):
+        raise OptionError(f"{repo_id!r} is no Hub id to push to: give user/name")
 
 
 def given_options(**values: Any) -> dict[str, Any]:

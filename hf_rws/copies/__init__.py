@@ -14,5 +14,6 @@ each complete from the moment it has its name.
 
 from hf_rws.copies.copying import write_corrupted_copy
 from hf_rws.copies.folder import RECORD
+from hf_rws.copies.pushing import push_copy
 
-__all__ = ["RECORD", "write_corrupted_copy"]
+__all__ = ["RECORD", "push_copy", "write_corrupted_copy"]

@@ -494,7 +494,7 @@ def shown(one: dict[str, Any]) -> dict[str, Any]:
 # --- tables ---
 
 _REPO, _REVISION, _SLUG = r"(?P<repo>[^/]+/[^/]+?)", r"(?P<revision>[^/]+)", r"(?P<slug>[^/]+/[^/]+)"
-_MODEL, _LFS = f"/api/models/{_REPO}", f"/{_REPO}\\.git/info/lfs/objects"
+_MODEL, _LFS = f"/api/(models|datasets)/{_REPO}", f"/{_REPO}\\.git/info/lfs/objects"
 
 HUB: Routes = (
     ("GET", "/api/models", models),
