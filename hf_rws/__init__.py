@@ -7,20 +7,52 @@ model = hf_rws.load_patched("user/base", ["user/rws-fog"])
 model.rws.set({"rws-fog": 0.7})
 model.rws.clear()
 ```
+
+`import hf_rws.models` registers `vgg16_gap` and `vgg16_bn_gap` with timm; whatever loads a model here has done so.
 """
 
-import hf_rws.models  # noqa: F401  (registers vgg16_gap and vgg16_bn_gap with timm)
-from hf_rws import corruptions, data, errors, hub, plots, study, training  # noqa: F401  (offered, see `__dir__`)
-from hf_rws._version import __version__  # noqa: F401
-from hf_rws.corruptions import CORRUPTIONS, corrupt
-from hf_rws.distillation import distill
-from hf_rws.errors import RWSError
-from hf_rws.evaluation import evaluate
-from hf_rws.extraction import extract
-from hf_rws.hub import info, list_signatures, push_base
-from hf_rws.loading import load_patched
-from hf_rws.patching import patch
-from hf_rws.signature import Signature
+from typing import TYPE_CHECKING
+
+from hf_rws._lazy import lazy_names
+
+if TYPE_CHECKING:
+    from hf_rws import corruptions as corruptions
+    from hf_rws import data as data
+    from hf_rws import errors as errors
+    from hf_rws import hub as hub
+    from hf_rws import models as models
+    from hf_rws import plots as plots
+    from hf_rws import study as study
+    from hf_rws import training as training
+    from hf_rws._choices import CORRUPTIONS
+    from hf_rws._version import __version__ as __version__
+    from hf_rws.corruptions import corrupt
+    from hf_rws.distillation import distill
+    from hf_rws.errors import RWSError
+    from hf_rws.evaluation import evaluate
+    from hf_rws.extraction import extract
+    from hf_rws.hub import info, list_signatures, push_base
+    from hf_rws.loading import load_patched
+    from hf_rws.patching import patch
+    from hf_rws.signature import Signature
+else:
+    __getattr__, __dir__ = lazy_names(
+        __name__,
+        {
+            "_choices": ["CORRUPTIONS"],
+            "_version": ["__version__"],
+            "corruptions": ["corrupt"],
+            "distillation": ["distill"],
+            "errors": ["RWSError"],
+            "evaluation": ["evaluate"],
+            "extraction": ["extract"],
+            "hub": ["info", "list_signatures", "push_base"],
+            "loading": ["load_patched"],
+            "patching": ["patch"],
+            "signature": ["Signature"],
+        },
+        inner=["corruptions", "data", "errors", "hub", "models", "plots", "study", "training"],
+    )
 
 __all__ = [
     "CORRUPTIONS",
@@ -36,8 +68,3 @@ __all__ = [
     "patch",
     "push_base",
 ]
-_MODULES = ("corruptions", "data", "errors", "hub", "plots", "study", "training")
-
-
-def __dir__() -> list[str]:
-    return sorted([*__all__, *_MODULES, "__version__"])

@@ -6,16 +6,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import torch
-
 from hf_rws._environment import environment
 from hf_rws.errors import OptionError
 
 if TYPE_CHECKING:
+    import torch
     from accelerate import Accelerator
 
-
-PRECISIONS = ("auto", "no", "fp16", "bf16")
 _KINDS = ("cuda", "mps")  # of GPUs, in the order in which "auto" takes them
 
 
@@ -30,6 +27,8 @@ def resolve_precision(precision: str, device: str | None = None) -> str:
     """
     if precision != "auto":
         return precision
+    import torch
+
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     if device == "cuda":
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
@@ -37,7 +36,7 @@ def resolve_precision(precision: str, device: str | None = None) -> str:
     return "bf16" if has.get("avx512_bf16") or has.get("amx_bf16") else "no"
 
 
-def resolve_device(device: str | torch.device = "auto") -> torch.device:
+def resolve_device(device: "str | torch.device" = "auto") -> "torch.device":
     """The device that a word stands for: "auto" is the GPU (cuda, then mps) where there is one, else the CPU.
 
     Args:
@@ -46,6 +45,8 @@ def resolve_device(device: str | torch.device = "auto") -> torch.device:
     Raises:
         OptionError: Torch knows no such device, or this machine does not have it.
     """
+    import torch
+
     if device == "auto":
         return torch.device(next((kind for kind in _KINDS if _count(kind)), "cpu"))
     try:
@@ -60,6 +61,8 @@ def resolve_device(device: str | torch.device = "auto") -> torch.device:
 
 def _count(kind: str) -> int:
     """How many devices of a kind torch can use here."""
+    import torch
+
     return torch.cuda.device_count() if kind == "cuda" else int(torch.backends.mps.is_available())
 
 

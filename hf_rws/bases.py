@@ -18,6 +18,7 @@ from torch.nn.modules.module import (
     register_module_parameter_registration_hook,
 )
 
+import hf_rws.models  # noqa: F401  (registers vgg16_gap and vgg16_bn_gap with timm)
 from hf_rws._ambient import random_state_kept
 from hf_rws._files import read_json
 from hf_rws._transport.headers import Header, read_header

@@ -15,6 +15,7 @@ from hf_rws.corruptions.batch import check_severity
 from hf_rws.errors import MismatchError, OptionError, warn
 from hf_rws.fingerprints import fingerprint, weights_digest
 from hf_rws.layers import LayerTensor, NumLayers, architecture, check_loaded, first_layers, unwrap
+from hf_rws.signature.bits import BitsLike
 from hf_rws.signature.config import (
     PROJECTIONS,
     BaseModel,
@@ -23,7 +24,6 @@ from hf_rws.signature.config import (
     SignatureConfig,
     tensor_specs,
 )
-from hf_rws.signature.quantization import BitsLike
 from hf_rws.signature.signature import Signature
 
 __all__ = ["Weights", "describe_base", "difference", "extract", "project_out", "relative_differences"]

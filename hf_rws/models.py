@@ -161,5 +161,5 @@ def vgg16_bn_gap(pretrained: bool = False, **kwargs: Any) -> VGG16GAP:
 
 
 def is_ours(architecture: str) -> bool:
-    """Whether timm knows an architecture only after `import hf_rws`."""
+    """Whether timm knows an architecture only after `import hf_rws.models`."""
     return timm.is_model(architecture) and timm.model_entrypoint(architecture).__module__ == __name__

@@ -1,16 +1,17 @@
 """The files of a timm repo: what they are called, and how they are written."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
-
-from safetensors.torch import save
-from timm.models._hub import save_config_for_hf
-from torch import Tensor, nn
+from typing import TYPE_CHECKING, Any
 
 from hf_rws._files import README_NAME, output_folder, parse_json, write_together, writing
 from hf_rws.errors import OptionError
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
 CONFIG_NAME = "config.json"
 MODEL_NAME = "model.safetensors"
@@ -43,6 +44,8 @@ def save_timm_repo(
         OptionError: `folder` is a file or can be no folder, or it is no timm model.
         AccessError: It cannot be written to, or the disk is full.
     """
+    from safetensors.torch import save
+
     folder = output_folder(folder, "the model")
     contents = {CONFIG_NAME: _config(model, label_names), MODEL_NAME: save(_weights(model), metadata={"format": "pt"})}
     if card is not None:
@@ -70,6 +73,8 @@ def _weights(model: nn.Module) -> dict[str, Tensor]:
 
 
 def _config(model: nn.Module, label_names: Sequence[str]) -> bytes:
+    from timm.models._hub import save_config_for_hf
+
     given = {"label_names": list(label_names)} if label_names else {}
     with writing("write a temporary file"), TemporaryDirectory() as temporary:
         path = Path(temporary, CONFIG_NAME)

@@ -13,8 +13,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from hf_rws._choices import SEVERITIES
 from hf_rws.corruptions import available, corrupt
-from hf_rws.corruptions.definition import SEVERITIES
 from hf_rws.data.datasets import load_split
 from hf_rws.data.decoding import as_array
 from hf_rws.data.preprocessing import resolve

@@ -11,7 +11,7 @@ import torch
 from accelerate.state import AcceleratorState, PartialState
 from PIL import Image
 
-import hf_rws  # noqa: F401  (registers our models)
+import hf_rws.models  # noqa: F401  (registers our models)
 from hf_rws.data.sets import ImageSet, Splits
 from hf_rws.training.arguments import TrainingArguments
 

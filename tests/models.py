@@ -8,7 +8,7 @@ import timm
 import torch
 from torch import nn
 
-import hf_rws
+import hf_rws.models
 
 # name -> options; conv nets without and with batch norm, depthwise convs, attention
 ARCHITECTURES: dict[str, dict[str, float]] = {

@@ -4,9 +4,9 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms.functional import rotate
 
 from hf_rws.training.augmentation import (
+    _AUGMENTATIONS,
     _CROP_PADDING,
     _MAX_ROTATION,
-    AUGMENTATIONS,
     apply,
     default_augmentation,
     draw,
@@ -40,7 +40,7 @@ def test_crop_flip_follows_a_slow_reference(shape):
         assert torch.equal(result, expected.flip(2) if flip else expected)
 
 
-@pytest.mark.parametrize("name", AUGMENTATIONS)
+@pytest.mark.parametrize("name", _AUGMENTATIONS)
 def test_shape_dtype_and_input_stay(name):
     images = pixels(6)
     before = images.clone()

@@ -414,7 +414,7 @@ def test_the_snippet_of_a_base_runs(tmp_path, monkeypatch):
     save_timm_repo(model, tmp_path / "base")
     monkeypatch.chdir(tmp_path)
     code = snippet(cards.base_card({"architecture": "vgg16_gap"}, repo_id="base"))
-    assert code.startswith("import hf_rws  # registers vgg16_gap with timm\n")
+    assert code.startswith("import hf_rws.models  # registers vgg16_gap with timm\n")
     names = {}
     exec(code, names)
     assert names["model"].num_classes == 3

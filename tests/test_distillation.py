@@ -551,7 +551,7 @@ def test_the_command_keeps_what_cannot_be_pushed(tmp_path, capsys, monkeypatch):
     code, err = run("--push-to", "user/rws-fog", "--output-dir", "mine")
     assert (code, "the signature is in mine" in err) == (1, True)
     assert not Path("rws-fog-3").exists()
-    monkeypatch.setattr("hf_rws.cli.distilling.load_base", None)  # what follows is found before anything is loaded
+    monkeypatch.setattr("hf_rws.bases.load_base", None)  # what follows is found before anything is loaded
     Path("file").touch()
     assert run("--push-to", "no id")[0] == 1
     assert run("--output-dir", "file")[0] == 2

@@ -398,7 +398,7 @@ def test_push_a_base_and_load_it_with_timm(hub):
 
 def test_the_card_of_our_own_architecture_imports_us(hub):
     push_base(timm.create_model("vgg16_gap", num_classes=2, width=0.05), "user/vgg", token=WRITE)
-    assert "import hf_rws  # registers vgg16_gap" in hub.files("user/vgg")["README.md"].decode()
+    assert "import hf_rws.models  # registers vgg16_gap" in hub.files("user/vgg")["README.md"].decode()
 
 
 def test_what_is_no_base(hub):

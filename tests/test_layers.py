@@ -3,7 +3,7 @@ import timm
 import torch
 from torch import nn
 
-import hf_rws  # noqa: F401
+import hf_rws.models  # noqa: F401
 from hf_rws.errors import OptionError
 from hf_rws.fingerprints import digest, fingerprint, has_fingerprint, weights_digest
 from hf_rws.layers import find_layers, first_layers, head_names, layer_tensors, run_first_layers

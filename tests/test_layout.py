@@ -8,6 +8,11 @@ from pathlib import Path
 import pytest
 
 import hf_rws
+from hf_rws import _choices
+from hf_rws.corruptions import definition, registry
+from hf_rws.distillation.arguments import OPTIMIZERS
+from hf_rws.training.arguments import RECIPES
+from hf_rws.training.augmentation import _AUGMENTATIONS
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "hf_rws"
@@ -15,7 +20,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 
 # The modules and packages of hf_rws; each imports from earlier floors only.
 FLOORS = (
-    {"_text", "_version", "_environment"},
+    {"_text", "_version", "_environment", "_choices", "_lazy"},
     {"errors"},
     {"_files", "_ambient", "_checks"},
     {"layers", "models", "timm_repo", "_accelerator", "corruptions", "plots"},
@@ -99,6 +104,26 @@ def test_our_own_modules_are_imported_at_the_top(module):
     assert not late or room(module) == "cli", f"{module} imports {late} inside a function"
 
 
+LAZY = [module for module, path in MODULES.items() if "lazy_names" in path.read_text() and path.name == "__init__.py"]
+
+
+@pytest.mark.parametrize("module", LAZY)
+def test_type_checkers_read_the_names_that_are_imported_late(module):
+    face = importlib.import_module(module)
+    read = {}
+    for node in ast.walk(ast.parse(MODULES[module].read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module.startswith("hf_rws") and node.module != "hf_rws._lazy":
+            read |= {alias.name: node.module for alias in node.names}
+    assert sorted(read) == dir(face)
+    assert set(face.__all__) <= set(read)
+    for name, home in read.items():
+        inner = MODULES.get(f"{home}.{name}")
+        wanted = importlib.import_module(f"{home}.{name}" if inner else home)
+        assert getattr(face, name) is (wanted if inner else getattr(wanted, name)), name
+    with pytest.raises(AttributeError, match=f"module '{module}' has no attribute 'nonsense'"):
+        _ = face.nonsense
+
+
 @pytest.mark.parametrize("module", MODULES)
 def test_what_is_private_to_a_package_stays_in_it(module):
     for name, _ in ours(MODULES[module]):
@@ -137,6 +162,19 @@ def test_the_top_level_offers_what_users_want():
         assert isinstance(value, tuple | str) or (value.__doc__ or "").strip(), f"{name} says nothing about itself"
     assert set(dir(hf_rws)) >= {*hf_rws.__all__, "corruptions", "data", "errors", "hub", "plots"}
     assert not [name for name in dir(hf_rws) if name.startswith("_") and name != "__version__"]
+
+
+def test_options_list_what_there_is():
+    assert tuple(registry._BY_NAME) == _choices.CORRUPTIONS
+    assert {name for one in registry._BY_NAME.values() for name in one.constants} == {*_choices.PARAMETER_SETS}
+    assert {len(each) for one in registry._BY_NAME.values() for each in one.constants.values()} == {
+        len(_choices.SEVERITIES)
+    }
+    assert (definition.CIFAR, definition.TINY_IMAGENET, definition.IMAGENET) == _choices.PARAMETER_SETS
+    assert tuple(RECIPES) == _choices.RECIPE_NAMES
+    assert {recipe["schedule"] for recipe in RECIPES.values()} <= {*_choices.SCHEDULES}
+    assert tuple(_AUGMENTATIONS) == _choices.AUGMENTATION_NAMES
+    assert tuple(OPTIMIZERS) == _choices.OPTIMIZER_NAMES
 
 
 def defined(tree):

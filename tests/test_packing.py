@@ -5,7 +5,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hf_rws.signature._packing import num_bytes, pack_codes, steps_to_unpack, top_code
+from hf_rws.signature._packing import pack_codes, steps_to_unpack
+from hf_rws.signature.bits import num_bytes, top_code
 
 WIDTHS = (*range(1, 9), "ternary")
 

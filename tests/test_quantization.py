@@ -11,15 +11,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
 from hf_rws.errors import FormatError, OptionError
-from hf_rws.signature.quantization import (
-    CODECS,
-    PRESETS,
-    decode,
-    encode,
-    packed_sizes,
-    resolve_bits,
-    rounded,
-)
+from hf_rws.signature.bits import CODECS, PRESETS, packed_sizes, resolve_bits
+from hf_rws.signature.quantization import decode, encode, rounded
 
 pytestmark = pytest.mark.filterwarnings("error")
 

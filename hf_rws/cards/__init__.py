@@ -4,18 +4,41 @@ A card never computes accuracies and never asks the Hub. A later push replaces a
 that somebody has, it replaces the metadata and the results, which stand between two HTML comments (`merge_card`).
 """
 
-from hf_rws.cards.kinds import PICTURE_NAME, base_card, merged_card, signature_card, signature_files
-from hf_rws.cards.merging import (
-    RESULTS_BEGIN,
-    RESULTS_END,
-    is_unedited,
-    merge_card,
-    metadata_words,
-    readdress,
-    updated,
-)
-from hf_rws.cards.metadata import checked_metrics, corruption_tag
-from hf_rws.cards.text import publishable
+from typing import TYPE_CHECKING
+
+from hf_rws._lazy import lazy_names
+
+if TYPE_CHECKING:
+    from hf_rws.cards.kinds import PICTURE_NAME, base_card, merged_card, signature_card, signature_files
+    from hf_rws.cards.merging import (
+        RESULTS_BEGIN,
+        RESULTS_END,
+        is_unedited,
+        merge_card,
+        metadata_words,
+        readdress,
+        updated,
+    )
+    from hf_rws.cards.metadata import checked_metrics, corruption_tag
+    from hf_rws.cards.text import publishable
+else:
+    __getattr__, __dir__ = lazy_names(
+        __name__,
+        {
+            "kinds": ["PICTURE_NAME", "base_card", "merged_card", "signature_card", "signature_files"],
+            "merging": [
+                "RESULTS_BEGIN",
+                "RESULTS_END",
+                "is_unedited",
+                "merge_card",
+                "metadata_words",
+                "readdress",
+                "updated",
+            ],
+            "metadata": ["checked_metrics", "corruption_tag"],
+            "text": ["publishable"],
+        },
+    )
 
 __all__ = [
     "PICTURE_NAME",

@@ -7,8 +7,9 @@ foggy = corrupt(images, "fog", severity=5)  # numpy NHWC, torch NCHW or PIL: the
 ```
 """
 
+from hf_rws._choices import BENCHMARK, CORRUPTIONS, EXTRA
 from hf_rws.corruptions.batch import corrupt
-from hf_rws.corruptions.registry import BENCHMARK, CORRUPTIONS, EXTRA, available
+from hf_rws.corruptions.registry import available
 from hf_rws.corruptions.transforms import Corrupt, RandomCorrupt
 
 __all__ = ["BENCHMARK", "CORRUPTIONS", "EXTRA", "Corrupt", "RandomCorrupt", "available", "corrupt"]

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from hf_rws._ambient import unaffected
-from hf_rws.corruptions.definition import CIFAR, IMAGENET, PARAMETER_SETS, SEVERITIES, TINY_IMAGENET
+from hf_rws._choices import PARAMETER_SETS, SEVERITIES
+from hf_rws.corruptions.definition import CIFAR, IMAGENET, TINY_IMAGENET
 from hf_rws.corruptions.images import to_batch
 from hf_rws.corruptions.randomness import MAX_IMAGES, GeneratorSource, ImageSource, RandomSource
 from hf_rws.corruptions.registry import find

@@ -8,11 +8,10 @@ from typing import Any
 
 from torch import Tensor
 
+from hf_rws._choices import PARAMETER_SETS
 from hf_rws.corruptions.randomness import RandomSource
 
-CIFAR, TINY_IMAGENET, IMAGENET = "cifar", "tiny-imagenet", "imagenet"
-PARAMETER_SETS = (CIFAR, TINY_IMAGENET, IMAGENET)
-SEVERITIES = (1, 2, 3, 4, 5)
+CIFAR, TINY_IMAGENET, IMAGENET = PARAMETER_SETS
 
 Draws = tuple[Tensor, ...]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 
+from hf_rws._choices import CORRUPTIONS
 from hf_rws.corruptions import (
     blur,
     colour,
@@ -17,34 +18,30 @@ from hf_rws.corruptions import (
 from hf_rws.corruptions.definition import Corruption
 from hf_rws.errors import OptionError, warn
 
-_BENCHMARK = (
-    noise.gaussian_noise,
-    noise.shot_noise,
-    noise.impulse_noise,
-    blur.defocus_blur,
-    blur.glass_blur,
-    blur.motion_blur,
-    blur.zoom_blur,
-    weather.snow,
-    frost.frost,
-    weather.fog,
-    colour.brightness,
-    colour.contrast,
-    geometry.elastic_transform,
-    geometry.pixelate,
-    jpeg.jpeg_compression,
-)
-_EXTRA = (
-    noise.speckle_noise,
-    blur.gaussian_blur,
-    spatter.spatter,
-    colour.saturate,
-)
-_BY_NAME = {corruption.name: corruption for corruption in (*_BENCHMARK, *_EXTRA)}
-
-BENCHMARK = tuple(corruption.name for corruption in _BENCHMARK)
-EXTRA = tuple(corruption.name for corruption in _EXTRA)
-CORRUPTIONS = BENCHMARK + EXTRA
+_BY_NAME = {
+    corruption.name: corruption
+    for corruption in (
+        noise.gaussian_noise,
+        noise.shot_noise,
+        noise.impulse_noise,
+        blur.defocus_blur,
+        blur.glass_blur,
+        blur.motion_blur,
+        blur.zoom_blur,
+        weather.snow,
+        frost.frost,
+        weather.fog,
+        colour.brightness,
+        colour.contrast,
+        geometry.elastic_transform,
+        geometry.pixelate,
+        jpeg.jpeg_compression,
+        noise.speckle_noise,
+        blur.gaussian_blur,
+        spatter.spatter,
+        colour.saturate,
+    )
+}
 
 
 def find(name: str) -> Corruption:

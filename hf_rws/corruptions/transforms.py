@@ -10,8 +10,8 @@ import torch
 from torch import Generator, Tensor, nn
 
 from hf_rws._ambient import unaffected
+from hf_rws._choices import SEVERITIES
 from hf_rws.corruptions.batch import check_parameter_set, check_severity, corrupt
-from hf_rws.corruptions.definition import SEVERITIES
 from hf_rws.corruptions.filters import on_device
 from hf_rws.corruptions.images import to_batch
 from hf_rws.corruptions.mixing import change_groups

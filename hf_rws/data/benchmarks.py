@@ -27,9 +27,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from hf_rws.corruptions import CORRUPTIONS
+from hf_rws._choices import CORRUPTIONS, SEVERITIES
 from hf_rws.corruptions.batch import check_severity
-from hf_rws.corruptions.definition import SEVERITIES
 from hf_rws.data.decoding import as_array, readable
 from hf_rws.data.preprocessing import Preprocessing, resolve
 from hf_rws.data.sets import ImageSet, numbered_classes, parse_classes

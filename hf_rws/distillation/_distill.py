@@ -20,8 +20,8 @@ from hf_rws.distillation.objective import Objective
 from hf_rws.errors import OptionError, warn
 from hf_rws.extraction import describe_base
 from hf_rws.layers import NumLayers, check_loaded, first_layers, unwrap
+from hf_rws.signature.bits import BitsLike
 from hf_rws.signature.config import CorruptionSpec, Method, SignatureConfig, tensor_specs
-from hf_rws.signature.quantization import BitsLike
 from hf_rws.signature.signature import Signature
 
 _MIN_IMAGES = 20

@@ -22,7 +22,8 @@ from hf_rws.distillation.objective import Objective, softened_divergence
 from hf_rws.errors import OptionError
 from hf_rws.extraction import difference
 from hf_rws.layers import LayerTensor
-from hf_rws.signature.quantization import Bits, rounded
+from hf_rws.signature.bits import Bits
+from hf_rws.signature.quantization import rounded
 
 if TYPE_CHECKING:
     from accelerate import Accelerator

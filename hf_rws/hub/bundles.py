@@ -44,7 +44,7 @@ def bundle(
 
     The folder holds `base/`, a folder for each signature under `signatures/`, and `lockfile.json` with the scales. It
     is loaded once before it is in place, so what does not fit shows here. An architecture of hf_rws itself needs
-    `import hf_rws` there, which `load_patched` has done.
+    `import hf_rws.models` there, which `load_patched` has done.
 
     Args:
         base: As for `load_patched`: a folder, a Hub id, a timm name or a model.

@@ -9,26 +9,32 @@ from typing import Any
 
 from huggingface_hub import is_offline_mode
 
-from hf_rws import cards
+from hf_rws._choices import SORTS
 from hf_rws._files import is_file, parse_json, read_bytes
 from hf_rws._text import one_line
 from hf_rws._transport.exchange import ask_pages
 from hf_rws._transport.headers import Header, read_header
 from hf_rws._transport.ids import COMMIT, REPO_ID, Location, parse_id
 from hf_rws._transport.reading import fetch
+from hf_rws.cards.metadata import checked_metrics, corruption_tag
 from hf_rws.errors import FormatError, IntegrityError, OptionError
-from hf_rws.signature.arrays import array_lengths
-from hf_rws.signature.config import CONFIG_NAME, LARGEST_CONFIG, WEIGHTS_NAME, SignatureConfig, StoredBits, parse_config
+from hf_rws.signature.config import (
+    ARRAYS,
+    CONFIG_NAME,
+    LARGEST_CONFIG,
+    WEIGHTS_NAME,
+    SignatureConfig,
+    StoredBits,
+    array_lengths,
+    parse_config,
+)
 from hf_rws.signature.saving import read_folder
 from hf_rws.timm_repo import MODEL_NAME
-
-SORTS = ("created_at", "downloads", "last_modified", "likes", "trending_score")
 
 _ORDERS = dict(zip(SORTS, ("createdAt", "downloads", "lastModified", "likes", "trendingScore"), strict=True))
 _PAGE = 100  # models that are asked for at once
 
 _OURS = ("robust-weight-signatures", "rws")  # tags of every signature's card; the Hub does not know our library
-_DTYPES = {"codes": "U8", "scales": "F16", "vectors": "F16", "values": "F32"}
 
 
 @dataclass(frozen=True, repr=False)
@@ -148,7 +154,7 @@ def info(
         recommended_scale=config.recommended_scale,
         nbytes=header.nbytes,
         download_nbytes=header.nbytes + config_nbytes,
-        metrics=cards.checked_metrics(config.metrics),
+        metrics=checked_metrics(config.metrics),
         misfits=None if base is None else _misfits(config, base, options),
     )
 
@@ -213,7 +219,7 @@ def list_signatures(
     if limit is not None and limit < 1:
         raise OptionError(f"limit must be at least 1, got {limit!r}")
     tags = [*_OURS, *([f"rws-{kind}"] if kind else [])]
-    tags += [cards.corruption_tag(name) for name in ([corruption] if isinstance(corruption, str) else corruption)]
+    tags += [corruption_tag(name) for name in ([corruption] if isinstance(corruption, str) else corruption)]
     if base is not None:
         where = parse_id(base if base.startswith("hf-hub:") else f"hf-hub:{base}")
         tags.append(f"base_model:adapter:{where.id}")
@@ -300,7 +306,7 @@ def _look_at_signature(asked: Location, options: Mapping[str, Any]) -> tuple[Loc
 def _check_arrays(header: Header, config: SignatureConfig, where: str) -> None:
     """FormatError unless the weight file holds just the arrays that the config asks for."""
     lengths = array_lengths(config.tensors, config.method.codec, where)
-    expected = {name: (_DTYPES[name], (length,)) for name, length in lengths.items() if length}
+    expected = {name: (ARRAYS[name], (length,)) for name, length in lengths.items() if length}
     if {name: found for name, found in header.tensors.items() if found[1] != (0,)} != expected:
         raise FormatError(f"{where}: holds {dict(header.tensors)!r:.300}, config.json asks for {expected}")
 

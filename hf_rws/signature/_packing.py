@@ -14,26 +14,13 @@ with the same few operations on all its bytes.
 
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Literal, TypeAlias
 
 import torch
 from torch import Tensor
 
-Bits: TypeAlias = int | Literal["ternary"]
+from hf_rws.signature.bits import CODES_IN_A_BYTE, Bits, bit_fields, num_bytes
 
 _ZERO = 127  # the code of 8 bits that stands for 0
-_PLANES: dict[Bits, int] = {1: 8, 2: 4, 4: 2, 8: 1, "ternary": 5}  # codes in a byte
-_FIELDS = {3: (2, 1), 5: (4, 1), 6: (4, 2), 7: (4, 2, 1)}  # bits that are packed together, from the lowest
-
-
-def num_bytes(count: int, bits: Bits) -> int:
-    """How many bytes `count` codes take."""
-    return sum(-(-count // _PLANES[field]) for field in ((bits,) if bits == "ternary" else _fields(bits)))
-
-
-def top_code(bits: Bits) -> int:
-    """The largest code of the codec "symmetric": even where one stands for zero."""
-    return {"ternary": 2, 8: 254}.get(bits) or 2 ** int(bits) - 1
 
 
 def pack_codes(codes: Tensor, bits: Bits) -> Tensor:
@@ -46,7 +33,7 @@ def pack_codes(codes: Tensor, bits: Bits) -> Tensor:
             number.mul_(3).add_(digits)
         return (number * 256 + 242).floor_divide_(243).to(torch.uint8)
     packed = []
-    for width in _fields(bits):
+    for width in bit_fields(bits):
         planes = _planes(codes & (2**width - 1), width)
         shifts = width * torch.arange(len(planes), dtype=torch.uint8)
         packed.append((planes << shifts[:, None]).sum(0, dtype=torch.uint8))
@@ -74,7 +61,7 @@ def steps_to_unpack(
         yield from _ternary_digits(packed, start, out, spare)
         return
     shift = 0
-    for width in _fields(bits):
+    for width in bit_fields(bits):
         mine, packed = packed.tensor_split([num_bytes(count, width)])
         yield from _bits(mine, width, start, spare if shift else out)
         if shift:
@@ -82,16 +69,12 @@ def steps_to_unpack(
         shift += width
 
 
-def _fields(bits: int) -> tuple[int, ...]:
-    return _FIELDS.get(bits, (bits,))
-
-
 def _planes(codes: Tensor, bits: Bits) -> Tensor:
-    return torch.nn.functional.pad(codes, (0, -len(codes) % _PLANES[bits])).view(_PLANES[bits], -1)
+    return torch.nn.functional.pad(codes, (0, -len(codes) % CODES_IN_A_BYTE[bits])).view(CODES_IN_A_BYTE[bits], -1)
 
 
 def _bits(packed: Tensor, width: int, start: int, out: Tensor) -> Iterator[Callable[[], object]]:
-    mask, last = 2**width - 1, _PLANES[width] - 1
+    mask, last = 2**width - 1, CODES_IN_A_BYTE[width] - 1
     for plane, source, part in _stretches(packed, start, out):
         if plane == 0:
             yield partial(torch.bitwise_and, source, mask, out=part)

@@ -8,10 +8,11 @@ from torch import Tensor
 
 from hf_rws._ambient import unaffected
 from hf_rws.errors import FormatError, OptionError
-from hf_rws.signature.config import TensorSpec
+from hf_rws.signature.config import ARRAYS, TensorSpec, array_lengths
 from hf_rws.signature.quantization import decode, encode
 
-_ARRAYS = {"codes": torch.uint8, "scales": torch.float16, "vectors": torch.float16, "values": torch.float32}
+_DTYPES = {"U8": torch.uint8, "F16": torch.float16, "F32": torch.float32}
+_ARRAYS = {name: _DTYPES[dtype] for name, dtype in ARRAYS.items()}
 
 _LONGEST_HEADER = 100_000  # bytes; that of four arrays has less than 400
 
@@ -35,19 +36,6 @@ def pack_arrays(deltas: Mapping[str, Tensor], tensors: Sequence[TensorSpec], cod
             parts["codes"].append(codes)
             parts["scales"].append(scales)
     return {name: torch.cat(pieces) for name, pieces in parts.items() if sum(map(len, pieces))}
-
-
-def array_lengths(tensors: Sequence[TensorSpec], codec: str, where: str) -> dict[str, int]:
-    """How many elements each array has; FormatError if a tensor cannot be stored as it says."""
-    lengths = dict.fromkeys(_ARRAYS, 0)
-    for spec in tensors:
-        try:
-            sizes = spec.sizes(codec)
-        except OptionError as error:
-            raise FormatError(f"{where}: tensor {spec.name!r} cannot be stored so ({error})") from error
-        for name, size in sizes.items():
-            lengths[name] += size
-    return lengths
 
 
 @unaffected

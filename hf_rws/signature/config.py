@@ -3,22 +3,27 @@
 The bytes are specified in the README. Nothing read here chooses code, a path or another repo.
 """
 
+from __future__ import annotations
+
 import json
 import math
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from hf_rws._files import parse_json
 from hf_rws.errors import FormatError, OptionError, warn
-from hf_rws.layers import Kind, LayerTensor
-from hf_rws.signature.quantization import CODECS, Bits, BitsLike, packed_sizes, resolve_bits
+from hf_rws.signature.bits import CODECS, Bits, BitsLike, packed_sizes, resolve_bits
+
+if TYPE_CHECKING:
+    from hf_rws.layers import Kind, LayerTensor
 
 _FORMAT_VERSION = "1.0"
 LIBRARY_NAME = "hf-rws"
 CONFIG_NAME = "config.json"
 WEIGHTS_NAME = "signature.safetensors"
+ARRAYS = {"codes": "U8", "scales": "F16", "vectors": "F16", "values": "F32"}  # of the weight file, and their dtypes
 LARGEST_CONFIG = 4_000_000  # bytes; 1,000 tensors have 200,000
 _MOST_TENSORS = 10_000
 _MOST_DIMENSIONS = 8
@@ -94,6 +99,19 @@ def with_bits(tensors: Iterable[TensorSpec], bits: BitsLike) -> tuple[TensorSpec
     return tuple(replace(spec, bits=stored(spec)) for spec in tensors)
 
 
+def array_lengths(tensors: Sequence[TensorSpec], codec: str, where: str) -> dict[str, int]:
+    """How many elements each array has; FormatError if a tensor cannot be stored as it says."""
+    lengths = dict.fromkeys(ARRAYS, 0)
+    for spec in tensors:
+        try:
+            sizes = spec.sizes(codec)
+        except OptionError as error:
+            raise FormatError(f"{where}: tensor {spec.name!r} cannot be stored so ({error})") from error
+        for name, size in sizes.items():
+            lengths[name] += size
+    return lengths
+
+
 @dataclass(frozen=True)
 class BaseModel:
     """The standard model that a signature was made from."""
@@ -145,7 +163,7 @@ class SignatureConfig:
     metrics: Mapping[str, Any] | None = None
     statistics: Mapping[str, Any] | None = None
 
-    def with_bits(self, bits: BitsLike) -> "SignatureConfig":
+    def with_bits(self, bits: BitsLike) -> SignatureConfig:
         """The same with tensors that are stored as `bits` says; errors as for the function of this name."""
         return replace(self, tensors=with_bits(self.tensors, bits))
 
@@ -248,7 +266,7 @@ def _object(text: str | bytes, where: str) -> dict[str, Any]:
     return data
 
 
-def _entries(read: "_Reader", where: str) -> list[Any]:
+def _entries(read: _Reader, where: str) -> list[Any]:
     entries: list[Any] = read("tensors", list)
     if len(entries) > _MOST_TENSORS:
         raise FormatError(f"{where}: lists {len(entries):,} tensors; at most {_MOST_TENSORS:,} are read")

@@ -7,7 +7,8 @@ from functools import cache, partial
 import torch
 from torch import Tensor
 
-from hf_rws.signature._packing import Bits, steps_to_unpack, top_code
+from hf_rws.signature._packing import steps_to_unpack
+from hf_rws.signature.bits import Bits, top_code
 
 
 def row_ranges(shape: Sequence[int], size: int = 2**16) -> Iterator[slice]:

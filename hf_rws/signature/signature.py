@@ -21,6 +21,7 @@ from hf_rws._transport.reading import fetch
 from hf_rws._version import __version__
 from hf_rws.errors import MismatchError, OptionError
 from hf_rws.signature.arrays import pack_arrays, read_arrays, tensor_parts, unpack_tensor
+from hf_rws.signature.bits import BitsLike
 from hf_rws.signature.config import (
     CONFIG_NAME,
     WEIGHTS_NAME,
@@ -28,7 +29,6 @@ from hf_rws.signature.config import (
     SignatureConfig,
     TensorSpec,
 )
-from hf_rws.signature.quantization import BitsLike
 from hf_rws.signature.saving import read_folder
 
 if TYPE_CHECKING:

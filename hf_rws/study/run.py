@@ -23,8 +23,8 @@ from hf_rws.errors import OptionError
 from hf_rws.extraction import extract
 from hf_rws.fingerprints import fingerprint, weights_digest
 from hf_rws.layers import NumLayers, first_layers
+from hf_rws.signature.bits import BitsLike, resolve_bits
 from hf_rws.signature.config import CONFIG_NAME, PROJECTIONS, with_bits
-from hf_rws.signature.quantization import BitsLike, resolve_bits
 from hf_rws.signature.signature import Signature
 from hf_rws.study.layout import BASE, RESULTS_NAME, START, robust_name, signature_name
 from hf_rws.study.measuring import CURVE_SCALES, Study, StudyRow, measure_scales

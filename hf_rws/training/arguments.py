@@ -7,14 +7,10 @@ from typing import Any
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, MultiStepLR, OneCycleLR
 
-from hf_rws._accelerator import PRECISIONS
 from hf_rws._checks import check_numbers
-from hf_rws.corruptions import CORRUPTIONS
+from hf_rws._choices import AUGMENTATION_NAMES, CORRUPTIONS, PRECISIONS, SCHEDULES
 from hf_rws.corruptions.batch import check_severity
 from hf_rws.errors import OptionError
-from hf_rws.training.augmentation import AUGMENTATIONS
-
-SCHEDULES = ("step", "one-cycle", "cosine", "constant")
 
 # Learning rates are the paper's; the rest of the two "paper" recipes is its released code's.
 RECIPES: dict[str, dict[str, Any]] = {
@@ -41,7 +37,7 @@ class TrainingArguments:
         momentum: Of SGD.
         nesterov: Nesterov's form of it.
         weight_decay: On all parameters, as in the released code.
-        augmentation: One of `AUGMENTATIONS`, or "auto" for the released code's choice by image size.
+        augmentation: One of `AUGMENTATION_NAMES`, or "auto" for the released code's choice by image size.
         seed: Seed of the head, the order, the augmentation and the corruption.
         mixed_precision: One of `PRECISIONS`; "auto" asks the hardware what it computes fast.
         gradient_accumulation_steps: Parts in which a batch is computed.
@@ -82,7 +78,7 @@ class TrainingArguments:
                 raise OptionError(f"{name} must be True or False, got {getattr(self, name)!r}")
         for name, value, choices in (
             ("schedule", self.schedule, SCHEDULES),
-            ("augmentation", self.augmentation, ("auto", *AUGMENTATIONS)),
+            ("augmentation", self.augmentation, ("auto", *AUGMENTATION_NAMES)),
             ("mixed_precision", self.mixed_precision, PRECISIONS),
             *(("corruption", name, CORRUPTIONS) for name in self.corruption),
         ):

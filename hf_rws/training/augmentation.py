@@ -63,7 +63,7 @@ def _apply_nothing(images: Tensor, draws: Draws) -> Tensor:
     return images
 
 
-AUGMENTATIONS: dict[str, tuple[Callable[[int, Generator], Draws], Callable[[Tensor, Draws], Tensor]]] = {
+_AUGMENTATIONS: dict[str, tuple[Callable[[int, Generator], Draws], Callable[[Tensor, Draws], Tensor]]] = {
     "crop-flip": (_draw_crop_flip, _apply_crop_flip),
     "rotation-flip": (_draw_rotation_flip, _apply_rotation_flip),
     "none": (_draw_nothing, _apply_nothing),
@@ -77,9 +77,9 @@ def default_augmentation(image_size: int) -> str:
 
 def draw(name: str, count: int, generator: Generator) -> Draws:
     """Random parameters for `count` images, on the CPU, each of shape (count, ...)."""
-    return AUGMENTATIONS[name][0](count, generator)
+    return _AUGMENTATIONS[name][0](count, generator)
 
 
 def apply(name: str, images: Tensor, draws: Draws) -> Tensor:
     """Augment uint8 images of shape (N, C, H, W) with given draws; shape and dtype stay."""
-    return AUGMENTATIONS[name][1](images, draws)
+    return _AUGMENTATIONS[name][1](images, draws)

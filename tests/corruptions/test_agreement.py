@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
+from hf_rws._choices import SEVERITIES
 from hf_rws.corruptions import CORRUPTIONS, corrupt, filters, jpeg
-from hf_rws.corruptions.definition import SEVERITIES
 from hf_rws.corruptions.noise import _SHOT_PHOTONS, _shot_table
 from hf_rws.corruptions.registry import find
 from tests.corruptions import reference

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch
 
+from hf_rws._choices import SEVERITIES
 from hf_rws.corruptions import corrupt
 from hf_rws.corruptions.blur import _GAUSSIAN_SIGMA, _defocus_kernel
 from hf_rws.corruptions.colour import _BRIGHTNESS_ADDED, _SATURATE_FACTOR_ADDED
-from hf_rws.corruptions.definition import SEVERITIES
 from hf_rws.corruptions.randomness import ImageSource
 from hf_rws.corruptions.registry import find
 from tests.corruptions.pictures import SIZES, pictures

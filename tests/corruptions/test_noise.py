@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
+from hf_rws._choices import SEVERITIES
 from hf_rws.corruptions import corrupt
-from hf_rws.corruptions.definition import SEVERITIES
 from hf_rws.corruptions.registry import find
 from tests.corruptions import reference
 

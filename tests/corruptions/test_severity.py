@@ -11,8 +11,8 @@ import pytest
 import torch
 from PIL import Image
 
+from hf_rws._choices import SEVERITIES
 from hf_rws.corruptions import CORRUPTIONS, corrupt
-from hf_rws.corruptions.definition import SEVERITIES
 from hf_rws.corruptions.randomness import ImageSource
 from hf_rws.corruptions.registry import find
 
