@@ -11,7 +11,7 @@ import pytest
 import hf_rws
 from hf_rws import cli
 from hf_rws.cli import options
-from hf_rws.cli.wording import ARGUMENT, names_argument, options_by_argument
+from hf_rws.cli.wording import _ARGUMENT, _names_argument, _options_by_argument
 from hf_rws.copies import write_corrupted_copy
 from hf_rws.data import as_images, load_split, load_splits, open_benchmark
 from hf_rws.hub import bundle, push_all, push_folder
@@ -44,7 +44,7 @@ def test_what_several_commands_share_means_the_same_everywhere():
     for name, command in COMMANDS.items():
         for option in command.params:
             if isinstance(option, click.Option) and option.opts[0] in dict(ROWS):
-                kinds.setdefault(option.opts[0], {}).setdefault((option.name, str(option.type)), []).append(name)
+                kinds.setdefault(option.opts[0], {}).setdefault((option.name, type(option.type).__name__), []).append(name)
     assert not {flag: found for flag, found in kinds.items() if len(found) > 1}
 
 
@@ -66,7 +66,7 @@ def test_examples_can_be_parsed():
         lines = re.findall(r"(?m)^\s*(?:hf-rws|accelerate launch -m hf_rws.cli) (\S+) ?(.*)$", text)
         assert any(called == name for called, _ in lines)
         for called, words in lines:
-            words = words.partition(" && ")[0].split()
+            words = words.partition("&&")[0].split()
             with click.Context(COMMANDS[called], info_name=called) as context:
                 COMMANDS[called].parse_args(context, words)
 
@@ -94,9 +94,10 @@ def _messages():
         tree = ast.parse(path.read_text())
         holders = (ast.Module, ast.FunctionDef, ast.ClassDef)
         docs = {id(node.body[0].value) for node in ast.walk(tree) if isinstance(node, holders) and _has_doc(node)}
+        docs |= {id(part) for node in ast.walk(tree) if "repr" in getattr(node, "name", "") for part in ast.walk(node)}
         parts = {id(part) for node in ast.walk(tree) if isinstance(node, ast.JoinedStr) for part in node.values}
         for node in ast.walk(tree):
-            if isinstance(node, ast.JoinedStr):
+            if isinstance(node, ast.JoinedStr) and id(node) not in docs:
                 text = "".join(part.value if isinstance(part, ast.Constant) else "X" for part in node.values)
             elif isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in docs | parts:
                 text = node.value
@@ -111,12 +112,12 @@ def _has_doc(node):
 
 
 def test_what_a_message_names_is_an_option_of_some_command():
-    known = {name for command in COMMANDS.values() for name in options_by_argument(command)}
+    known = {name for command in COMMANDS.values() for name in _options_by_argument(command)}
     asked = [
         f"{where} {found['name']}: {text}"
         for where, text in _messages()
-        for found in ARGUMENT.finditer(text)
-        if names_argument(found) and found["name"] in ARGUMENTS - known - PYTHON_ONLY
+        for found in _ARGUMENT.finditer(text)
+        if _names_argument(found) and found["name"] in ARGUMENTS - known - PYTHON_ONLY
     ]
     assert not asked
 

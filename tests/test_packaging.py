@@ -1,4 +1,6 @@
+import json
 import os
+import re
 import subprocess
 import sys
 import zipfile
@@ -7,7 +9,8 @@ from pathlib import Path
 import pytest
 
 import hf_rws
-from hf_rws import cards
+from hf_rws import cards, cli
+from tests.helpers import toy_dataset
 
 ROOT = Path(__file__).resolve().parent.parent
 MODULES = sorted((ROOT / "hf_rws").rglob("*.py"))
@@ -79,6 +82,60 @@ def test_the_installed_wheel_is_quick_to_import_and_renders_cards(wheel, tmp_pat
     assert Path(where).is_relative_to(tmp_path / "installed")
     assert heavy == ""
     assert card.strip() == cards.base_card({"architecture": "vgg16_gap"}, repo_id="user/base").strip()
+
+
+# Each line is a command of the README, small; what one leaves is what later ones read.
+SMALL = "--model vgg16_gap --model-arg width=0.05 --dataset toy --epochs 1 --batch-size 8 --mixed-precision no"
+COMMANDS = f"""
+study {SMALL} --corruption contrast --num-layers 3 --no-scale-curve --device cpu --output-dir study
+train {SMALL} --corruption contrast --device cpu --output-dir robust
+extract study/robust-contrast study/base study/pretrained --corruption contrast --num-layers 3 --output-dir rws-contrast
+distill --base study/base --images toy --corruption fog --steps 2 --batch-size 8 --device cpu --output-dir rws-fog
+info rws-fog --base study/base
+evaluate study/base rws-fog --dataset toy --corruption fog
+apply study/base rws-fog rws-contrast --scale rws-fog=0.5 --scale rws-contrast=0.5 --output-dir both
+bundle study/base rws-fog rws-contrast --output-dir packed
+apply --lockfile packed --output-dir from-bundle
+corrupt --dataset toy --corruption fog --output-dir toy-fog
+evaluate study/base rws-fog --dataset toy-fog --clean-only
+"""
+NEED_A_HUB = {"push": ["rws-fog", "user/rws-fog", "--base", "user/base"], "ls": [], "quickstart": []}
+
+RUN = """
+import contextlib, io, json, sys
+sys.path.insert(0, sys.argv[1])
+from hf_rws import cli
+for words in json.loads(sys.argv[2]):
+    with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.redirect_stderr(io.StringIO()) as err:
+        try:
+            cli.run(cli.cli, words)
+        except SystemExit as ended:
+            code = ended.code
+    print(json.dumps([words[0], code, out.getvalue(), err.getvalue()]))
+"""
+
+
+def test_all_commands_work_from_the_wheel_alone_and_offline(wheel, tmp_path):
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(tmp_path / "installed")
+    here = tmp_path / "here"
+    toy_dataset(here / "toy")
+    lines = [line.split() for line in COMMANDS.strip().splitlines()]
+    lines += [[name, *words] for name, words in NEED_A_HUB.items()]
+    assert {name for name, *_ in lines} == cli.cli.commands.keys()
+    readme = (ROOT / "README.md").read_text()
+    assert set(re.findall(r"(?m)^hf-rws ([a-z-]+)", readme)) <= cli.cli.commands.keys()
+    done = subprocess.run(
+        [sys.executable, "-c", RUN, str(tmp_path / "installed"), json.dumps(lines)],
+        capture_output=True, text=True, cwd=here,
+        env={**os.environ, "PYTHONPATH": "", "HF_DATASETS_CACHE": str(tmp_path / "cache")},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    for name, code, out, err in map(json.loads, done.stdout.splitlines()):
+        assert code == (1 if name in NEED_A_HUB else 0), f"{name}: {err}"
+        assert bool(out) != (name in NEED_A_HUB), name
+        if name in NEED_A_HUB:
+            assert err.splitlines()[-1].startswith("error: "), name
 
 
 def test_the_checkout_renders_cards():

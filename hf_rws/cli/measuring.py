@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from hf_rws.cli.options import corruption_option
+from hf_rws.cli.options import corruption_option, device_option, for_all_it_calls, output_dir, token_option
 from hf_rws.cli.output import Output, output_options
 
 if TYPE_CHECKING:
@@ -84,12 +84,12 @@ def evaluate(
 
 
 @click.command(short_help="The whole idea in a few minutes.")
-@click.option(
-    "--output-dir", type=click.Path(path_type=Path), default=Path("hf-rws-quickstart"), show_default=True,
-    help="Folder for the results.",
-)  # fmt: skip
+@output_dir(default=Path("hf-rws-quickstart"), show_default=True)
 @corruption_option("Repeatable; fog, gaussian_noise and contrast if none is named.", multiple=True)
 @click.option("--dataset", help="Hub id or folder.  [default: the sample beside the source, else uoft-cs/cifar10]")
+@device_option
+@token_option
+@for_all_it_calls
 @output_options
 def quickstart(output_dir: Path, corruption: tuple[str, ...], dataset: str | None, output: Output) -> None:
     """The whole idea in a few minutes on a CPU: train, extract, patch, measure, and draw a picture.

@@ -30,7 +30,7 @@ from hf_rws.errors import OptionError
 _Command = Callable[..., Any]
 
 
-def together(*options: Callable[[_Command], _Command]) -> Callable[[_Command], _Command]:
+def _together(*options: Callable[[_Command], _Command]) -> Callable[[_Command], _Command]:
     """Several options as one decorator, listed by `--help` in this order."""
 
     def decorate(command: _Command) -> _Command:
@@ -78,12 +78,12 @@ def for_all_it_calls(command: _Command) -> _Command:
     return inside
 
 
-look_options = together(
+look_options = _together(
     click.option("--cache-dir", type=click.Path(path_type=Path), help="Instead of the Hub's own cache."),
     click.option("--local-files-only", is_flag=True, help="Do not ask the Hub; take what is in the cache."),
     token_option,
 )
-fetch_options = together(
+fetch_options = _together(
     look_options,
     click.option("--force-download", is_flag=True, help="Fetch again what is in the cache."),
 )
@@ -119,7 +119,7 @@ batch_size_option = click.option(
 )
 
 # Of whatever holds images.
-image_options = together(
+image_options = _together(
     click.option("--dataset-config", help="Configuration, of a dataset that has several."),
     click.option("--dataset-revision", help="Revision of a Hub dataset."),
     click.option("--image-column", help="Column of the images, where there are several."),
@@ -127,7 +127,7 @@ image_options = together(
 )
 
 # Of what is labelled, too.
-dataset_options = together(
+dataset_options = _together(
     image_options,
     click.option("--label-column", help="Column of the labels.  [default: the class label with the most classes]"),
     click.option("--classes", help="Classes to keep, by number or name: 0-49,60 or cat,dog."),
@@ -135,7 +135,7 @@ dataset_options = together(
     click.option("--image-size", type=click.IntRange(1), help="Resize the shorter side to this, and crop the centre."),
 )
 
-data_options = together(
+data_options = _together(
     click.option("--dataset", required=True, help="Hub id or folder of an image-classification dataset."),
     dataset_options,
     click.option("--validation", type=float, default=0.1, show_default=True, help="Share of the training images."),
@@ -143,14 +143,14 @@ data_options = together(
     click.option("--limit", type=click.IntRange(1), help="Use only so many training images, drawn at random."),
 )
 
-model_options = together(
+model_options = _together(
     click.option("--model", help="timm name, e.g. vgg16_gap; random weights unless --pretrained."),
     click.option("--init-from", help="Folder or Hub id of a timm repo to start from (instead of --model)."),
     click.option("--pretrained", is_flag=True, help="Start from timm's weights of --model."),
     click.option("--model-arg", "model_args", multiple=True, metavar="NAME=VALUE", help="E.g. width=0.25; repeatable."),
 )
 
-recipe_options = together(
+recipe_options = _together(
     click.option(
         "--recipe", type=click.Choice(RECIPE_NAMES), default="short", show_default=True,
         help="What the options below start from.",
@@ -184,7 +184,7 @@ recipe_options = together(
     click.option("--log-with", multiple=True, help="Tracker of Accelerate, e.g. tensorboard; repeatable."),
 )  # fmt: skip
 
-extraction_options = together(
+extraction_options = _together(
     click.option("--num-layers", help="First layers to take: a number or 'all'.  [default: 7, or what there is]"),
     click.option(
         "--projection", type=click.Choice(["weights", "all", "none"]), default="weights", show_default=True,

@@ -9,14 +9,14 @@ import re
 
 import click
 
-ARGUMENT = re.compile(
+_ARGUMENT = re.compile(
     r"""(?<![\w.'"/-])(?P<name>[a-z][a-z0-9]*(?:_[a-z0-9]+)*)(?P<given>=(?P<value>[\w.]*\w)?|(?![\w'"/(]|\.\w))"""
 )
 # What Python calls otherwise than the option, beyond dashes.
 _RENAMED = {"config": "--dataset-config"}
 
 
-def options_by_argument(command: click.Command) -> dict[str, str]:
+def _options_by_argument(command: click.Command) -> dict[str, str]:
     """The options of a command by the names of Python's arguments: `{"image_size": "--image-size", ...}`."""
     flags = {}
     for option in command.params:
@@ -27,18 +27,18 @@ def options_by_argument(command: click.Command) -> dict[str, str]:
     return flags | {name: flag for name, flag in _RENAMED.items() if flag in flags.values()}
 
 
-def names_argument(found: re.Match[str]) -> bool:
-    """Whether a match of `ARGUMENT` names an argument, and is no ordinary word."""
+def _names_argument(found: re.Match[str]) -> bool:
+    """Whether a match of `_ARGUMENT` names an argument, and is no ordinary word."""
     return bool("_" in found["name"] or found["given"]) or found.string.startswith(" must ", found.end())
 
 
 def in_options(message: str, command: click.Command) -> str:
     """The message with the options of the command in place of arguments; others stay as they are."""
-    flags = options_by_argument(command)
+    flags = _options_by_argument(command)
 
     def option(found: re.Match[str]) -> str:
         flag = flags.get(found["name"])
-        if flag is None or not names_argument(found):
+        if flag is None or not _names_argument(found):
             return found[0]
         value = found["value"]
         if value is None:
@@ -46,4 +46,4 @@ def in_options(message: str, command: click.Command) -> str:
             return f"{flag} " if found["given"] and follows and follows in "'\"[({-" else flag
         return flag if value == "True" else f"{flag} {'none' if value == 'None' else value}"
 
-    return ARGUMENT.sub(option, message)
+    return _ARGUMENT.sub(option, message)
