@@ -1,4 +1,5 @@
 import json
+import os
 import re
 import shutil
 from importlib.metadata import entry_points
@@ -99,6 +100,61 @@ def test_apply_a_lockfile(study, call):  # noqa: F811
     assert identical(timm.create_model("local-dir:robust", pretrained=True), state(model))
 
 
+def test_apply_a_lockfile_to_a_base_that_is_elsewhere(study, call):  # noqa: F811
+    model = hf_rws.load_patched("base", ["rws-fog"], scales=[0.5])
+    (study / "lockfile.json").write_text(json.dumps(model.rws.lockfile()))
+    (study / "base").rename(study / "moved")
+    asked = ["apply", "--lockfile", "lockfile.json", "--output-dir", "robust", "-q"]
+    assert call(cli.cli, *asked)[0] == 1
+    assert call(cli.cli, "apply", "moved", *asked[1:]) == (0, "robust\n", "")
+    assert identical(timm.create_model("local-dir:robust", pretrained=True), state(model))
+
+
+@pytest.mark.parametrize(
+    ("scales", "expected"),
+    [
+        ([], None),
+        (["0.25"], {"rws-fog": 0.25, "rws-snow": 0.25}),
+        (["rws-snow=0.7"], {"rws-fog": 0.0, "rws-snow": 0.7}),
+        (["rws-snow=0.7", "rws-fog=-1"], {"rws-fog": -1.0, "rws-snow": 0.7}),
+    ],
+)
+def test_scales_by_one_number_or_by_name(study, call, scales, expected):  # noqa: F811
+    options = [word for scale in scales for word in ("--scale", scale)]
+    code, out, err = call(cli.cli, "apply", "base", "rws-fog", "rws-snow", *options, "--output-dir", "x", "--json")
+    assert (code, err) == (0, "")
+    expected = expected or hf_rws.load_patched("base", ["rws-fog", "rws-snow"]).rws.scales
+    assert json.loads(out)["scales"] == [f"{name}={scale:g}" for name, scale in expected.items()]
+
+
+# --- bundle ---
+
+
+def test_bundle(study, call):  # noqa: F811
+    asked = ["bundle", "base", "rws-fog", "rws-snow", "--scale", "rws-fog=0.5", "--output-dir", "packed"]
+    code, out, err = call(cli.cli, *asked, "--json")
+    assert (code, err) == (0, "")
+    made = json.loads(out)
+    assert made["folder"] == "packed"
+    assert made["nbytes"] > (study / "base" / "model.safetensors").stat().st_size
+    shutil.rmtree("base")
+    assert hf_rws.load_patched(lockfile="packed").rws.scales == {"rws-fog": 0.5, "rws-snow": 0.0}
+
+
+# --- tokens ---
+
+
+def test_a_token_reaches_whatever_a_command_loads(hub, tmp_path, call):  # noqa: F811
+    for name in ("robust", "standard", "pretrained"):
+        folder = save_timm_repo(getattr(trio(NAME), name), tmp_path / name)
+        hub.commit(f"user/{name}", {path.name: path.read_bytes() for path in folder.iterdir()}, private=True)
+    asked = ["extract", "user/robust", "user/standard", "user/pretrained", "--corruption", "fog", "--output-dir"]
+    code, _, err = call(cli.cli, *asked, tmp_path / "rws")
+    assert (code, err.endswith("or pass --token\n")) == (1, True)
+    assert call(cli.cli, *asked, tmp_path / "rws", "--token", READ)[0] == 0
+    assert "HF_TOKEN" not in os.environ
+
+
 # --- push and ls ---
 
 
@@ -147,6 +203,9 @@ def test_push_one(logged_in, study, call):  # noqa: F811
         (["info", "rws-fog", "--json", "-q"], "give only one of --format, --json and --quiet"),
         (["info", "rws-fog", "--format", "xml"], "'xml' is not one of"),
         (["apply", "base", "rws-fog"], "--output-dir"),
+        (["apply", "base", "a", "b", "--scale", "a=1", "--scale", "2", "--output-dir", "x"], "NAME=NUMBER for each"),
+        (["apply", "base", "a", "--scale", "a=1", "--scale", "a=2", "--output-dir", "x"], "names each signature once"),
+        (["apply", "base", "a", "--scale", "much", "--output-dir", "x"], "must look like 0.7 or rws-fog=0.7"),
         (["apply", "base", "--output-dir", "x"], "give BASE and SIGNATURES, or --lockfile"),
         (["apply", "--output-dir", "x"], "give BASE and SIGNATURES, or --lockfile"),
         (["apply", "base", "rws-fog", "--lockfile", "r.json", "--output-dir", "x"], "or --lockfile"),

@@ -2,6 +2,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
@@ -529,6 +530,34 @@ def test_the_command(tmp_path, capsys, monkeypatch):
         assert ended.value.code == code
 
 
+def test_the_command_keeps_what_cannot_be_saved(tmp_path, capsys, monkeypatch):
+    from hf_rws import cli
+
+    save, refused = hf_rws.Signature.save_pretrained, set()
+
+    def refuse(self, folder, **options):
+        if Path(folder).resolve() in refused:
+            raise hf_rws.errors.AccessError(f"cannot save the signature in {folder}: No space left on device")
+        return save(self, folder, **options)
+
+    monkeypatch.setattr(hf_rws.Signature, "save_pretrained", refuse)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+    save_timm_repo(base(), tmp_path / "base")
+    toy_dataset(tmp_path / "toy")
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.chdir(tmp_path)
+    for full, kept in (["full/rws"], "rws"), (["full/rws", "rws-2"], "temporary/hf-rws-*/rws"):
+        refused.update(Path(folder).resolve() for folder in full)
+        with pytest.raises(SystemExit) as ended:
+            cli.run(cli.cli, ["distill", "--base", "base", "--images", "toy", *COMMAND, "--output-dir", "full/rws"])
+        (folder,) = tmp_path.glob(kept)
+        assert ended.value.code == 1
+        said = capsys.readouterr().err.splitlines()[-1]
+        assert said.startswith("error: cannot save the signature in full/rws: No space left on device; the signature ")
+        assert said.endswith(folder.name)
+        assert hf_rws.Signature.from_pretrained(folder).config.method.kind == "distilled"
+
+
 def test_the_command_keeps_what_cannot_be_pushed(tmp_path, capsys, monkeypatch):
     from hf_rws import cli
 
@@ -554,4 +583,4 @@ def test_the_command_keeps_what_cannot_be_pushed(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("hf_rws.bases.load_base", None)  # what follows is found before anything is loaded
     Path("file").touch()
     assert run("--push-to", "no id")[0] == 1
-    assert run("--output-dir", "file")[0] == 2
+    assert run("--output-dir", "file")[0] == 1

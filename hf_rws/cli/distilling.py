@@ -2,6 +2,7 @@
 # ruff: noqa: D301 (a raw docstring would take the meaning from click's \b, "leave these lines as they are")
 
 import sys
+import tempfile
 from dataclasses import replace
 from itertools import count
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from hf_rws._choices import OPTIMIZER_NAMES
+from hf_rws._files import SIGNATURE, check_room
 from hf_rws.cli.options import (
     batch_size_option,
     check_destination,
@@ -112,6 +114,8 @@ def distill(
         raise click.UsageError("--corruption all stands alone")
     if push_to is not None:
         check_destination(push_to)
+    if output_dir is not None:
+        check_room(output_dir, "the signature", SIGNATURE, overwrite=overwrite)
 
     from hf_rws._accelerator import is_main_process
     from hf_rws.bases import load_base
@@ -151,10 +155,27 @@ def distill(
     )
     for kind, share in made_by["agreement"].items():
         note(f"{kind}: {share['before']:.3f} -> {share['after']:.3f}")
-    folder = None if output_dir is None else str(signature.save_pretrained(output_dir))
+    folder = None if output_dir is None else _save(signature, output_dir, overwrite=overwrite)
     url = None if push_to is None else _push(signature, push_to, folder, private=private)
     made = {"folder": folder, "url": url, "nbytes": signature.nbytes}
     output.record(made, id_key="folder" if push_to is None else "url")
+
+
+def _save(signature: "Signature", output_dir: Path, *, overwrite: bool) -> str:
+    """Save; if that fails, the work of minutes is left elsewhere."""
+    try:
+        return str(signature.save_pretrained(output_dir, overwrite=overwrite))
+    except RWSError as error:
+        raise type(error)(f"{error}; the signature is in {_keep(signature, output_dir.name)}") from error
+
+
+def _keep(signature: "Signature", name: str) -> str:
+    """Save where there is room: in the present folder under a new name, or else among the temporary files."""
+    free = (Path(name if number == 1 else f"{name}-{number}") for number in count(1))
+    try:
+        return str(signature.save_pretrained(next(path for path in free if not path.exists())))
+    except RWSError:
+        return str(signature.save_pretrained(Path(tempfile.mkdtemp(prefix="hf-rws-"), name)))
 
 
 def _push(signature: "Signature", repo_id: str, folder: str | None, *, private: bool) -> str:
@@ -163,9 +184,7 @@ def _push(signature: "Signature", repo_id: str, folder: str | None, *, private: 
         return str(signature.push_to_hub(repo_id, private=private or None).commit_url)
     except (RWSError, KeyboardInterrupt) as error:
         if folder is None:
-            name = repo_id.rpartition("/")[2]
-            free = (Path(name if number == 1 else f"{name}-{number}") for number in count(1))
-            folder = str(signature.save_pretrained(next(path for path in free if not path.exists())))
+            folder = _keep(signature, repo_id.rpartition("/")[2])
         kept = f"the signature is in {folder}: hf-rws push {folder} {repo_id}"
         if isinstance(error, RWSError):
             raise type(error)(f"{error}; {kept}") from error

@@ -74,10 +74,11 @@ def apply(
     if bool(signatures) == (lockfile is not None):
         raise click.UsageError("give BASE and SIGNATURES, or --lockfile, with which BASE may be given")
 
-    from hf_rws.loading import load_patched, save_patched
+    from hf_rws.loading import check_room_for_patched, load_patched, save_patched
 
+    check_room_for_patched(output_dir, overwrite=overwrite)
     model = load_patched(base, list(signatures), scales=scales, lockfile=lockfile, **options)
-    folder = save_patched(model, output_dir)
+    folder = save_patched(model, output_dir, overwrite=overwrite)
     output.record(
         {
             "folder": str(folder),

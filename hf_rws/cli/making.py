@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from hf_rws._files import MODEL, SIGNATURE, check_room
 from hf_rws.cli.options import (
     corruption_option,
     data_options,
@@ -51,6 +52,8 @@ def train(output_dir: Path, resume: bool, corruption: tuple[str, ...], output: O
       accelerate launch -m hf_rws.cli train --model resnet18.a1_in1k --pretrained --dataset user/photos \\
         --output-dir base
     """
+    check_room(output_dir, "the trained model", MODEL)
+
     from hf_rws._accelerator import is_main_process
     from hf_rws.study.run import write_base_card
     from hf_rws.training import train as train_model
@@ -152,6 +155,7 @@ def extract(
     projection: str,
     bits: str,
     output_dir: Path,
+    overwrite: bool,
     output: Output,
     **options: Any,
 ) -> None:
@@ -161,6 +165,8 @@ def extract(
     Example:
       hf-rws extract robust-fog base pretrained --corruption fog --severity 5 --output-dir rws-fog
     """
+    check_room(output_dir, "the signature", SIGNATURE, overwrite=overwrite)
+
     from hf_rws.extraction import extract as extract_signature
 
     signature = extract_signature(
@@ -173,7 +179,7 @@ def extract(
         bits=parse_bits(bits),
         **options,
     )
-    signature.save_pretrained(output_dir)
+    signature.save_pretrained(output_dir, overwrite=overwrite)
     output.record({"folder": str(output_dir), "nbytes": signature.nbytes}, id_key="folder")
 
 
