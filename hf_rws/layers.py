@@ -235,6 +235,9 @@ def layer_tensors(model: nn.Module) -> dict[str, LayerTensor]:
                 seen.add(id(parameter))
                 found[dot + key] = LayerTensor(dot + key, "weight" if parameter.ndim >= 2 else "vector")
         if all(module._buffers.get(key) is not None for key in ("running_mean", "running_var")):
+            for key in ("weight", "bias"):  # buffers where the norm is frozen, by timm's freeze_batch_norm_2d, say
+                if module._buffers.get(key) is not None:
+                    found[dot + key] = LayerTensor(dot + key, "vector")
             eps: Any = module.eps
             found[f"{dot}running_mean"] = LayerTensor(f"{dot}running_mean", "running_mean")
             found[f"{dot}running_var"] = LayerTensor(f"{dot}running_var", "running_var", eps=float(eps))

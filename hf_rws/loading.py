@@ -16,6 +16,7 @@ from hf_rws.fingerprints import digest
 from hf_rws.layers import unwrap
 from hf_rws.patching.lockfile import Lockfile, read_lockfile
 from hf_rws.patching.patcher import Patcher, SignatureLike, as_list, patch, split_name
+from hf_rws.patching.scales import ScalesLike
 from hf_rws.signature.signature import Signature
 from hf_rws.timm_repo import save_timm_repo
 
@@ -29,7 +30,7 @@ def load_patched(
     base: str | Path | nn.Module | None = None,
     signatures: Sequence[SignatureLike] | SignatureLike = (),
     *,
-    scales: Sequence[float] | None = None,
+    scales: ScalesLike | None = None,
     lockfile: Mapping[str, Any] | str | Path | None = None,
     strict: bool = False,
     revision: str | None = None,
@@ -51,7 +52,8 @@ def load_patched(
         base: A folder, a Hub id, a timm name (see `load_base`), or a model, which is patched in place. With a
             `lockfile` it may be left out.
         signatures: `Signature`s, folders or Hub ids, or pairs (name, one of these). They are fetched in parallel.
-        scales: One factor per signature. Without, one signature has 1 and n have 1/n each.
+        scales: One number for all signatures, a list with one for each, or a mapping of names or ids to them, as for
+            `patch`. Without, one signature has 1 and n have 1/n each; `model.rws` says which are from that rule.
         lockfile: What `model.rws.lockfile()` gave, as a mapping, a file, or a folder with lockfile.json (what
             `hub.bundle` makes): names signatures, scales and all revisions itself.
         strict: Make it an error that a signature was made from another base, or with another normalisation.
@@ -157,10 +159,11 @@ def _patched(
     model: nn.Module,
     origin: Location | None,
     signatures: Sequence[SignatureLike],
-    scales: Sequence[float] | None,
+    scales: ScalesLike | None,
     strict: bool,
 ) -> "PatchedModel":
-    patch(model, signatures, scales=scales, strict=strict).base = origin
+    patcher = patch(model, signatures, scales=scales, strict=strict)
+    patcher.base = origin or patcher.base
     return cast("PatchedModel", model)
 
 

@@ -1,13 +1,11 @@
 """Putting signatures on a model and taking them off, in place and exactly."""
 
-import math
 import os
 import threading
 import weakref
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -20,6 +18,7 @@ from hf_rws.layers import LayerTensor, architecture, layer_tensors, unwrap
 from hf_rws.patching._touched import OverwrittenError, Touched
 from hf_rws.patching.compatibility import check_fit, check_values, transfer_reasons
 from hf_rws.patching.lockfile import write_lockfile
+from hf_rws.patching.scales import ADDED, OFF, Scale, ScalesLike, as_scales, by_name, find
 from hf_rws.patching.statistics import Measured, measure
 from hf_rws.signature.signature import Signature
 
@@ -38,7 +37,7 @@ def patch(
     model: nn.Module,
     signatures: Sequence[SignatureLike] | SignatureLike,
     *,
-    scales: Sequence[float] | None = None,
+    scales: ScalesLike | None = None,
     strict: bool = False,
     **load_options: Any,
 ) -> "Patcher":
@@ -48,17 +47,19 @@ def patch(
         model: The base; a DDP or `torch.compile` wrapper is seen through. It stays what it is: same class, same
             parameters at the same addresses, same state-dict keys.
         signatures: `Signature`s, folders or Hub ids, or pairs (name, one of these).
-        scales: One factor per signature. Without, one signature has 1 and n have 1/n each (the sum of several
-            extracted signatures falls below the clean model).
+        scales: One number for all signatures, a list with one for each, or a mapping of names or ids to them (what it
+            does not name is off). Without, one signature has 1 and n have 1/n each (the sum of several extracted
+            signatures falls below the clean model).
         strict: Make it an error that a signature was made from another base, or with another normalisation.
         load_options: Options of `Signature.from_pretrained` for ids.
 
     Returns:
-        The patcher, which is also `model.rws`.
+        The patcher, which is also `model.rws`: the one that is there, where the model has one that carries nothing.
 
     Raises:
         MismatchError: A signature does not fit the model; the model is as it was.
-        OptionError: Scales of the wrong length or not finite, a name twice, a model that cannot be patched.
+        OptionError: Scales of the wrong length or not finite, a name twice, a model that cannot be patched or that
+            carries signatures.
 
     Example:
         >>> model, robust = (timm.create_model("resnet18", num_classes=10) for _ in range(2))
@@ -71,17 +72,20 @@ def patch(
         >>> all(torch.equal(value, clean[name]) for name, value in model.state_dict().items())
         True
     """
-    patcher = Patcher(model, strict=strict)
-    patcher._attach(as_list(signatures), scales, load_options)
-    patcher._model.rws = patcher
-    return patcher
+    plain: Any = unwrap(model)
+    present = getattr(plain, "rws", None)
+    if not (isinstance(present, Patcher) and present._model is plain and not present._attached):
+        present = Patcher(model, strict=strict)
+    present._attach(as_list(signatures), scales, load_options, strict=strict)
+    plain.rws = present
+    return present
 
 
 @dataclass(frozen=True)
 class _Attached:
     signature: Signature
     transfer: tuple[str, ...]  # why this is a transfer; empty when it is not
-    scale: float
+    scale: Scale
 
 
 class Patcher:
@@ -129,7 +133,7 @@ class Patcher:
     @property
     def scales(self) -> dict[str, float]:
         """The scale of every attached signature; 0 is off."""
-        return {name: attached.scale for name, attached in self._attached.items()}
+        return {name: attached.scale.value for name, attached in self._attached.items()}
 
     @property
     def signatures(self) -> dict[str, Signature]:
@@ -162,7 +166,7 @@ class Patcher:
         lines = [f"Patcher on {architecture(self._model)}{where}"]
         for name, attached in self._attached.items():
             transfer = f", transfer: {'; '.join(attached.transfer)}" if attached.transfer else ""
-            lines.append(f"  {name}: scale {attached.scale:g}, {attached.signature.nbytes:,} bytes{transfer}")
+            lines.append(f"  {name}: scale {attached.scale}, {attached.signature.nbytes:,} bytes{transfer}")
         if not self._attached:
             lines.append("  no signatures")
         if self._measured.values:
@@ -174,23 +178,19 @@ class Patcher:
     def set(self, scales: Mapping[str, float]) -> None:
         """Set the scales of the attached signatures, absolutely; one that is not named goes to 0.
 
+        A signature is named by what it is called here, or by the id or folder that it was loaded from.
+
         Statistics that `recalibrate` measured go: they belong to the scales that were on.
 
         Raises:
-            OptionError: A name that is not attached, or a scale that is not a finite number.
+            OptionError: A name that is not attached, an id that several are from, or a scale that is not a finite number.
             IntegrityError: Something else changed the weights; they are left as they are.
         """
         with self._lock:
             if not isinstance(scales, Mapping):
                 raise OptionError(f"set takes a mapping of names to scales, got {scales!r}")
-            unknown = [name for name in scales if name not in self._attached]
-            if unknown:
-                raise OptionError(
-                    f"no signature called {', '.join(map(repr, unknown))} is attached; attached: "
-                    f"{', '.join(map(repr, self._attached)) or 'none'}"
-                )
+            wanted = by_name(scales, self.signatures)
             self._sync()
-            wanted = {name: _checked_scale(scales.get(name, 0.0)) for name in self._attached}
             self._apply({name: replace(old, scale=wanted[name]) for name, old in self._attached.items()})
 
     def clear(self, *, force: bool = False) -> None:
@@ -204,7 +204,7 @@ class Patcher:
         """
         with self._lock:
             self._sync(check=not force)
-            self._apply({name: replace(attached, scale=0.0) for name, attached in self._attached.items()})
+            self._apply({name: replace(attached, scale=OFF) for name, attached in self._attached.items()})
 
     @contextmanager
     def using(self, scales: Mapping[str, float]) -> Iterator[None]:
@@ -252,13 +252,18 @@ class Patcher:
                 raise
 
     def add(
-        self, signature: Signature | str | Path, scale: float = 1.0, *, name: str | None = None, **load_options: Any
+        self,
+        signature: Signature | str | Path,
+        scale: float | None = None,
+        *,
+        name: str | None = None,
+        **load_options: Any,
     ) -> None:
         """Attach one more signature.
 
         Args:
             signature: A `Signature`, a folder or a Hub id.
-            scale: Its scale; those of the others stay.
+            scale: Its scale, 1 by default; those of the others stay.
             name: What to call it; by default its own name.
             load_options: Options of `Signature.from_pretrained`.
 
@@ -266,17 +271,15 @@ class Patcher:
             MismatchError: It does not fit the model; nothing has changed.
             OptionError: The name is taken, or the scale is not a finite number.
         """
-        self._attach([signature if name is None else (name, signature)], [scale], load_options)
+        given = [signature if name is None else (name, signature)]
+        self._attach(given, [ADDED if scale is None else scale], load_options)
 
     def remove(self, name: str) -> None:
-        """Take a signature off and detach it; OptionError if it is not attached."""
+        """Take a signature off and detach it, by its name or id; OptionError if it is not attached."""
         with self._lock:
-            if name not in self._attached:
-                raise OptionError(
-                    f"no signature called {name!r}; attached: {', '.join(map(repr, self._attached)) or 'none'}"
-                )
+            found = find(name, self.signatures)
             self._sync()
-            self._apply({other: attached for other, attached in self._attached.items() if other != name})
+            self._apply({other: attached for other, attached in self._attached.items() if other != found})
 
     def verify(self) -> None:
         """Check every value: IntegrityError unless the weights are the clean ones plus what is on."""
@@ -314,21 +317,27 @@ class Patcher:
     # --- inside ---
 
     def _attach(
-        self, given: Sequence[SignatureLike], scales: Sequence[float] | None, load_options: Mapping[str, Any]
+        self,
+        given: Sequence[SignatureLike],
+        scales: ScalesLike | None,
+        load_options: Mapping[str, Any],
+        *,
+        strict: bool = False,
     ) -> None:
         named = [_open(item, load_options) for item in given]
-        if scales is None:
-            scales = [1 / len(named) for _ in named]
-        if not isinstance(scales, Sequence) or isinstance(scales, str) or len(scales) != len(named):
-            raise OptionError(f"scales must be a list with one number per signature ({len(named)}), got {scales!r}")
-        checked = [_checked_scale(scale) for scale in scales]
+        signatures = dict(named)
+        if len(signatures) < len(named):
+            names = [name for name, _ in named]
+            twice = next(name for name in names if names.count(name) > 1)
+            raise OptionError(f"two signatures are called {twice!r}; give one another name: (name, id)")
+        chosen = as_scales(scales, signatures)
         with self._lock:
             self._sync()
             tensors = self._living().state_dict(keep_vars=True)
             clean = tensors | self._touched.clean
             kinds = layer_tensors(self._model)
             wanted = dict(self._attached)
-            for (name, signature), scale in zip(named, checked, strict=True):
+            for (name, signature), scale in zip(named, chosen, strict=True):
                 if name in wanted:
                     raise OptionError(
                         f"a signature called {name!r} is attached already; give it another name: (name, id)"
@@ -338,7 +347,7 @@ class Patcher:
                 reasons = transfer_reasons(signature, self._model, touched)
                 if reasons:  # a broken base looks like another one
                     check_values(touched, kinds)
-                if reasons and self._strict:
+                if reasons and (strict or self._strict):
                     raise MismatchError(f"{name}: {'; '.join(reasons)} (strict=True)")
                 wanted[name] = _Attached(signature, reasons, scale)
             for name, attached in wanted.items():
@@ -449,16 +458,7 @@ def _brief(error: RWSError) -> str:
     return str(error).partition(". ")[0].partition("; ")[0]
 
 
-def _checked_scale(scale: float) -> float:
-    try:
-        value = float(scale) if isinstance(scale, Real) and not isinstance(scale, bool) else math.nan
-    except OverflowError:
-        value = math.inf
-    if not math.isfinite(value):
-        raise OptionError(f"a scale must be a finite number, got {scale!r}")
-    return value
-
-
 def _terms(attached: Mapping[str, _Attached]) -> list[tuple[Signature, float]]:
     """What is on, in the order of names."""
-    return [(attached[name].signature, attached[name].scale) for name in sorted(attached) if attached[name].scale != 0]
+    ordered = [attached[name] for name in sorted(attached)]
+    return [(one.signature, one.scale.value) for one in ordered if one.scale.value != 0]
