@@ -137,8 +137,21 @@ def test_bundle(study, call):  # noqa: F811
     made = json.loads(out)
     assert made["folder"] == "packed"
     assert made["nbytes"] > (study / "base" / "model.safetensors").stat().st_size
+    code, _, err = call(cli.cli, *asked)
+    assert (code, err) == (
+        1,
+        "error: 'packed' is there already and a bundle: choose another one, or give --overwrite\n",
+    )
+    code, _, err = call(cli.cli, *asked[:-1], ".", "--overwrite")
+    assert (code, "the present folder" in err) == (1, True)
+    assert call(cli.cli, "bundle", "base", "rws-fog", "--output-dir", "packed", "--overwrite", "-q")[0] == 0
+    assert not [path for path in study.iterdir() if path.name.startswith(".")]
     shutil.rmtree("base")
-    assert hf_rws.load_patched(lockfile="packed").rws.scales == {"rws-fog": 0.5, "rws-snow": 0.0}
+    assert hf_rws.load_patched(lockfile="packed").rws.scales == {"rws-fog": 1.0}
+    (study / "photos").mkdir()
+    (study / "photos" / "cat.png").touch()
+    code, _, err = call(cli.cli, "bundle", "packed/base", "rws-fog", "--output-dir", "photos", "--overwrite")
+    assert (code, "not an empty folder" in err, (study / "photos" / "cat.png").is_file()) == (1, True, True)
 
 
 # --- tokens ---

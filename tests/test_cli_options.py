@@ -44,7 +44,9 @@ def test_what_several_commands_share_means_the_same_everywhere():
     for name, command in COMMANDS.items():
         for option in command.params:
             if isinstance(option, click.Option) and option.opts[0] in dict(ROWS):
-                kinds.setdefault(option.opts[0], {}).setdefault((option.name, type(option.type).__name__), []).append(name)
+                kinds.setdefault(option.opts[0], {}).setdefault((option.name, type(option.type).__name__), []).append(
+                    name
+                )
     assert not {flag: found for flag, found in kinds.items() if len(found) > 1}
 
 

@@ -41,6 +41,6 @@ def bundle(
     """
     from hf_rws import hub
 
-    folder = hub.bundle(base, list(signatures), output_dir, **options)
+    folder = hub.bundle(base, list(signatures), output_dir, overwrite=overwrite, **options)
     nbytes = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
     output.record({"folder": str(folder), "nbytes": nbytes}, id_key="folder")

@@ -33,6 +33,7 @@ def bundle(
     *,
     scales: Sequence[float] | None = None,
     revision: str | None = None,
+    overwrite: bool = False,
     **load_options: Any,
 ) -> Path:
     """Pack a base and signatures into a folder from which they load without network.
@@ -49,16 +50,17 @@ def bundle(
     Args:
         base: As for `load_patched`: a folder, a Hub id, a timm name or a model.
         signatures: As for `load_patched`.
-        folder: Must not exist, or be empty.
+        folder: Must not exist, be empty, or with `overwrite` hold an earlier bundle.
         scales: As for `load_patched`: what is on when the bundle is loaded.
         revision: The base's branch, tag or commit.
+        overwrite: Put the bundle in the place of an earlier one; that goes when the new one is complete.
         load_options: Options of `load_patched`: token, cache_dir, local_files_only, force_download.
 
     Returns:
         The folder.
 
     Raises:
-        OptionError: The folder is not empty, or scales do not fit the signatures.
+        OptionError: The folder holds something else, or scales do not fit the signatures.
         MismatchError: A signature does not fit the base.
         RWSError: Others of its subclasses, as `load_patched` raises them. Nothing is left behind.
     """
@@ -66,19 +68,44 @@ def bundle(
     if os.path.exists(folder) and os.path.samefile(folder, os.curdir):
         raise OptionError("the present folder cannot be replaced by a bundle: give another one, or one in it")
     with writing(f"write the bundle {os.fspath(folder)!r}"):
-        if os.path.exists(folder) and any(folder.iterdir()):
-            raise OptionError(f"{os.fspath(folder)!r} is there already and not an empty folder: choose another one")
+        _check_empty(folder, overwrite)
         folder.parent.mkdir(parents=True, exist_ok=True)
         temporary = new_folder(folder.parent, ".bundling-")
         try:
             origin = _pack_base(base, temporary / "base", revision, load_options)
             packed = _pack_signatures(as_list(signatures), temporary / "signatures", load_options)
             _write_lockfile(temporary, packed, scales, [origin, *(signature.origin for _, signature, _ in packed)])
-            temporary.replace(folder)
+            _put(temporary, folder)
         except BaseException:
             shutil.rmtree(temporary, ignore_errors=True)
             raise
     return folder
+
+
+def _check_empty(folder: Path, overwrite: bool) -> None:
+    if not os.path.exists(folder) or not any(folder.iterdir()):
+        return
+    is_bundle = is_file(folder / LOCKFILE_NAME)
+    if not (is_bundle and overwrite):
+        way = ", or give overwrite=True" if is_bundle else ""
+        held = "a bundle" if is_bundle else "not an empty folder"
+        raise OptionError(f"{os.fspath(folder)!r} is there already and {held}: choose another one{way}")
+
+
+def _put(complete: Path, folder: Path) -> None:
+    """Give a bundle its place; an earlier one steps aside, and is gone afterwards."""
+    if not is_file(folder / LOCKFILE_NAME):
+        complete.replace(folder)
+        return
+    aside = new_folder(folder.parent, ".bundled-")
+    folder.replace(aside / folder.name)
+    try:
+        complete.replace(folder)
+    except BaseException:
+        (aside / folder.name).replace(folder)
+        raise
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
 
 
 def _pack_base(

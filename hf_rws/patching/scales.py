@@ -10,7 +10,6 @@ from hf_rws.errors import OptionError
 from hf_rws.signature.signature import Signature
 
 
-
 @dataclass(frozen=True)
 class Scale:
     """How strongly a signature is on.
