@@ -5,9 +5,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+import torch
 from torch import nn
 
 from hf_rws import cards
+from hf_rws._accelerator import resolve_device
 from hf_rws._files import README_NAME, output_folder
 from hf_rws._transport.ids import Location
 from hf_rws.bases import load_base
@@ -33,6 +35,7 @@ def load_patched(
     scales: ScalesLike | None = None,
     lockfile: Mapping[str, Any] | str | Path | None = None,
     strict: bool = False,
+    device: str | torch.device | None = None,
     revision: str | None = None,
     signature_revisions: Sequence[str | None] | None = None,
     token: str | bool | None = None,
@@ -57,6 +60,8 @@ def load_patched(
         lockfile: What `model.rws.lockfile()` gave, as a mapping, a file, or a folder with lockfile.json (what
             `hub.bundle` makes): names signatures, scales and all revisions itself.
         strict: Make it an error that a signature was made from another base, or with another normalisation.
+        device: Where the model goes before it is patched: "auto" (a GPU where there is one), "cpu", "cuda:1", ...; None
+            leaves it on the CPU, and one that is given as a model where it is.
         revision: The base's branch, tag or commit.
         signature_revisions: One per signature, None for the default branch.
         token: Hub token; by default the stored one.
@@ -70,6 +75,7 @@ def load_patched(
     Raises:
         MismatchError: A signature does not fit the base.
         IntegrityError: What a lockfile names has changed since.
+        OptionError: Scales that fit no signature, a device that is not there, options that contradict each other.
         RWSError: Others of its subclasses, as `load_base`, `Signature.from_pretrained` and `patch` raise them.
     """
     options: dict[str, Any] = {
@@ -79,10 +85,11 @@ def load_patched(
         "force_download": force_download,
     }
     given = as_list(signatures)
+    to = None if device is None else resolve_device(device)
     if lockfile is not None:
         if given or scales is not None or revision is not None or signature_revisions is not None:
             raise OptionError("a lockfile names signatures, scales and revisions itself: leave them out")
-        return _rebuilt(read_lockfile(lockfile), base, strict, options)
+        return _rebuilt(read_lockfile(lockfile), base, strict, to, options)
     if base is None:
         raise OptionError("give a base, or a lockfile that names one")
     if signature_revisions is not None and (
@@ -93,11 +100,15 @@ def load_patched(
             f"{signature_revisions!r}"
         )
     model, origin, opened = _loaded(base, revision, given, signature_revisions, options)
-    return _patched(model, origin, opened, scales, strict)
+    return _patched(model, origin, opened, scales, strict, to)
 
 
 def _rebuilt(
-    lockfile: Lockfile, base: str | Path | nn.Module | None, strict: bool, options: Mapping[str, Any]
+    lockfile: Lockfile,
+    base: str | Path | nn.Module | None,
+    strict: bool,
+    device: torch.device | None,
+    options: Mapping[str, Any],
 ) -> "PatchedModel":
     """The model of a lockfile, or MismatchError and IntegrityError before anything is patched."""
     source = lockfile.base.source if base is None else base
@@ -114,7 +125,7 @@ def _rebuilt(
     lockfile.base.check(digest(sorted(unwrap(model).state_dict().items())), "the base")
     for part, (name, signature) in zip(lockfile.signatures, cast(list[tuple[str, Signature]], opened), strict=True):
         part.check(signature.sha256, f"the signature {name!r}")
-    return _patched(model, origin, opened, [part.scale for part in lockfile.signatures], strict)
+    return _patched(model, origin, opened, [part.scale for part in lockfile.signatures], strict, device)
 
 
 def _loaded(
@@ -161,13 +172,23 @@ def _patched(
     signatures: Sequence[SignatureLike],
     scales: ScalesLike | None,
     strict: bool,
+    device: torch.device | None,
 ) -> "PatchedModel":
+    if device is not None:
+        model.to(device)
     patcher = patch(model, signatures, scales=scales, strict=strict)
     patcher.base = origin or patcher.base
     return cast("PatchedModel", model)
 
 
-def save_patched(model: nn.Module, folder: str | Path, *, repo_id: str | None = None) -> Path:
+def save_patched(
+    model: nn.Module,
+    folder: str | Path,
+    *,
+    repo_id: str | None = None,
+    license: str | None = None,
+    overwrite: bool = False,
+) -> Path:
     """Write a patched model as a plain timm repo: the signatures are in its weights for good, the lockfile in its card.
 
     `timm.create_model("local-dir:<folder>", pretrained=True)` loads it. The model stays patched as it is.

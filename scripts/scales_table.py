@@ -31,7 +31,7 @@ from hf_rws.study.measuring import StudyImages, patched
 from hf_rws.study.provenance import about
 
 SEVERITY = 5
-SETS = {2: 20, 3: 15, 5: 10}  # how many random sets of each size
+SETS = {2: 16, 3: 10, 5: 6}  # how many random sets of each size
 EXPONENTS = {"1/n": 1.0, "1/sqrt(n)": 0.5, "1": 0.0}  # a rule is n ** -exponent
 
 
@@ -48,6 +48,7 @@ class Row:
 
     @property
     def kept(self) -> float:
+        """The mean share of the RA alone that the members have together."""
         return mean(together / alone for together, alone in zip(self.ra, self.alone, strict=True))
 
 

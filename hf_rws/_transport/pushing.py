@@ -40,6 +40,7 @@ def push_folder_files(
     create_pr: bool = False,
     commit_message: str | None = None,
     tag: str | None = None,
+    relicensed: bool = False,
 ) -> CommitInfo:
     """Push exactly these files of a folder as one commit; the repo is made if needed.
 
@@ -60,6 +61,7 @@ def push_folder_files(
         create_pr: Open a pull request instead of pushing to the branch.
         commit_message: First line of the commit; "Upload with hf_rws" if None.
         tag: Tag to put on the commit.
+        relicensed: The license that the README.md here names replaces the one that the repo's README.md names.
 
     Returns:
         The commit; the present head, of the branch or of the open pull request, if nothing has changed.
@@ -84,7 +86,7 @@ def push_folder_files(
     if README_NAME in files and README_NAME in head.files and repo_type == "dataset":
         del contents[README_NAME]
     elif README_NAME in files and README_NAME in head.files:
-        contents[README_NAME] = _merged_readme(where, head.commit, files[README_NAME], token)
+        contents[README_NAME] = _merged_readme(where, head.commit, files[README_NAME], token, relicensed)
     if create_pr and (proposed := _proposed(where, contents, token)):
         return proposed
     commit = _commit(
@@ -193,12 +195,15 @@ def _commit(
     return made
 
 
-def _merged_readme(where: Location, commit: str, fresh: Path, token: bool | str | None) -> bytes:
+def _merged_readme(
+    where: Location, commit: str, fresh: Path, token: bool | str | None, relicensed: bool
+) -> bytes:
     with tempfile.TemporaryDirectory() as temporary:
         path = download(where, commit, Path(temporary).resolve(), README_NAME, largest=LARGEST_TEXT, token=token)
         name = f"{where} {README_NAME}"
         existing = read_text(path, name)
-    return cards.merge_card(existing, fresh.read_text(encoding="utf-8"), where=name).encode()
+    text = fresh.read_text(encoding="utf-8")
+    return cards.merge_card(existing, text, relicensed=relicensed, where=name).encode()
 
 
 def _proposed(where: Location, contents: Mapping[str, str | bytes], token: bool | str | None) -> CommitInfo | None:

@@ -18,12 +18,14 @@ from hf_rws.cards.metadata import (
     checked_metrics,
     corruption_facts,
     corruption_tag,
+    dataset_ids,
     distillation_report,
     hub_ids,
     mapping,
     method_facts,
     model_index,
     scale_of,
+    severity_tag,
     signature_results,
     tensor_facts,
     timm_facts,
@@ -93,7 +95,7 @@ def signature_card(
         base_model=base.get("repo_id"),
         base_model_relation="adapter" if base.get("repo_id") else None,
         pipeline_tag=TASK,
-        datasets=hub_ids(corruption.get("dataset"), metrics.get("dataset")),
+        datasets=dataset_ids(corruption.get("dataset"), metrics.get("dataset")),
         metrics=["accuracy"],
         license=clean(license),
         tags=[
@@ -101,6 +103,7 @@ def signature_card(
             "rws",
             *([f"rws-{method['kind']}"] if method.get("kind") else []),
             *(corruption_tag(name) for name in names),
+            *([severity_tag(corruption["severity"])] if "severity" in corruption else []),
         ],
         **model_index(name, signature_results(metrics, names)),
     )
@@ -109,6 +112,7 @@ def signature_card(
         data,
         name=name,
         where=where,
+        on_the_hub="/" in where,
         base=base,
         names=names,
         corruption=corruption,
@@ -145,7 +149,8 @@ def base_card(
         metrics: `{"ta": 0.7, "ra": {"fog-5": 0.3}, "n": 10000}`, accuracies in [0, 1]; also "dataset" and "split".
         repo_id: "user/name" on the Hub, or the name of a local folder: for the title and the usage snippet.
         nbytes: Size of model.safetensors.
-        license: The license as the Hub writes it; by default the one in timm's config.
+        license: The license as the Hub writes it. Without, it is that of timm's weights if the training started from
+            these ("pretrained": true), else none: timm's config names one whatever the weights are.
         pictures: File names of pictures in the repo.
     """
     training = clean(mapping(training))
@@ -155,9 +160,9 @@ def base_card(
     data = ModelCardData(
         library_name="timm",
         pipeline_tag=TASK,
-        datasets=hub_ids(metrics.get("dataset")),
+        datasets=dataset_ids(metrics.get("dataset")),
         metrics=["accuracy"],
-        license=clean(license) or values["pretrained"].get("license"),
+        license=clean(license) or (values["pretrained"].get("license") if training.get("pretrained") is True else None),
         tags=["timm", TASK, "robust-weight-signatures"],
         **model_index(values["name"], base_results(metrics)),
     )
@@ -198,7 +203,7 @@ def merged_card(
         base_model=on_the_hub,
         base_model_relation="merge" if on_the_hub else None,
         pipeline_tag=TASK,
-        license=clean(license) or values["pretrained"].get("license"),
+        license=clean(license),
         tags=["timm", TASK, "robust-weight-signatures", "merge"],
     )
     return render(

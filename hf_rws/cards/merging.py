@@ -18,7 +18,7 @@ RESULTS_END = "<!-- /hf-rws:results -->"
 _MARK = re.compile("<!-- hf-rws:unedited ([0-9a-f]{16}) -->")  # last line: digest of the text above it
 _HALVES = re.compile("[\ud800-\udfff]")  # which no file can hold
 _SNIPPET = re.compile(r"```python\n.*?```", re.DOTALL)
-_OUR_TAGS = ("corruption:", "rws-")  # tags with these beginnings say what a signature is: stale ones are taken off
+_OUR_TAGS = ("corruption:", "rws-", "severity:")  # tags with these beginnings say what a signature is: stale ones are taken off
 _USERS_FIRST = ("license", "license_name", "license_link")  # metadata that a card's author knows better
 
 
@@ -71,7 +71,7 @@ def is_unedited(card: str) -> bool:
     return _is_unedited(_Card.parse(card).text)
 
 
-def merge_card(existing: str, fresh: str, *, where: str = README_NAME) -> str:
+def merge_card(existing: str, fresh: str, *, relicensed: bool = False, where: str = README_NAME) -> str:
     """The README of a repo, brought up to date: its author's text stays, its metadata and results are renewed.
 
     New metadata wins over old, but the license and all that the new card says nothing about stay as they are, to the
@@ -81,6 +81,7 @@ def merge_card(existing: str, fresh: str, *, where: str = README_NAME) -> str:
     Args:
         existing: The README.
         fresh: The new card.
+        relicensed: The license of the new card is asked for now: it replaces that of the README.
         where: What errors call the README.
 
     Raises:
@@ -88,7 +89,7 @@ def merge_card(existing: str, fresh: str, *, where: str = README_NAME) -> str:
     """
     old, new = _Card.parse(existing, where), _Card.parse(fresh)
     text = new.text if _is_unedited(old.text) else _merged_text(old.text, new.text)
-    return str(replace(old, head=_merged_head(old, new), text=text))
+    return str(replace(old, head=_merged_head(old, new, relicensed), text=text))
 
 
 def readdress(card: str, name: str, addresses: Mapping[str, str], *, where: str = README_NAME) -> str:
@@ -120,14 +121,16 @@ def readdress(card: str, name: str, addresses: Mapping[str, str], *, where: str 
     return str(replace(parsed, head=head, text=mark(text) if _is_unedited(parsed.text) else text))
 
 
-def updated(path: Path, fresh: str) -> str:
+def updated(path: Path, fresh: str, *, relicensed: bool = False) -> str:
     """A card for the place of the README at `path`: merged with it if it is there, see `merge_card`.
 
     Raises:
         FormatError: The one that is there is not UTF-8 text, too large, or its metadata cannot be read.
         AccessError: It cannot be read.
     """
-    return merge_card(read_text(path, str(path)), fresh, where=str(path)) if os.path.isfile(path) else fresh
+    if not os.path.isfile(path):
+        return fresh
+    return merge_card(read_text(path, str(path)), fresh, relicensed=relicensed, where=str(path))
 
 
 def _unmarked(text: str) -> tuple[str, str | None]:
@@ -147,8 +150,10 @@ def _digest(text: str) -> str:
     return hashlib.sha256(text.strip().encode(errors="backslashreplace")).hexdigest()[:16]
 
 
-def _merged_head(old: _Card, new: _Card) -> str:
+def _merged_head(old: _Card, new: _Card, relicensed: bool) -> str:
     mine, fresh = old.entries, new.entries
+    if relicensed and "license" in fresh:
+        mine = {key: entry for key, entry in mine.items() if key not in _USERS_FIRST}
     tags = [tag for tag in front_matter.words(mine, "tags", old.where) if not tag.value.startswith(_OUR_TAGS)]
     tags += front_matter.words(fresh, "tags")
     if tags:

@@ -25,8 +25,18 @@ def corruption_tag(name: str) -> str:
 
 
 def hub_ids(*names: Any) -> list[str] | None:
-    """Those names that can be ids of datasets on the Hub, each once."""
+    """Those names that can be ids of models on the Hub, each once."""
     return list(dict.fromkeys(name for name in names if _is_hub_id(name))) or None
+
+
+def severity_tag(severity: int) -> str:
+    """The tag that says how strong the corruption was."""
+    return f"severity:{severity}"
+
+
+def dataset_ids(*names: Any) -> list[str] | None:
+    """Those names that are ids of datasets on the Hub, each once: a name without its owner may be a folder's."""
+    return hub_ids(*(name for name in names if isinstance(name, str) and "/" in name))
 
 
 def mapping(value: Any) -> dict[str, Any]:
@@ -142,7 +152,7 @@ def _result(metrics: Mapping[str, Any], value: float, name: str, config: str | N
     dataset = metrics["dataset"]
     return EvalResult(
         task_type=TASK,
-        dataset_type=dataset if hub_ids(dataset) else "custom",
+        dataset_type=dataset if dataset_ids(dataset) else "custom",
         dataset_name=dataset.rpartition("/")[2],
         dataset_config=config,
         dataset_split=metrics.get("split"),

@@ -13,6 +13,7 @@ from hf_rws._choices import SORTS
 from hf_rws._files import is_file
 from hf_rws.cli.options import (
     fetch_options,
+    license_option,
     look_options,
     output_dir_option,
     overwrite_option,
@@ -20,6 +21,7 @@ from hf_rws.cli.options import (
     token_option,
 )
 from hf_rws.cli.output import Output, output_options
+from hf_rws.errors import OptionError
 from hf_rws.timm_repo import CONFIG_NAME, MODEL_NAME
 
 
@@ -101,6 +103,7 @@ def apply(
 @click.option("--create-pr", is_flag=True, help="Open a pull request instead.")
 @click.option("--commit-message", help="First line of the commit.")
 @click.option("--tag", help="Tag to put on the commit.")
+@license_option
 @token_option
 @output_options
 def push(
@@ -111,6 +114,7 @@ def push(
     no_collection: bool,
     private: bool,
     commit_message: str | None,
+    license: str | None,
     token: str | None,
     output: Output,
     **options: Any,
@@ -125,11 +129,19 @@ def push(
       hf-rws push study --namespace user --name vgg16-cifar10
     """
     from hf_rws import hub
+    from hf_rws.signature.config import WEIGHTS_NAME
 
-    common: dict[str, Any] = {"private": private or None, "token": token, "commit_message": commit_message}
+    common: dict[str, Any] = {
+        "license": license, "private": private or None, "token": token, "commit_message": commit_message
+    }  # fmt: skip
     if repo_id is not None:
         if namespace or name or no_collection:
             raise click.UsageError("--namespace, --name and --no-collection are for a study, without REPO_ID")
+        if is_file(folder / WEIGHTS_NAME) and not options["base"] and not hub.info(folder).base_model:
+            raise OptionError(
+                f"{folder} does not say which model it was made from, so its card could not say how to load it: name "
+                "that model's Hub id by --base"
+            )
         commit = hub.push_folder(folder, repo_id, **common, **options)
         rows = [{"repo": repo_id, "commit": commit.oid, "url": commit.pr_url or str(commit.repo_url)}]
         return output.table(rows, id_key="url")

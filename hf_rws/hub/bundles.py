@@ -18,7 +18,8 @@ from hf_rws.errors import OptionError
 from hf_rws.layers import unwrap
 from hf_rws.loading import load_patched
 from hf_rws.patching.lockfile import LOCKFILE_NAME
-from hf_rws.patching.patcher import SignatureLike, as_list, split_name
+from hf_rws.patching.patcher import SignatureLike, as_list, check_clean, split_name
+from hf_rws.patching.scales import ScalesLike
 from hf_rws.signature.signature import Signature
 from hf_rws.timm_repo import CONFIG_NAME, MODEL_NAME, TRAINING_NAME, save_timm_repo
 
@@ -31,7 +32,7 @@ def bundle(
     signatures: Sequence[SignatureLike] | SignatureLike,
     folder: str | os.PathLike[str],
     *,
-    scales: Sequence[float] | None = None,
+    scales: ScalesLike | None = None,
     revision: str | None = None,
     overwrite: bool = False,
     **load_options: Any,
@@ -114,8 +115,7 @@ def _pack_base(
     """The files of a repo as they are; a model, or what timm fetches itself, is saved. Where it is from."""
     if isinstance(base, nn.Module):
         model = unwrap(base)
-        if getattr(model, "rws", None) is not None:
-            raise OptionError("the model has a patcher on it: bundle the clean model, or what model.rws.bake() gives")
+        check_clean(model, "bundle")
         save_timm_repo(model, target)
         return None
     where = parse_id(base, revision=revision)
@@ -150,7 +150,7 @@ def _pack_signatures(
 def _write_lockfile(
     folder: Path,
     packed: Sequence[tuple[str, Signature, Path]],
-    scales: Sequence[float] | None,
+    scales: ScalesLike | None,
     origins: Sequence[Location | None],
 ) -> None:
     """The lockfile of the packed files, with folders relative to it and what they are copies of on the Hub."""

@@ -6,7 +6,7 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +19,12 @@ from hf_rws._files import README_NAME, is_file, read_json, read_json_lines, read
 from hf_rws._transport import repos
 from hf_rws._transport.collections import collect
 from hf_rws._transport.headers import read_header
-from hf_rws._transport.ids import REPO_ID, Location, parse_id
+from hf_rws._transport.ids import REPO_ID, Location
 from hf_rws._transport.pushing import destination, push_folder_files
 from hf_rws.errors import AccessError, FormatError, MismatchError, NotFoundError, OptionError, RWSError
 from hf_rws.fingerprints import has_fingerprint
 from hf_rws.signature.config import CONFIG_NAME, WEIGHTS_NAME
-from hf_rws.signature.signature import Signature
+from hf_rws.signature.signature import Signature, resolved_base
 from hf_rws.timm_repo import METRICS_NAME, MODEL_NAME, TRAINING_NAME
 
 BASE = "base"  # what a study calls the folder of its standard model
@@ -53,6 +53,7 @@ def push_all(
     namespace: str | None = None,
     name: str | None = None,
     collection: str | bool = True,
+    license: str | None = None,
     private: bool | None = None,
     token: bool | str | None = None,
     commit_message: str | None = None,
@@ -69,6 +70,8 @@ def push_all(
         namespace: User or organisation; by default the user whose token it is.
         name: Name of the base's repo, and what those of the signatures begin with; the folder's name if None.
         collection: Title of the collection, which is made if needed; True for one with the base's name, False for none.
+        license: Of the base and its signatures, for their cards; by default what their README.md files name, and the
+            base's for signatures that name none.
         private: Visibility of repos and collection that are made now; for repos that exist, what it must be.
         token: A token with write access; None for the one logged in with.
         commit_message: First line of the commits.
@@ -93,15 +96,18 @@ def push_all(
         if not REPO_ID.fullmatch(repo_id):
             raise OptionError(f"{repo_id!r} cannot be a Hub id: give another name, or rename the folder")
     options: dict[str, Any] = {"private": private, "token": token, "commit_message": commit_message}
+    options["relicensed"] = license is not None
+    of_base: str | None = None
     commits: dict[str, CommitInfo] = {}
     for key, repo_id in tqdm(addresses.items(), desc="pushing", unit="repo", disable=not progress, file=sys.stderr):
         with writing("prepare the push"), tempfile.TemporaryDirectory() as temporary:
             target = Path(temporary)
             if key == BASE:
-                _write_base(folder / BASE, target, addresses, _base_metrics(folder / BASE, list(signatures.values())))
+                _write_base(folder / BASE, target, addresses, _base_metrics(folder / BASE, list(signatures.values())), license)
+                of_base = _license(target)
             else:
                 at = Location("hub", addresses[BASE], commits[addresses[BASE]].oid)
-                _write_signature(folder / key, target, addresses, at, _license(folder / BASE))
+                _write_signature(folder / key, target, addresses, at, license or _license(folder / key) or of_base)
             commits[repo_id] = push_folder_files(repo_id, target, _names(target), **options)
     url = None
     if collection:
@@ -115,6 +121,7 @@ def push_folder(
     repo_id: str,
     *,
     base: str | None = None,
+    license: str | None = None,
     private: bool | None = None,
     token: bool | str | None = None,
     revision: str | None = None,
@@ -129,6 +136,8 @@ def push_folder(
             training_args.json is pushed, the latter without paths and secrets.
         repo_id: "user/name".
         base: Hub id, possibly with "@revision", of the model that a signature was made from, if its config names none.
+            Where nobody names one, the card cannot say how to load the signature; a warning says so.
+        license: For the card, as the Hub writes it, e.g. "apache-2.0"; by default what the folder's README.md names.
         private: This and all further options, the result and the errors are those of `push_folder_files`.
         token: See there.
         revision: See there.
@@ -141,12 +150,13 @@ def push_folder(
     with writing("prepare the push"), tempfile.TemporaryDirectory() as temporary:
         target = Path(temporary)
         if is_file(folder / WEIGHTS_NAME):
-            at = None if base is None else _resolved(base, token)
-            _write_signature(folder, target, ({BASE: at.id} if at else {}) | {_name(folder): repo_id}, at, None)
+            at = None if base is None else resolved_base(base, token)
+            addresses = ({BASE: at.id} if at else {}) | {_name(folder): repo_id}
+            _write_signature(folder, target, addresses, at, license or _license(folder))
         elif is_file(folder / MODEL_NAME):
             if base is not None:
                 raise OptionError(f"{os.fspath(folder)!r} holds a model, not a signature: leave out base")
-            _write_base(folder, target, {_name(folder): repo_id}, _base_metrics(folder, ()))
+            _write_base(folder, target, {_name(folder): repo_id}, _base_metrics(folder, ()), license)
         else:
             raise NotFoundError(f"{os.fspath(folder)!r} holds neither {WEIGHTS_NAME} nor {MODEL_NAME}")
         return push_folder_files(
@@ -159,6 +169,7 @@ def push_folder(
             create_pr=create_pr,
             commit_message=commit_message,
             tag=tag,
+            relicensed=license is not None,
         )
 
 
@@ -169,18 +180,16 @@ def _write_signature(
     source: Path, target: Path, addresses: Mapping[str, str], base: Location | None, license: str | None
 ) -> None:
     """A signature with its base filled in, and its card."""
-    signature, name = Signature.from_pretrained(source), _name(source)
-    origin = signature.config.base_model
-    if base is not None and origin.repo_id is None:
-        named = replace(signature.config, base_model=replace(origin, repo_id=base.id, revision=base.revision))
-        signature = replace(signature, config=named)
+    signature, name = Signature.from_pretrained(source).with_base(base), _name(source)
     existing, where = _text(source / README_NAME), str(source / README_NAME)
     if existing is not None and not cards.is_unedited(existing):
         (target / README_NAME).write_text(cards.readdress(existing, name, addresses, where=where), encoding="utf-8")
     signature.save_pretrained(target, repo_id=addresses[name], license=license)
 
 
-def _write_base(source: Path, target: Path, addresses: Mapping[str, str], metrics: Mapping[str, Any]) -> None:
+def _write_base(
+    source: Path, target: Path, addresses: Mapping[str, str], metrics: Mapping[str, Any], license: str | None
+) -> None:
     """A timm repo, its training record without paths and secrets, and its card."""
     name, config = _name(source), _json(source / CONFIG_NAME)
     if not isinstance(config.get("architecture"), str):
@@ -197,13 +206,14 @@ def _write_base(source: Path, target: Path, addresses: Mapping[str, str], metric
         metrics=metrics,
         repo_id=addresses[name],
         nbytes=(source / MODEL_NAME).stat().st_size,
-        license=_license(source),
+        license=license or _license(source),
     )
     existing, where = _text(source / README_NAME), str(source / README_NAME)
     if existing is not None and "merge" in cards.metadata_words(existing, "tags", where=where):
         card = cards.readdress(existing, name, addresses, where=where)
     elif existing is not None and not cards.is_unedited(existing):
-        card = cards.merge_card(cards.readdress(existing, name, addresses, where=where), card, where=where)
+        readdressed = cards.readdress(existing, name, addresses, where=where)
+        card = cards.merge_card(readdressed, card, relicensed=license is not None, where=where)
     (target / README_NAME).write_text(card, encoding="utf-8")
 
 
@@ -253,12 +263,6 @@ def _whoami(token: bool | str | None) -> str:
     return repos.whoami(Location("hub", "your account"), token)
 
 
-def _resolved(base: str, token: bool | str | None) -> Location:
-    """A model on the Hub, pinned to a commit."""
-    where = parse_id(base if base.startswith("hf-hub:") else f"hf-hub:{base}")
-    return replace(where, revision=repos.look(where, token=token).commit)
-
-
 # --- files ---
 
 
@@ -286,10 +290,11 @@ def _json(path: Path) -> dict[str, Any]:
     return read_json(_no_link(path), str(path))
 
 
-def _license(base: Path) -> str | None:
-    """The license that a base's card names, or its config; None where there are several."""
-    readme = base / README_NAME
+def _license(folder: Path) -> str | None:
+    """The license that the README.md of a folder names; None where there are several.
+
+    What timm's config names is that of timm's weights, whatever the weights are.
+    """
+    readme = folder / README_NAME
     named = cards.metadata_words(_text(readme) or "", "license", where=str(readme))
-    config = _json(base / CONFIG_NAME).get("pretrained_cfg")
-    found = config.get("license") if isinstance(config, dict) and not named else None
-    return named[0] if len(named) == 1 else found if isinstance(found, str) else None
+    return named[0] if len(named) == 1 else None

@@ -140,6 +140,11 @@ class Patcher:
         """The attached signatures by name."""
         return {name: attached.signature for name, attached in self._attached.items()}
 
+    @property
+    def is_clean(self) -> bool:
+        """Whether the model is its base as it was: every scale is 0, and nothing was recalibrated."""
+        return not self._measured.values and not any(self.scales.values())
+
     def lockfile(self) -> dict[str, Any]:
         """What makes this model again, bit for bit: base, signatures and scales, with commits and digests, as JSON.
 
@@ -183,14 +188,14 @@ class Patcher:
         Statistics that `recalibrate` measured go: they belong to the scales that were on.
 
         Raises:
-            OptionError: A name that is not attached, an id that several are from, or a scale that is not a finite number.
+            OptionError: A name that is not attached, an id that several are from, or a scale that is no finite number.
             IntegrityError: Something else changed the weights; they are left as they are.
         """
         with self._lock:
             if not isinstance(scales, Mapping):
                 raise OptionError(f"set takes a mapping of names to scales, got {scales!r}")
-            wanted = by_name(scales, self.signatures)
             self._sync()
+            wanted = by_name(scales, self.signatures)
             self._apply({name: replace(old, scale=wanted[name]) for name, old in self._attached.items()})
 
     def clear(self, *, force: bool = False) -> None:
@@ -433,6 +438,15 @@ def as_list(signatures: Sequence[SignatureLike] | Signature | str | Path) -> lis
     if not isinstance(signatures, Iterable):
         raise OptionError(f"signatures must be one or a list of them, got {signatures!r:.80}")
     return list(signatures)
+
+
+def check_clean(model: nn.Module, verb: str) -> None:
+    """OptionError if a model has signatures on; `verb` is what is to be done with it."""
+    patcher = getattr(model, "rws", None)
+    if isinstance(patcher, Patcher) and not patcher.is_clean:
+        raise OptionError(
+            f"the model has signatures on: {verb} it after model.rws.clear(), or {verb} what model.rws.bake() gives"
+        )
 
 
 def split_name(item: SignatureLike) -> tuple[str | None, Any]:

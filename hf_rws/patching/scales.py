@@ -32,7 +32,7 @@ OFF = Scale(0.0)
 ADDED = Scale(1.0, "1")  # what one more signature has
 
 
-def default_scale(signatures: Collection[Signature]) -> Scale:
+def _default_scale(signatures: Collection[Signature]) -> Scale:
     """What each of several signatures has that are put on together: 1 if it is one, 1/n of n.
 
     The sum of several extracted signatures falls below the clean model, their mean does not.
@@ -44,7 +44,7 @@ def as_scales(given: ScalesLike | None, signatures: Mapping[str, Signature]) -> 
     """The scale of each of these signatures, in order.
 
     Args:
-        given: One for all, one for each, or by name or id (what is not named has 0); None is `default_scale`.
+        given: One for all, one for each, or by name or id (what is not named has 0); None is `_default_scale`.
         signatures: Those that are put on, by name.
 
     Raises:
@@ -52,7 +52,7 @@ def as_scales(given: ScalesLike | None, signatures: Mapping[str, Signature]) -> 
     """
     count = len(signatures)
     if given is None:
-        return [default_scale(signatures.values())] * count
+        return [_default_scale(signatures.values())] * count
     if isinstance(given, Mapping):
         return list(by_name(given, signatures).values())
     if isinstance(given, Sequence) and not isinstance(given, str):
@@ -67,7 +67,7 @@ def as_scales(given: ScalesLike | None, signatures: Mapping[str, Signature]) -> 
 
 
 def by_name(scales: Mapping[str, float], signatures: Mapping[str, Signature]) -> dict[str, Scale]:
-    """The scale of every signature: what is not named has 0. OptionError for a name that none has, or twice the same."""
+    """The scale of every signature, 0 where it is not named; OptionError for a name that none has, or one twice."""
     found = {}
     for key, value in scales.items():
         name = find(key, signatures)

@@ -15,11 +15,12 @@ from torch import Tensor
 from hf_rws import cards
 from hf_rws._files import README_NAME, output_folder, write_together
 from hf_rws._text import one_line
+from hf_rws._transport import repos
 from hf_rws._transport.ids import Location, parse_id
 from hf_rws._transport.pushing import push_folder_files
 from hf_rws._transport.reading import fetch
 from hf_rws._version import __version__
-from hf_rws.errors import MismatchError, OptionError
+from hf_rws.errors import MismatchError, OptionError, warn
 from hf_rws.signature.arrays import pack_arrays, read_arrays, tensor_parts, unpack_tensor
 from hf_rws.signature.bits import BitsLike
 from hf_rws.signature.config import (
@@ -218,7 +219,8 @@ class Signature:
         Args:
             folder: Directory, made if needed.
             repo_id: Hub id by which the card loads the signature; by default it loads the folder.
-            license: For the card: the base's license, as the Hub writes it.
+            license: For the card: the base's license, as the Hub writes it. It replaces the one of a README.md that is
+                there; without, that one stays.
 
         Returns:
             The folder.
@@ -234,7 +236,9 @@ class Signature:
         files = cards.signature_files(
             config, repo_id=repo_id or folder.resolve().name, nbytes=self.nbytes, license=license
         )
-        files[README_NAME] = cards.updated(folder / README_NAME, files[README_NAME].decode()).encode()
+        files[README_NAME] = cards.updated(
+            folder / README_NAME, files[README_NAME].decode(), relicensed=license is not None
+        ).encode()
         contents = {WEIGHTS_NAME: weights, CONFIG_NAME: config.encode(), **files}
         write_together(folder, contents, what="the signature")
         return folder
@@ -285,6 +289,8 @@ class Signature:
         self,
         repo_id: str,
         *,
+        base: str | None = None,
+        license: str | None = None,
         private: bool | None = None,
         token: str | bool | None = None,
         revision: str | None = None,
@@ -294,6 +300,18 @@ class Signature:
     ) -> "CommitInfo":
         """Push config, weights and card as one commit; no commit if nothing changed.
 
+        Args:
+            repo_id: "user/name".
+            base: Hub id, possibly with "@revision", of the model that it was made from, if its config names none. Where
+                nobody names one, the card cannot say how to load the signature; a warning says so.
+            license: For the card: the base's license, as the Hub writes it.
+            private: Visibility of a repo that is made now; for one that exists, what it must be.
+            token: A token with write access; None for the one logged in with.
+            revision: Branch to push to, made if needed.
+            create_pr: Open a pull request instead.
+            commit_message: First line of the commit.
+            tag: Tag to put on the commit.
+
         Returns:
             huggingface_hub's `CommitInfo`, of the present head if nothing changed.
 
@@ -302,7 +320,8 @@ class Signature:
             NetworkError: The Hub cannot be reached.
         """
         with TemporaryDirectory() as temporary:
-            folder = self.save_pretrained(temporary, repo_id=repo_id)
+            named = self.with_base(None if base is None else resolved_base(base, token))
+            folder = named.save_pretrained(temporary, repo_id=repo_id, license=license)
             return push_folder_files(
                 repo_id,
                 folder,
@@ -313,7 +332,21 @@ class Signature:
                 create_pr=create_pr,
                 commit_message=commit_message or f"Signature for {self.config.corruption.label}",
                 tag=tag,
+                relicensed=license is not None,
             )
+
+    def with_base(self, base: Location | None) -> "Signature":
+        """For a push: with the base that it was made from in its config, if that names none; a warning where none is."""
+        known = self.config.base_model
+        if known.repo_id is not None:
+            return self
+        if base is None:
+            warn(
+                f"{self.name} does not say which model on the Hub it was made from, so its card cannot say how to load "
+                "it: push it again with base=, the id of that model"
+            )
+            return self
+        return self.with_results(base_model=replace(known, repo_id=base.id, revision=base.revision))
 
     @classmethod
     def _load(cls, folder: Path, name: str, where: str) -> "Signature":
@@ -336,6 +369,12 @@ class Signature:
 def _unmeasured(method: Method) -> Method:
     """A method without what was measured of the signature that it made."""
     return replace(method, training={key: value for key, value in method.training.items() if key != "agreement"})
+
+
+def resolved_base(base: str, token: bool | str | None) -> Location:
+    """A model on the Hub, pinned to a commit."""
+    where = parse_id(base if base.startswith("hf-hub:") else f"hf-hub:{base}")
+    return replace(where, revision=repos.look(where, token=token).commit)
 
 
 def similarity(signatures: Sequence[Signature]) -> Tensor:
