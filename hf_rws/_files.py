@@ -35,6 +35,18 @@ _LARGEST_INTEGER = 2**63  # what other readers of JSON hold, too
 _LONGEST_WAIT = 60.0  # seconds for another process that writes into the same folder
 
 _TRIAL = 2**16  # bytes that must find room before long work begins
+SIGNATURE, MODEL, COPY = "a signature", "a model", "a corrupted copy of a dataset"  # what a folder may hold
+_FOREIGN_CONFIG = "a config.json of something else"
+_MARKS = {  # files that tell what a folder holds
+    "signature.safetensors": SIGNATURE,
+    "model.safetensors": MODEL,
+    "pytorch_model.bin": MODEL,
+    "model.safetensors.index.json": MODEL,
+    "adapter_model.safetensors": "a PEFT adapter",
+    "corruption.json": COPY,
+    "lockfile.json": "a bundle",
+    "study.json": "a study",
+}
 
 UNFINISHED = ".saving-"  # folders of saves that are going on, or were killed
 _SINGLE = ".writing-"  # those of single files
@@ -212,6 +224,34 @@ def check_writable(folder: str | os.PathLike[str], what: str) -> Path:
         finally:
             shutil.rmtree(trial, ignore_errors=True)
     return path
+def contents_of(folder: Path) -> list[str]:
+    """What a folder holds, as far as its files tell: `SIGNATURE`, `MODEL`, `COPY`, "a bundle", ...; [] if nothing."""
+    found = {kind: None for mark, kind in _MARKS.items() if os.path.exists(folder / mark)}
+    if os.path.exists(folder / "config.json"):
+        try:
+            config = read_json(folder / "config.json", "config.json")
+        except RWSError:  # broken: beside weights it is theirs
+            return list(found) or [_FOREIGN_CONFIG]
+        ours = {SIGNATURE: config.get("library_name") == "hf-rws", MODEL: isinstance(config.get("architecture"), str)}
+        found |= dict.fromkeys([kind for kind, fits in ours.items() if fits] or [_FOREIGN_CONFIG])
+    return list(found)
+
+
+def check_room(folder: Path, what: str, kind: str | None, *, overwrite: bool = False) -> None:
+    """OptionError if a folder holds something else than what is to be saved there.
+
+    Args:
+        folder: The folder, whether it is there or not.
+        what: What is to be saved, e.g. "the signature".
+        kind: What may be there already, and is replaced; None for nothing of all that `contents_of` knows.
+        overwrite: Save it whatever is there.
+    """
+    others = [] if overwrite else [found for found in contents_of(folder) if found != kind]
+    if others:
+        raise OptionError(
+            f"{folder} holds {' and '.join(others)}, over which {what} would be written: give another folder, or "
+            "overwrite=True"
+        )
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from torch import nn
 
 from hf_rws import cards
 from hf_rws._accelerator import resolve_device
-from hf_rws._files import README_NAME, output_folder
+from hf_rws._files import MODEL, README_NAME, check_room, is_file, output_folder, read_text
 from hf_rws._transport.ids import Location
 from hf_rws.bases import load_base
 from hf_rws.errors import OptionError
@@ -197,19 +197,26 @@ def save_patched(
         model: A model with signatures on, all of them loaded by their ids.
         folder: Directory, made if needed. A README.md there keeps the text that its author wrote.
         repo_id: Hub id by which the card loads the model; by default it loads the folder.
+        license: For the card, as the Hub writes it. By default that of the base where it is known: of timm's own
+            weights, or named by the README.md of a base in a folder.
+        overwrite: Write also into a folder that holds something else than an earlier patched model; a base, say.
 
     Returns:
         The folder.
 
     Raises:
-        OptionError: The model carries no signatures, or one that was made in memory; or `folder` is a file.
+        OptionError: The model carries no signatures, or one that was made in memory; or `folder` is a file, or holds
+            something else.
         IntegrityError: Something else changed the weights.
         AccessError: The folder cannot be written to.
     """
     plain: Any = unwrap(model)
     if not isinstance(getattr(plain, "rws", None), Patcher):
         raise OptionError("the model carries no signatures; load_patched or patch puts some on")
-    lockfile, folder = plain.rws.lockfile(), output_folder(folder, "the model")
+    folder = output_folder(folder, "the patched model")
+    check_room_for_patched(folder, overwrite=overwrite)
+    lockfile = plain.rws.lockfile()
+    known = license or _license_of(plain.rws.base, plain)
 
     def card(config: dict[str, Any], nbytes: int) -> str:
         fresh = cards.merged_card(
@@ -217,7 +224,33 @@ def save_patched(
             lockfile,
             repo_id=repo_id or folder.resolve().name,
             nbytes=nbytes,
+            license=known,
         )
-        return cards.updated(folder / README_NAME, fresh)
+        return cards.updated(folder / README_NAME, fresh, relicensed=license is not None)
 
-    return save_timm_repo(plain, folder, card=card)
+    return save_timm_repo(plain, folder, card=card, overwrite=overwrite)
+
+
+def check_room_for_patched(folder: Path, *, overwrite: bool = False) -> None:
+    """OptionError if a folder holds something else than what `save_patched` wrote: somebody's base, say."""
+    earlier = "merge" in _named(folder, "tags")
+    check_room(folder, "the patched model", MODEL if earlier else None, overwrite=overwrite)
+
+
+def _license_of(base: Location | None, model: Any) -> str | None:
+    """The license of a base, if it is known."""
+    if base is None:
+        return None
+    if base.path is not None:
+        named = _named(base.path, "license")
+        return named[0] if len(named) == 1 else None
+    timms = base.kind == "name" or base.id.startswith("timm/")
+    return (model.pretrained_cfg or {}).get("license") if timms else None
+
+
+def _named(folder: Path, key: str) -> list[str]:
+    """The words under a key of the metadata of a folder's README.md."""
+    readme = folder / README_NAME
+    if not is_file(readme):
+        return []
+    return cards.metadata_words(read_text(readme, str(readme)), key, where=str(readme))

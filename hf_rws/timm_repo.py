@@ -7,7 +7,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-from hf_rws._files import README_NAME, output_folder, parse_json, write_together, writing
+from hf_rws._files import MODEL, README_NAME, check_room, output_folder, parse_json, write_together, writing
 from hf_rws.errors import OptionError
 
 if TYPE_CHECKING:
@@ -25,6 +25,7 @@ def save_timm_repo(
     *,
     label_names: Sequence[str] = (),
     card: Callable[[dict[str, Any], int], str] | None = None,
+    overwrite: bool = False,
 ) -> Path:
     """Write any timm model as a timm repo: config.json and model.safetensors.
 
@@ -35,18 +36,20 @@ def save_timm_repo(
         model: A timm model; its `pretrained_cfg` says what preprocessing is written.
         folder: Directory, made if needed.
         label_names: Class names by index, written when given.
+        overwrite: Write also into a folder that holds something else than a timm model.
         card: Makes the text of README.md from the config and the size of model.safetensors; without, none is written.
 
     Returns:
         The folder.
 
     Raises:
-        OptionError: `folder` is a file or can be no folder, or it is no timm model.
+        OptionError: `folder` is a file, can be no folder or holds something else; or it is no timm model.
         AccessError: It cannot be written to, or the disk is full.
     """
     from safetensors.torch import save
 
     folder = output_folder(folder, "the model")
+    check_room(folder, "the model", MODEL, overwrite=overwrite)
     contents = {CONFIG_NAME: _config(model, label_names), MODEL_NAME: save(_weights(model), metadata={"format": "pt"})}
     if card is not None:
         contents[README_NAME] = card(parse_json(contents[CONFIG_NAME], CONFIG_NAME), len(contents[MODEL_NAME])).encode()

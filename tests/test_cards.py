@@ -134,7 +134,7 @@ def test_metadata_of_a_signature():
         "datasets": ["uoft-cs/cifar10"],
         "metrics": ["accuracy"],
         "license": "mit",
-        "tags": ["robust-weight-signatures", "rws", "rws-extracted", "corruption:fog"],
+        "tags": ["robust-weight-signatures", "rws", "rws-extracted", "corruption:fog", "severity:5"],
     }
     assert [entry["name"] for entry in index] == ["rws-fog"]
 
@@ -190,7 +190,7 @@ def test_several_corruptions_and_distillation():
     config = changed(SIGNATURE, "corruption", {"names": ["fog", "heavy rain"], "severity": 3})
     config = changed(changed(config, "method.kind", "distilled"), "metrics.severity", 3)
     card = cards.signature_card(config)
-    assert ModelCard(card).data.tags[2:] == ["rws-distilled", "corruption:fog", "corruption:heavy-rain"]
+    assert ModelCard(card).data.tags[2:] == ["rws-distilled", "corruption:fog", "corruption:heavy-rain", "severity:5"]
     assert {config for _, config, _, _ in results(card)} == {None, "fog+heavy rain-3"}
     assert "distillation, without labels" in card
 
@@ -373,7 +373,6 @@ def test_metadata_of_a_base():
         "pipeline_tag": "image-classification",
         "datasets": ["uoft-cs/cifar10"],
         "metrics": ["accuracy"],
-        "license": "apache-2.0",
         "tags": ["timm", "image-classification", "robust-weight-signatures"],
     }
     assert results(card) == {
@@ -444,7 +443,6 @@ def test_a_merged_card():
         "base_model": ["user/base", "user/rws-fog"],
         "base_model_relation": "merge",
         "pipeline_tag": "image-classification",
-        "license": "apache-2.0",
         "tags": ["timm", "image-classification", "robust-weight-signatures", "merge"],
     }
     assert json.loads(re.search(r"```json\n(.*?)```", card, re.DOTALL)[1]) == LOCKFILE
@@ -526,7 +524,8 @@ def test_merging_keeps_the_authors_text_and_renews_the_results():
     merged = cards.merge_card(mine, cards.signature_card(fresh, repo_id="user/rws-fog", license="apache-2.0"))
     data = ModelCard(merged).data.to_dict()
     assert (data["thumbnail"], data["license"]) == ("x.png", "mit")
-    assert data["tags"] == ["mine", "robust-weight-signatures", "rws", "rws-extracted", "corruption:snow"]
+    assert data["tags"][1:] == ["robust-weight-signatures", "rws", "rws-extracted", "corruption:snow", "severity:5"]
+    assert data["tags"][0] == "mine"
     assert results(merged)["uoft-cs/cifar10", "snow-5", "test", "RA, patched"] == 0.7
     assert "Hello." in merged
     assert "## Mine" in merged

@@ -20,6 +20,8 @@ from tests.hub.storage import READ, WRITE
 from tests.models import identical, signature, state, trio
 from tests.test_cli import call  # noqa: F401
 
+pytestmark = pytest.mark.filterwarnings("ignore:.*which model on the Hub it was made from")
+
 NAME = "vgg16_gap"
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -17,9 +17,11 @@ from hf_rws.errors import (
     RWSError,
 )
 from hf_rws.hub.bases import push_base
+from hf_rws.loading import load_patched
 from tests.hub import Fault, fetch, hub_fixture  # noqa: F401
 from tests.hub.samples import CARD, CONFIG, FILES, NAMES, PUSHED, SHA, contents, folder_fixture, push  # noqa: F401
 from tests.hub.server import OTHER, READ, WRITE
+from tests.models import signature, trio
 
 # --- ids ---
 
@@ -407,7 +409,7 @@ def test_what_is_no_base(hub):
         push_base(model, "base", token=WRITE)
     with pytest.raises(OptionError, match="not a timm model"):
         push_base(model.conv1, "user/base", token=WRITE)
-    model.rws = object()
-    with pytest.raises(OptionError, match="patcher"):
-        push_base(model, "user/base", token=WRITE)
+    patched = load_patched(trio("vgg16_bn_gap").base(), [signature("vgg16_bn_gap")])
+    with pytest.raises(OptionError, match="has signatures on: push it after"):
+        push_base(patched, "user/base", token=WRITE)
     assert hub.requests == []

@@ -23,6 +23,8 @@ from tests.hub import Fault, hub_fixture  # noqa: F401
 from tests.hub.storage import OTHER, READ, WRITE
 from tests.models import signature, trio
 
+pytestmark = pytest.mark.filterwarnings("ignore:.*which model on the Hub it was made from")
+
 NAME = "vgg16_bn_gap"
 METRICS = {
     "dataset": "uoft-cs/cifar10",

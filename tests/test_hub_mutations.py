@@ -18,6 +18,8 @@ from tests.hub.samples import FILES, NAMES, REPO, folder_fixture, push, tree  # 
 from tests.hub.storage import WRITE
 from tests.models import signature, trio
 
+pytestmark = pytest.mark.filterwarnings("ignore:.*which model on the Hub it was made from")
+
 ARCHITECTURE = "vgg16_bn_gap"
 LONGEST = 2.0  # seconds
 

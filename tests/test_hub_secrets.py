@@ -21,6 +21,8 @@ from tests.hub import Fault, fetch, hub_fixture  # noqa: F401
 from tests.hub.server import TOKENS
 from tests.models import signature, trio
 
+pytestmark = pytest.mark.filterwarnings("ignore:.*which model on the Hub it was made from")
+
 ARCHITECTURE = "vgg16_bn_gap"
 TOKEN = "hf_SentinelSentinelSentinel"
 NAME = "alice-sentinel"  # of the home

@@ -27,6 +27,8 @@ from tests.hub import Fault, hub_fixture  # noqa: F401
 from tests.hub.server import WRITE
 from tests.models import identical, signature, state, trio
 
+pytestmark = pytest.mark.filterwarnings("ignore:.*which model on the Hub it was made from")
+
 SIGNATURE_FILES = ("config.json", "signature.safetensors", "README.md")
 
 
@@ -84,7 +86,7 @@ def test_a_patched_model_says_what_the_patched_weights_say(study):
         ("base", ["base"], {}, NotFoundError, "signature.safetensors"),
         ("base", ["rws-rain"], {}, NotFoundError, "rws-rain"),
         ("base", ["rws-fog"], {"scales": [1.0, 2.0]}, OptionError, "one number per signature"),
-        ("base", ["rws-fog"], {"scales": 1.0}, OptionError, "one number per signature"),
+        ("base", ["rws-fog"], {"scales": "1.0"}, OptionError, "one number per signature"),
         ("base", ["rws-fog"], {"scales": [float("nan")]}, OptionError, "finite"),
         ("base", ["rws-fog", "rws-fog"], {}, OptionError, "another name"),
         ("base", ["rws-fog"], {"signature_revisions": ["a", "b"]}, OptionError, "one entry per signature"),
@@ -431,7 +433,7 @@ def test_a_bundle_of_a_model(study):
 
 def test_a_patched_model_is_not_bundled_as_a_base(study):
     model = hf_rws.load_patched("base", ["rws-fog"])
-    with pytest.raises(OptionError, match="bundle the clean model"):
+    with pytest.raises(OptionError, match="bundle it after model.rws.clear"):
         hf_rws.hub.bundle(model, ["rws-fog"], "bundle")
     assert not (study / "bundle").exists()
 

@@ -195,9 +195,7 @@ def _commit(
     return made
 
 
-def _merged_readme(
-    where: Location, commit: str, fresh: Path, token: bool | str | None, relicensed: bool
-) -> bytes:
+def _merged_readme(where: Location, commit: str, fresh: Path, token: bool | str | None, relicensed: bool) -> bytes:
     with tempfile.TemporaryDirectory() as temporary:
         path = download(where, commit, Path(temporary).resolve(), README_NAME, largest=LARGEST_TEXT, token=token)
         name = f"{where} {README_NAME}"

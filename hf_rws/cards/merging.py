@@ -18,7 +18,7 @@ RESULTS_END = "<!-- /hf-rws:results -->"
 _MARK = re.compile("<!-- hf-rws:unedited ([0-9a-f]{16}) -->")  # last line: digest of the text above it
 _HALVES = re.compile("[\ud800-\udfff]")  # which no file can hold
 _SNIPPET = re.compile(r"```python\n.*?```", re.DOTALL)
-_OUR_TAGS = ("corruption:", "rws-", "severity:")  # tags with these beginnings say what a signature is: stale ones are taken off
+_OUR_TAGS = ("corruption:", "rws-", "severity:")  # tags that begin so say what a signature is: stale ones go
 _USERS_FIRST = ("license", "license_name", "license_link")  # metadata that a card's author knows better
 
 

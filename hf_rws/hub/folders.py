@@ -103,7 +103,8 @@ def push_all(
         with writing("prepare the push"), tempfile.TemporaryDirectory() as temporary:
             target = Path(temporary)
             if key == BASE:
-                _write_base(folder / BASE, target, addresses, _base_metrics(folder / BASE, list(signatures.values())), license)
+                metrics = _base_metrics(folder / BASE, list(signatures.values()))
+                _write_base(folder / BASE, target, addresses, metrics, license)
                 of_base = _license(target)
             else:
                 at = Location("hub", addresses[BASE], commits[addresses[BASE]].oid)

@@ -13,7 +13,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from hf_rws import cards
-from hf_rws._files import README_NAME, output_folder, write_together
+from hf_rws._files import README_NAME, SIGNATURE, check_room, output_folder, write_together
 from hf_rws._text import one_line
 from hf_rws._transport import repos
 from hf_rws._transport.ids import Location, parse_id
@@ -209,7 +209,14 @@ class Signature:
         """The same signature with other `metrics`, `recommended_scale` or `statistics` in its config."""
         return replace(self, config=replace(self.config, **results))
 
-    def save_pretrained(self, folder: str | Path, *, repo_id: str | None = None, license: str | None = None) -> Path:
+    def save_pretrained(
+        self,
+        folder: str | Path,
+        *,
+        repo_id: str | None = None,
+        license: str | None = None,
+        overwrite: bool = False,
+    ) -> Path:
         """Write config.json, signature.safetensors and the card, with a picture where there are results; no network.
 
         All files are complete before the first replaces an older one, and a save that is killed leaves the old or the
@@ -221,6 +228,7 @@ class Signature:
             repo_id: Hub id by which the card loads the signature; by default it loads the folder.
             license: For the card: the base's license, as the Hub writes it. It replaces the one of a README.md that is
                 there; without, that one stays.
+            overwrite: Write also into a folder that holds something else than a signature.
 
         Returns:
             The folder.
@@ -228,9 +236,11 @@ class Signature:
         Raises:
             AccessError: The folder cannot be written to.
             FormatError: Its README.md is not UTF-8 text.
-            OptionError: It is a file or can be no folder, or the config holds what JSON cannot.
+            OptionError: It is a file, can be no folder or holds something else (a base, say); or the config holds what
+                JSON cannot.
         """
         folder = output_folder(folder, "the signature")
+        check_room(folder, "the signature", SIGNATURE, overwrite=overwrite)
         weights = self._serialized
         config = self.config.to_json(version=__version__, sha256=self.sha256)
         files = cards.signature_files(
@@ -336,7 +346,7 @@ class Signature:
             )
 
     def with_base(self, base: Location | None) -> "Signature":
-        """For a push: with the base that it was made from in its config, if that names none; a warning where none is."""
+        """For a push: with its base in its config, if that names none; a warning where nobody names one."""
         known = self.config.base_model
         if known.repo_id is not None:
             return self
