@@ -224,6 +224,8 @@ def check_writable(folder: str | os.PathLike[str], what: str) -> Path:
         finally:
             shutil.rmtree(trial, ignore_errors=True)
     return path
+
+
 def contents_of(folder: Path) -> list[str]:
     """What a folder holds, as far as its files tell: `SIGNATURE`, `MODEL`, `COPY`, "a bundle", ...; [] if nothing."""
     found = {kind: None for mark, kind in _MARKS.items() if os.path.exists(folder / mark)}

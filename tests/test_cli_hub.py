@@ -160,10 +160,10 @@ def test_bundle(study, call):  # noqa: F811
 
 
 def test_a_token_reaches_whatever_a_command_loads(hub, tmp_path, call):  # noqa: F811
-    for name in ("robust", "standard", "pretrained"):
+    for name in ("robust", "standard", "start"):
         folder = save_timm_repo(getattr(trio(NAME), name), tmp_path / name)
         hub.commit(f"user/{name}", {path.name: path.read_bytes() for path in folder.iterdir()}, private=True)
-    asked = ["extract", "user/robust", "user/standard", "user/pretrained", "--corruption", "fog", "--output-dir"]
+    asked = ["extract", "user/robust", "user/standard", "user/start", "--corruption", "fog", "--output-dir"]
     code, _, err = call(cli.cli, *asked, tmp_path / "rws")
     assert (code, err.endswith("or pass --token\n")) == (1, True)
     assert call(cli.cli, *asked, tmp_path / "rws", "--token", READ)[0] == 0
@@ -206,7 +206,7 @@ def test_push_one(logged_in, study, call):  # noqa: F811
     assert logged_in.repos["user/fog"].private
     assert logged_in.repos["user/fog"].refs["v1"] == head
     assert json.loads(logged_in.files("user/fog")["config.json"])["base_model"]["revision"] == commit
-    code, out, _ = call(cli.cli, "push", "rws-snow", "user/fog", "--create-pr", "-q")
+    code, out, _ = call(cli.cli, "push", "rws-snow", "user/fog", "--base", "user/base", "--create-pr", "-q")
     assert (code, out) == (0, f"{logged_in.endpoint}/user/fog/discussions/1\n")
     assert logged_in.repos["user/fog"].refs["main"] == head
 
@@ -247,6 +247,9 @@ def test_usage_errors(study, call, arguments, message):  # noqa: F811
         (["push", "nowhere", "user/x"], "holds neither"),
         (["push", "nowhere"], "holds no base"),
         (["push", "rws-fog", "no id"], "user/name"),
+        (["push", "rws-fog", "user/fog"], "does not say which model it was made from"),
+        (["apply", "base", "rws-fog", "--output-dir", "base"], "base holds a model, over which"),
+        (["apply", "base", "rws-fog", "--output-dir", "rws-snow"], "or --overwrite"),
         (["ls", "--base", "no id"], "no id"),
     ],
 )

@@ -12,6 +12,7 @@ import click
 from hf_rws._choices import SORTS
 from hf_rws._files import is_file
 from hf_rws.cli.options import (
+    check_destination,
     fetch_options,
     license_option,
     look_options,
@@ -135,6 +136,7 @@ def push(
         "license": license, "private": private or None, "token": token, "commit_message": commit_message
     }  # fmt: skip
     if repo_id is not None:
+        check_destination(repo_id)
         if namespace or name or no_collection:
             raise click.UsageError("--namespace, --name and --no-collection are for a study, without REPO_ID")
         if is_file(folder / WEIGHTS_NAME) and not options["base"] and not hub.info(folder).base_model:

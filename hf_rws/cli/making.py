@@ -1,12 +1,13 @@
 """`hf-rws train`, `study` and `extract`."""
 # ruff: noqa: D301 (a raw docstring would take the meaning from click's \b, "leave these lines as they are")
 
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from hf_rws._files import MODEL, SIGNATURE, check_room
+from hf_rws._files import MODEL, SIGNATURE, check_room, is_file, writing
 from hf_rws.cli.options import (
     corruption_option,
     data_options,
@@ -24,7 +25,7 @@ from hf_rws.cli.options import (
 )
 from hf_rws.cli.output import Output, note, output_options
 from hf_rws.errors import OptionError
-from hf_rws.timm_repo import MODEL_NAME
+from hf_rws.timm_repo import CONFIG_NAME, METRICS_NAME, MODEL_NAME, TRAINING_NAME
 
 if TYPE_CHECKING:
     from hf_rws.data import Splits
@@ -38,11 +39,14 @@ if TYPE_CHECKING:
 @recipe_options
 @output_dir_option
 @click.option("--resume", is_flag=True, help="Go on from an interrupted run in --output-dir.")
+@overwrite_option
 @device_option
 @token_option
 @for_all_it_calls
 @output_options
-def train(output_dir: Path, resume: bool, corruption: tuple[str, ...], output: Output, **options: Any) -> None:
+def train(
+    output_dir: Path, resume: bool, overwrite: bool, corruption: tuple[str, ...], output: Output, **options: Any
+) -> None:
     """Train a standard model, or with --corruption a robust one.
 
     \b
@@ -52,7 +56,10 @@ def train(output_dir: Path, resume: bool, corruption: tuple[str, ...], output: O
       accelerate launch -m hf_rws.cli train --model resnet18.a1_in1k --pretrained --dataset user/photos \\
         --output-dir base
     """
-    check_room(output_dir, "the trained model", MODEL)
+    if resume and overwrite:
+        raise click.UsageError("--resume goes on with what is there, --overwrite removes it: give one of them")
+    is_run = is_file(output_dir / TRAINING_NAME)
+    check_room(output_dir, "the trained model", MODEL if is_run else None, overwrite=overwrite)
 
     from hf_rws._accelerator import is_main_process
     from hf_rws.study.run import write_base_card
@@ -60,6 +67,8 @@ def train(output_dir: Path, resume: bool, corruption: tuple[str, ...], output: O
 
     arguments = _training_arguments(options, corruption)
     data, start, notes = _start(options, arguments.seed)
+    if overwrite:
+        _remove_run(output_dir)
     result = train_model(start, data, output_dir, arguments, resume=resume, notes=notes)
     if (output_dir / MODEL_NAME).is_file() and is_main_process():
         write_base_card(output_dir, result)
@@ -181,6 +190,21 @@ def extract(
     )
     signature.save_pretrained(output_dir, overwrite=overwrite)
     output.record({"folder": str(output_dir), "nbytes": signature.nbytes}, id_key="folder")
+
+
+def _remove_run(folder: Path) -> None:
+    """Take away what an earlier training, or a saved model or signature, left."""
+    from accelerate.state import PartialState
+
+    from hf_rws._accelerator import is_main_process
+
+    if is_main_process():
+        with writing(f"remove what {folder} holds"):
+            for name in (CONFIG_NAME, MODEL_NAME, TRAINING_NAME, METRICS_NAME):
+                (folder / name).unlink(missing_ok=True)
+            if (folder / "checkpoint").is_dir():
+                shutil.rmtree(folder / "checkpoint")
+    PartialState().wait_for_everyone()
 
 
 # --- from options to what is trained ---
