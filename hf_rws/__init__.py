@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from hf_rws import data as data
     from hf_rws import errors as errors
     from hf_rws import hub as hub
+    from hf_rws import logging as logging
     from hf_rws import models as models
     from hf_rws import plots as plots
     from hf_rws import study as study
@@ -51,7 +52,7 @@ else:
             "patching": ["patch"],
             "signature": ["Signature"],
         },
-        inner=["corruptions", "data", "errors", "hub", "models", "plots", "study", "training"],
+        inner=["corruptions", "data", "errors", "hub", "logging", "models", "plots", "study", "training"],
     )
 
 __all__ = [

@@ -1,4 +1,4 @@
-"""Environment variables that are set for a while: what other libraries read where no argument reaches them."""
+"""Environment variables: what launchers tell, and what is set for a while where no argument reaches a library."""
 
 import os
 from collections.abc import Iterator, Mapping
@@ -14,6 +14,11 @@ def environment(values: Mapping[str, str | None]) -> Iterator[None]:
         yield
     finally:
         _set(before)
+
+
+def is_first_process() -> bool:
+    """Whether this is the only or the first of the processes that were launched, by what their launcher told them."""
+    return os.environ.get("RANK", "0") == os.environ.get("LOCAL_RANK", "0") == "0"
 
 
 def _set(values: Mapping[str, str | None]) -> None:

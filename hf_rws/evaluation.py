@@ -10,9 +10,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from tqdm.auto import tqdm
 
 from hf_rws._ambient import unaffected
+from hf_rws._progress import bar
 from hf_rws.corruptions import corrupt
 from hf_rws.corruptions.batch import check_severity
 from hf_rws.corruptions.registry import all_names, find
@@ -133,7 +133,7 @@ def evaluate(
     if clean and not benchmark:
         settings.insert(0, (_CLEAN, 0))
     rows = []
-    for name, severity in tqdm(settings, desc="evaluating", disable=not progress, leave=False):
+    for name, severity in bar(settings, shown=progress, desc="evaluating", leave=False):
         if isinstance(images, Benchmark):
             parts = images.batches(name, severity, batch_size=batch_size, limit=limit)
         else:

@@ -23,8 +23,9 @@ from urllib.parse import urljoin, urlsplit
 from huggingface_hub import constants, get_hf_file_metadata, hf_hub_url
 from huggingface_hub import errors as hub_errors
 from huggingface_hub.file_download import are_symlinks_supported, repo_folder_name, xet_get
-from huggingface_hub.utils import WeakFileLock, XetFileData, tqdm
+from huggingface_hub.utils import WeakFileLock, XetFileData, are_progress_bars_disabled, tqdm
 
+from hf_rws._progress import bar, bars_are_drawn
 from hf_rws._transport import calls
 from hf_rws._transport.calls import AnswerError, Progress
 from hf_rws._transport.exchange import headers, opened, pieces
@@ -94,6 +95,9 @@ class _Arriving(Progress):
         advance = self.advance
 
         class Bar(tqdm):
+            def __init__(self, *args: Any, **options: Any) -> None:
+                super().__init__(*args, **options if bars_are_drawn() else options | {"disable": True})
+
             def update(self, n: float | None = 1) -> bool | None:
                 advance(int(n or 0))
                 return super().update(n)
@@ -269,13 +273,12 @@ def _receive(
         return
     if not announced.trusted:
         sent.pop("authorization", None)
-    with tqdm(
-        total=announced.size, unit="B", unit_scale=True, desc=filename[-40:], name="huggingface_hub.http_get"
-    ) as bar:
+    shown = not are_progress_bars_disabled("huggingface_hub.http_get")
+    with bar(total=announced.size, unit="B", unit_scale=True, desc=filename[-40:], shown=shown) as counter:
         while True:
             before = _size(path)
             try:
-                return _go_on(announced, path, arriving, sent, bar.update, allow)
+                return _go_on(announced, path, arriving, sent, counter.update, allow)
             except Exception as error:
                 if not calls.is_broken_connection(error) or _size(path) <= before:
                     raise

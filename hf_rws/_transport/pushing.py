@@ -17,6 +17,7 @@ from huggingface_hub import errors as hub_errors
 
 from hf_rws import cards
 from hf_rws._files import LARGEST_TEXT, README_NAME, is_file, read_text
+from hf_rws._progress import bars_as_ours
 from hf_rws._transport import calls, repos
 from hf_rws._transport.downloading import download
 from hf_rws._transport.exchange import ask_json, post
@@ -179,7 +180,8 @@ def _commit(
 
     def commit() -> CommitInfo:
         added = [CommitOperationAdd(path_in_repo=name, path_or_fileobj=content) for name, content in contents.items()]
-        return api.create_commit(where.id, added, repo_type=where.repo_type, revision=where.revision, **options)
+        with bars_as_ours("huggingface_hub"):
+            return api.create_commit(where.id, added, repo_type=where.repo_type, revision=where.revision, **options)
 
     try:
         with watched() as make:

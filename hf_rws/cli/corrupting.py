@@ -1,7 +1,6 @@
 """`hf-rws corrupt`."""
 # ruff: noqa: D301 (a raw docstring would take the meaning from click's \b, "leave these lines as they are")
 
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -75,7 +74,7 @@ def corrupt(
         output_dir,
         corruption,
         splits=splits or None,
-        progress=sys.stderr.isatty(),
+        progress=True,
         **given_options(config=dataset_config, revision=dataset_revision, skip_broken=skip_broken),
         **options,
     )

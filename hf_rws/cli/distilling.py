@@ -1,7 +1,6 @@
 """`hf-rws distill`."""
 # ruff: noqa: D301 (a raw docstring would take the meaning from click's \b, "leave these lines as they are")
 
-import sys
 import tempfile
 from dataclasses import replace
 from itertools import count
@@ -140,7 +139,7 @@ def distill(
         bits=parse_bits(bits),
         dataset=Path(images).resolve().name if Path(images).is_dir() else images,
         seed=seed,
-        progress=sys.stderr.isatty(),
+        progress=True,
         **given_options(batch_size=batch_size),
         **options,
     )

@@ -2,7 +2,6 @@
 # ruff: noqa: D301 (a raw docstring would take the meaning from click's \b, "leave these lines as they are")
 
 import json
-import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -158,7 +157,7 @@ def push(
         namespace=namespace,
         name=name,
         collection=not no_collection,
-        progress=sys.stderr.isatty(),
+        progress=True,
         **common,
     )
     rows = [{"repo": id, "commit": commit.oid, "url": str(commit.repo_url)} for id, commit in pushed.commits.items()]

@@ -2,6 +2,7 @@
 
 import functools
 import json
+import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -71,25 +72,33 @@ def output_options(command: Callable[..., Any]) -> Callable[..., Any]:
         "--format", "style", type=click.Choice(_FORMATS), help="Of what is printed.  [default: auto, human or agent]"
     )
     @click.option("--json", "as_json", is_flag=True, help="The same as --format json.")
-    @click.option("-q", "--quiet", is_flag=True, help="The same as --format quiet: one id a line.")
+    @click.option("-q", "--quiet", is_flag=True, help="The same as --format quiet: one id a line, no bars.")
     @functools.wraps(command)
     def with_output(*args: Any, style: str | None, as_json: bool, quiet: bool, **options: Any) -> Any:
         given = [name for name in (style, "json" if as_json else None, "quiet" if quiet else None) if name]
         if len(given) > 1:
             raise click.UsageError("give only one of --format, --json and --quiet")
-        return command(*args, output=Output(_resolved(*given)), **options)
+        printer = Output(_resolved(*given))
+        if printer.style != "quiet":
+            return command(*args, output=printer, **options)
+
+        from hf_rws._progress import no_bars
+
+        with no_bars():
+            return command(*args, output=printer, **options)
 
     return with_output
 
 
 def _resolved(style: str = "auto") -> str:
-    """As `hf` does: "agent" where a coding agent runs the command, else "human"."""
+    """As `hf` does: "agent" where a coding agent runs the command, else "human".
+
+    An agent is known by the variables that are a standard among them; `hf` knows more by a list that it asks the Hub for.
+    """
     if style != "auto":
         return style
-
-    from huggingface_hub.utils import is_agent
-
-    return "human" if sys.stdout.isatty() or not is_agent() else "agent"
+    run_by_an_agent = any(os.environ.get(name) for name in ("AI_AGENT", "AGENT"))
+    return "agent" if run_by_an_agent and not sys.stdout.isatty() else "human"
 
 
 def _columns(rows: Sequence[Mapping[str, Any]]) -> str:

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import PIL
 import torch
-from tqdm.auto import tqdm
 
+from hf_rws._progress import bar
 from hf_rws._version import __version__
 from hf_rws.copies.folder import (
     DATA,
@@ -113,14 +113,14 @@ def write_corrupted_copy(
         ]
         todo = [shard for shard in shards if not shard.path.exists()]
         counts = [sum(len(shard.rows) for shard in some) for some in (shards, todo)]
-        with tqdm(
+        with bar(
             total=counts[0],
+            shown=progress,
             initial=counts[0] - counts[1],
             desc=f"{corruption}-{severity}",
             unit="img",
-            disable=not progress,
-        ) as bar:
-            write_all(todo, num_proc, bar.update)
+        ) as counter:
+            write_all(todo, num_proc, counter.update)
         finish(folder, chosen, on_hub=not Path(dataset).is_dir())
     return folder
 

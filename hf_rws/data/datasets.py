@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from hf_rws._ambient import unaffected
+from hf_rws._progress import bars_as_ours
 from hf_rws.data.decoding import decoded_pixels, existing_column, find_image_column
 from hf_rws.data.preprocessing import Preprocessing, resolve
 from hf_rws.data.sets import ImageSet, Splits, keep_classes, numbered_classes, parse_classes
@@ -126,6 +127,7 @@ def load_split(
     return images if classes is None else keep_classes(images, parse_classes(classes, len(images.classes)))
 
 
+@bars_as_ours("datasets")
 def open_dataset(dataset: str, *, config: str | None = None, revision: str | None = None) -> "datasets.DatasetDict":
     """All splits of a Hub dataset or a folder, as `datasets` reads them.
 

@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from tqdm.auto import tqdm
 
+from hf_rws._progress import bar
 from hf_rws.corruptions.images import UNREADABLE
 from hf_rws.data.preprocessing import Preprocessing
 from hf_rws.errors import AccessError, FormatError, NotFoundError, OptionError, RWSError
@@ -92,7 +92,7 @@ def _write_pixels(
 ) -> None:
     """Write the images as an array in NumPy's format."""
     first: tuple[int, ...] = ()
-    with tqdm(total=len(split), desc=f"decoding {title}", unit="img", leave=False, delay=2) as bar:
+    with bar(total=len(split), desc=f"decoding {title}", unit="img", leave=False, delay=2) as shown:
         for number, image in enumerate(_images(split, column, title)):
             array = as_array(image, preprocessing)
             if not number:
@@ -105,7 +105,7 @@ def _write_pixels(
                     f"{first[2]}x{first[1]}; give an image_size to bring them to one size"
                 )
             file.write(array.tobytes())
-            bar.update()
+            shown.update()
     if not first:
         raise FormatError(f"{title}: no images")
 

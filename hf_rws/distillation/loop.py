@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from timm.optim import create_optimizer_v2
 from torch import Generator, Tensor, nn
-from tqdm.auto import tqdm
 
 from hf_rws._accelerator import create_accelerator
+from hf_rws._progress import bar
 from hf_rws.data.preprocessing import Normalize
 from hf_rws.distillation.arguments import OPTIMIZERS, DistillationArguments, default_steps
 from hf_rws.distillation.mixtures import Corrupter
@@ -147,12 +147,12 @@ class Distiller:
             self.student, weight_decay=0.0, filter_bias_and_bn=False, **options | {"lr": self.peak}
         )
         self.model, self.optimizer = self.accelerator.prepare(self.student, optimizer)
-        self.bar = tqdm(
+        self.bar = bar(
             total=None if arguments.minutes else self.steps,
             desc=f"distilling {corrupter.names[0]}"
             + (f" and {len(corrupter.names) - 1} more" if len(corrupter.names) > 1 else ""),
             unit="step",
-            disable=not (progress and self.accelerator.is_local_main_process),
+            shown=progress,
             mininterval=1,
         )
 

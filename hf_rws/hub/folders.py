@@ -3,7 +3,6 @@
 import json
 import os
 import shutil
-import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,10 +11,10 @@ from typing import Any
 
 from huggingface_hub import CommitInfo
 from safetensors import safe_open
-from tqdm.auto import tqdm
 
 from hf_rws import cards
 from hf_rws._files import README_NAME, is_file, read_json, read_json_lines, read_text, writing
+from hf_rws._progress import bar
 from hf_rws._transport import repos
 from hf_rws._transport.collections import collect
 from hf_rws._transport.headers import read_header
@@ -99,7 +98,7 @@ def push_all(
     options["relicensed"] = license is not None
     of_base: str | None = None
     commits: dict[str, CommitInfo] = {}
-    for key, repo_id in tqdm(addresses.items(), desc="pushing", unit="repo", disable=not progress, file=sys.stderr):
+    for key, repo_id in bar(addresses.items(), shown=progress, desc="pushing", unit="repo"):
         with writing("prepare the push"), tempfile.TemporaryDirectory() as temporary:
             target = Path(temporary)
             if key == BASE:

@@ -9,9 +9,8 @@ from typing import Any
 
 import torch
 from torch import nn
-from tqdm.auto import tqdm
 
-from hf_rws import plots
+from hf_rws import _progress, plots
 from hf_rws.corruptions import corrupt
 from hf_rws.data.datasets import load_splits
 from hf_rws.data.sets import ImageSet, Splits
@@ -60,7 +59,7 @@ def quickstart(
         "corruptions": corruptions, "distilled": _DISTILLED_IMAGES, "notes": {"dataset": data.train.name}
     }  # fmt: skip
     first = run_study(start, data, output_dir, _RECIPE, robust=False, scale_curve=False, **settings)
-    tqdm.write(f"\ndistilled from {_DISTILLED_IMAGES} images without labels:\n{first.to_markdown()}\n", file=sys.stderr)
+    _progress.write(f"\ndistilled from {_DISTILLED_IMAGES} images without labels:\n{first.to_markdown()}\n")
     study = run_study(_start(data, embedded), data, output_dir, _RECIPE, **settings)
     lines = [study.to_markdown(), ""]
     try:

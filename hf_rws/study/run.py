@@ -9,12 +9,12 @@ from typing import Any, Literal
 import timm
 import torch
 from torch import nn
-from tqdm.auto import tqdm
 
 from hf_rws import cards
 from hf_rws._accelerator import is_main_process, state_kept
 from hf_rws._ambient import random_state_kept
 from hf_rws._files import README_NAME, read_json, write_whole
+from hf_rws._progress import bar
 from hf_rws.bases import load_base, named_model
 from hf_rws.corruptions import corrupt
 from hf_rws.data.sets import ImageSet, Splits
@@ -124,7 +124,7 @@ def run_study(
     _keep_start(start, folder)
     weights = {name: value.clone() for name, value in start.state_dict().items()}
     results: dict[str, TrainingResult] = {}
-    for name, wanted in tqdm({BASE: arguments, **runs}.items(), desc="study", unit="model"):
+    for name, wanted in bar({BASE: arguments, **runs}.items(), desc="study", unit="model"):
         start.load_state_dict(weights)
         resume = (folder / name / TRAINING_NAME).is_file()
         results[name] = train(start, data, folder / name, wanted, resume=resume, notes=dict(notes or {}))
@@ -137,7 +137,7 @@ def run_study(
     recipe = {key: getattr(arguments, key) for key in ("epochs", "lr", "schedule", "batch_size", "seed")}
     scales = CURVE_SCALES if scale_curve else (0.0, 1.0)
     rows = []
-    for name in tqdm(corruptions, desc="signatures", unit="signature"):
+    for name in bar(corruptions, desc="signatures", unit="signature"):
         made = {}
         if distilled is not None:
             made["distilled"] = Signature.from_pretrained(folder / signature_name(name, "distilled"))

@@ -19,11 +19,11 @@ from safetensors.torch import load_file
 from timm.optim import create_optimizer_v2
 from torch import Tensor, nn
 from torch.nn import functional as F
-from tqdm.auto import tqdm
 
 from hf_rws._accelerator import create_accelerator, state_kept
 from hf_rws._ambient import learning, random_state_kept
 from hf_rws._files import read_json, read_json_lines, write_whole
+from hf_rws._progress import bar
 from hf_rws.corruptions import corrupt
 from hf_rws.corruptions.mixing import change_groups, equal_shares
 from hf_rws.data.preprocessing import Normalize
@@ -175,12 +175,11 @@ class _TrainingRun:
         self.pixels = self._training_pixels(epoch=0)
         self.labels = data.train.labels.to(self.device)
         self.validation = _corrupted(data.validation, arguments, seed=_draw_seed(arguments, epoch=0) + 1)
-        self.bar = tqdm(
+        self.bar = bar(
             total=arguments.epochs * self.steps,
             initial=self.progress.epoch * self.steps,
             desc=folder.name,
             unit="step",
-            disable=not self.accelerator.is_local_main_process,
             mininterval=1,
         )
 
