@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hf_rws._environment import environment
-from hf_rws.errors import OptionError
+from hf_rws.errors import MissingExtraError, OptionError
 
 if TYPE_CHECKING:
     import torch
@@ -100,18 +100,23 @@ def create_accelerator(
     log_with: Sequence[str] = (),
     project_dir: str | Path | None = None,
 ) -> "Accelerator":
-    """An Accelerator of its own for each training; OptionError if it refuses the precision or a tracker.
+    """An Accelerator of its own for each training.
 
     Args:
         precision: One of `PRECISIONS`.
         gradient_accumulation_steps: Parts in which a batch is computed.
         log_with: Names of trackers.
         project_dir: Where trackers write.
+
+    Raises:
+        OptionError: The device cannot compute the precision, or a tracker is unknown.
+        MissingExtraError: A tracker's package is not installed.
     """
     from accelerate import Accelerator
     from accelerate.state import AcceleratorState, PartialState
     from accelerate.utils import GradientAccumulationPlugin, parse_flag_from_env
 
+    check_trackers(log_with)
     device = PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU")).device
     AcceleratorState._reset_state()  # as transformers does: a second training may want another precision
     try:
@@ -122,8 +127,38 @@ def create_accelerator(
             log_with=list(log_with) or None,
             project_dir=None if project_dir is None else str(project_dir),
         )
-    except ValueError as error:  # a precision that the device cannot compute, an unknown tracker
+    except ValueError as error:  # a precision that the device cannot compute
         raise OptionError(f"Accelerate refuses these training arguments: {error}") from error
+
+
+def check_trackers(names: Sequence[str]) -> None:
+    """Whether Accelerate can report to all of these trackers here; it leaves out in silence what is not installed.
+
+    Raises:
+        OptionError: It knows no such tracker.
+        MissingExtraError: The tracker's package is not installed.
+    """
+    if not names:
+        return
+    from accelerate.tracking import filter_trackers
+    from accelerate.utils import LoggerType
+
+    for name in names:
+        try:
+            there = filter_trackers([name], logging_dir=".")
+        except ValueError as error:
+            known = ", ".join(str(one) for one in LoggerType)
+            raise OptionError(f"log_with={name} is no tracker that Accelerate knows; known: {known}") from error
+        if not there:
+            package = "tensorboard" if name == "all" else name
+            what = "no tracker is installed" if name == "all" else f"the tracker {name} is not installed"
+            raise MissingExtraError(f"{what}: pip install {package}, or leave out log_with={name}")
+
+
+def end_trackers(accelerator: "Accelerator") -> None:
+    """End the trackers' runs; unlike `end_training`, which would part processes that go on together."""
+    for tracker in accelerator.trackers:
+        tracker.finish()
 
 
 @contextmanager

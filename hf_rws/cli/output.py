@@ -93,7 +93,7 @@ def output_options(command: Callable[..., Any]) -> Callable[..., Any]:
 def _resolved(style: str = "auto") -> str:
     """As `hf` does: "agent" where a coding agent runs the command, else "human".
 
-    An agent is known by the variables that are a standard among them; `hf` knows more by a list that it asks the Hub for.
+    An agent is known by the variables that are the standard among them; `hf` has a list besides, from the Hub.
     """
     if style != "auto":
         return style

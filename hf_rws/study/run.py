@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,9 +11,9 @@ import torch
 from torch import nn
 
 from hf_rws import cards
-from hf_rws._accelerator import is_main_process, state_kept
+from hf_rws._accelerator import check_trackers, create_accelerator, end_trackers, is_main_process, state_kept
 from hf_rws._ambient import random_state_kept
-from hf_rws._files import README_NAME, read_json, write_whole
+from hf_rws._files import README_NAME, check_writable, read_json, write_whole
 from hf_rws._progress import bar
 from hf_rws.bases import load_base, named_model
 from hf_rws.corruptions import corrupt
@@ -120,7 +120,8 @@ def run_study(
     if projection not in PROJECTIONS:
         raise OptionError(f"projection must be one of {PROJECTIONS}, got {projection!r}")
     runs = {robust_name(name): replace(arguments, corruption=(name,)) for name in corruptions if robust}
-    folder = Path(output_dir)
+    check_trackers(arguments.log_with)
+    folder = check_writable(output_dir, "the study")
     _keep_start(start, folder)
     weights = {name: value.clone() for name, value in start.state_dict().items()}
     results: dict[str, TrainingResult] = {}
@@ -156,8 +157,22 @@ def run_study(
             )
         rows.append(_measure(folder, name, made, results, data.test, scales))
     study = Study(folder, tuple(rows), arguments.summary())
+    _report(study, arguments)
     write_whole(folder / RESULTS_NAME, json.dumps([row.flat() for row in rows], indent=2) + "\n")
     return study
+
+
+def _report(study: Study, arguments: TrainingArguments) -> None:
+    """Tell the trackers what the table says: "fog-5/RA/robust" and so on."""
+    if not arguments.log_with:
+        return
+    accelerator = create_accelerator("no", log_with=arguments.log_with, project_dir=study.folder)
+    accelerator.init_trackers("hf_rws", config={key: str(value) for key, value in asdict(arguments).items()})
+    for row in study.rows:
+        measured: dict[str, Mapping[str, float]] = {"TA": row.ta, "RA": row.ra, "nbytes": row.nbytes}
+        values = {f"{what}/{who}": value for what, values in measured.items() for who, value in values.items()}
+        accelerator.log({f"{row.corruption}-{row.severity}/{name}": value for name, value in values.items()}, step=0)
+    end_trackers(accelerator)
 
 
 def _distill(

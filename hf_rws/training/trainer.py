@@ -20,9 +20,9 @@ from timm.optim import create_optimizer_v2
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from hf_rws._accelerator import create_accelerator, state_kept
+from hf_rws._accelerator import check_trackers, create_accelerator, end_trackers, state_kept
 from hf_rws._ambient import learning, random_state_kept
-from hf_rws._files import read_json, read_json_lines, write_whole
+from hf_rws._files import check_writable, read_json, read_json_lines, write_whole
 from hf_rws._progress import bar
 from hf_rws.corruptions import corrupt
 from hf_rws.corruptions.mixing import change_groups, equal_shares
@@ -101,10 +101,12 @@ def train(
     Raises:
         OptionError: The folder holds another run, or the batch cannot be shared out; the model has no `pretrained_cfg`
             with the preprocessing, knows fewer classes than `data` has, or cannot be trained.
+        MissingExtraError: A tracker's package is not installed.
         AccessError: The folder cannot be written to, or the disk is full.
         FormatError: Its metrics.jsonl, training_args.json or checkpoint is damaged.
     """
-    folder = Path(output_dir)
+    folder = check_writable(output_dir, "the training run")
+    check_trackers(arguments.log_with)
     _check_can_learn(model, data)
     record = _record(model, data, arguments, notes or {})
     if _finished(folder, record, resume):
@@ -240,15 +242,18 @@ class _TrainingRun:
         with _reading_checkpoint(self.checkpoint):
             self.plain.load_state_dict(load_file(best / MODEL_NAME))
         if accelerator.is_main_process:
+            measured = self._test_accuracy()
             self._log(
                 {
                     "best_epoch": self.progress.best_epoch,
                     "validation_accuracy": self.progress.best_accuracy,
-                    "test_accuracy": self._test_accuracy(),
+                    "test_accuracy": measured,
                     "n": len(self.data.test),
                     "mixed_precision": accelerator.mixed_precision,
                 },
             )
+            ta, *ra = measured.items()
+            accelerator.log({"TA": ta[1], **{f"RA/{name}": value for name, value in ra}}, step=self.progress.epoch)
         accelerator.wait_for_everyone()
         if accelerator.is_main_process:
             with _writing_to(self.folder):
@@ -256,8 +261,7 @@ class _TrainingRun:
                     shutil.copyfile(best / name, self.folder / name)
                 _remove(self.checkpoint)
         accelerator.wait_for_everyone()
-        if self.arguments.log_with:
-            accelerator.end_training()
+        end_trackers(accelerator)
         return _read_result(self.folder, self.arguments)
 
     def _test_accuracy(self) -> dict[str, float]:
