@@ -3,10 +3,14 @@
 
 import io
 import sys
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import click
 
+from hf_rws._environment import is_first_process
+from hf_rws._text import one_line
 from hf_rws._version import __version__
 from hf_rws.cli.corrupting import corrupt
 from hf_rws.cli.distilling import distill
@@ -20,8 +24,12 @@ from hf_rws.errors import RWSError
 
 __all__ = ["cli", "main", "run"]
 
-_GOES_ON = {"train": "; with --resume the same command goes on", "study": "; the same command goes on",
-            "quickstart": "; the same command goes on", "corrupt": "; the same command goes on"}  # fmt: skip
+# What is left of a command that was stopped.
+_AFTER_A_STOP = {
+    "train": "; with --resume the same command goes on",
+    **dict.fromkeys(("study", "quickstart", "corrupt", "push"), "; the same command goes on"),
+    **dict.fromkeys(("distill", "evaluate", "extract", "apply", "bundle", "save-base"), "; nothing is kept"),
+}
 
 
 def run(command: click.Command, arguments: Sequence[str] | None = None) -> None:
@@ -29,7 +37,8 @@ def run(command: click.Command, arguments: Sequence[str] | None = None) -> None:
     words = sys.argv[1:] if arguments is None else arguments
     called = _called(command, words)
     try:
-        code = command.main(arguments, standalone_mode=False)
+        with _plain_warnings(called):
+            code = command.main(arguments, standalone_mode=False)
     except RWSError as error:
         note(f"error: {in_options(str(error), called)}")
         sys.exit(1)
@@ -40,7 +49,7 @@ def run(command: click.Command, arguments: Sequence[str] | None = None) -> None:
             note(line)
         sys.exit(error.exit_code)
     except (KeyboardInterrupt, click.Abort):
-        note("stopped" + _GOES_ON.get(str(called.name), ""))
+        note("stopped" + _AFTER_A_STOP.get(str(called.name), ""))
         sys.exit(130)
     sys.exit(code if isinstance(code, int) else 0)
 
@@ -49,6 +58,21 @@ def _called(command: click.Command, words: Sequence[str]) -> click.Command:
     """The command that the words name, if this is a group of them: the first word that is one's name."""
     named = command.commands if isinstance(command, click.Group) else {}
     return next((named[word] for word in words if word in named), command)
+
+
+@contextmanager
+def _plain_warnings(command: click.Command) -> Iterator[None]:
+    """Within, the first process says a warning in one sentence on stderr; its place in the source is of no use here."""
+
+    def show(message: Warning | str, *place: object) -> None:
+        from hf_rws._progress import write
+
+        if is_first_process():
+            write(one_line(f"warning: {in_options(str(message), command)}"))
+
+    with warnings.catch_warnings():
+        warnings.showwarning = show  # type: ignore[assignment]
+        yield
 
 
 def main() -> None:

@@ -2,6 +2,7 @@
 # ruff: noqa: D301 (a raw docstring would take the meaning from click's \b, "leave these lines as they are")
 
 import tempfile
+from contextlib import suppress
 from dataclasses import replace
 from itertools import count
 from pathlib import Path
@@ -27,7 +28,7 @@ from hf_rws.cli.options import (
     token_option,
 )
 from hf_rws.cli.output import Output, note, output_options
-from hf_rws.errors import RWSError
+from hf_rws.errors import AccessError, RWSError
 
 if TYPE_CHECKING:
     from hf_rws.signature import Signature
@@ -119,30 +120,35 @@ def distill(
     from hf_rws._accelerator import is_main_process
     from hf_rws.bases import load_base
     from hf_rws.data import Preprocessing, as_images
+    from hf_rws.distillation import DistillationStopped
     from hf_rws.distillation import distill as distill_signature
 
     read = given_options(
         config=dataset_config, revision=dataset_revision, image_column=image_column, skip_broken=skip_broken
     )
     loaded = load_base(base)
-    signature = distill_signature(
-        loaded.model,
-        as_images(
-            images,
-            preprocessing=Preprocessing.of(loaded.model, use_test_size=False),
-            limit=limit,
+    try:
+        signature = distill_signature(
+            loaded.model,
+            as_images(
+                images,
+                preprocessing=Preprocessing.of(loaded.model, use_test_size=False),
+                limit=limit,
+                seed=seed,
+                **read,
+            ),
+            corruption="all" if "all" in corruption else list(corruption),
+            num_layers=number_or_word(num_layers),
+            bits=parse_bits(bits),
+            dataset=Path(images).resolve().name if Path(images).is_dir() else images,
             seed=seed,
-            **read,
-        ),
-        corruption="all" if "all" in corruption else list(corruption),
-        num_layers=number_or_word(num_layers),
-        bits=parse_bits(bits),
-        dataset=Path(images).resolve().name if Path(images).is_dir() else images,
-        seed=seed,
-        progress=True,
-        **given_options(batch_size=batch_size),
-        **options,
-    )
+            progress=True,
+            **given_options(batch_size=batch_size),
+            **options,
+        )
+        stopped = False
+    except DistillationStopped as stop:
+        signature, stopped = stop.signature, True
     if not is_main_process():
         return
     origin = replace(signature.config.base_model, repo_id=loaded.origin.repo_id, revision=loaded.origin.revision)
@@ -155,26 +161,31 @@ def distill(
     for kind, share in made_by["agreement"].items():
         note(f"{kind}: {share['before']:.3f} -> {share['after']:.3f}")
     folder = None if output_dir is None else _save(signature, output_dir, overwrite=overwrite)
-    url = None if push_to is None else _push(signature, push_to, folder, private=private)
+    if stopped:
+        folder = folder or _save_elsewhere(signature, str(push_to).rpartition("/")[2])
+        note(f"stopped early, {made_by['stopped_early']}: the best signature so far is in {folder}")
+    url = None if push_to is None or stopped else _push(signature, push_to, folder, private=private)
     made = {"folder": folder, "url": url, "nbytes": signature.nbytes}
-    output.record(made, id_key="folder" if push_to is None else "url")
+    output.record(made, id_key="folder" if url is None else "url")
+    if stopped:
+        raise click.exceptions.Exit(130)
 
 
-def _save(signature: "Signature", output_dir: Path, *, overwrite: bool) -> str:
-    """Save; if that fails, the work of minutes is left elsewhere."""
+def _save(signature: "Signature", folder: Path, *, overwrite: bool) -> str:
+    """Save where it was asked for; if that fails, the work of minutes is left elsewhere."""
     try:
-        return str(signature.save_pretrained(output_dir, overwrite=overwrite))
+        return str(signature.save_pretrained(folder, overwrite=overwrite))
     except RWSError as error:
-        raise type(error)(f"{error}; the signature is in {_keep(signature, output_dir.name)}") from error
+        raise type(error)(f"{error}; the signature is in {_save_elsewhere(signature, folder.name)}") from error
 
 
-def _keep(signature: "Signature", name: str) -> str:
-    """Save where there is room: in the present folder under a new name, or else among the temporary files."""
-    free = (Path(name if number == 1 else f"{name}-{number}") for number in count(1))
-    try:
-        return str(signature.save_pretrained(next(path for path in free if not path.exists())))
-    except RWSError:
-        return str(signature.save_pretrained(Path(tempfile.mkdtemp(prefix="hf-rws-"), name)))
+def _save_elsewhere(signature: "Signature", name: str) -> str:
+    """Save in a new folder of about this name, here or where temporary files are."""
+    for place in (Path(), Path(tempfile.gettempdir())):
+        free = (place / (name if number == 1 else f"{name}-{number}") for number in count(1))
+        with suppress(RWSError):
+            return str(signature.save_pretrained(next(path for path in free if not path.exists())))
+    raise AccessError(f"neither here nor in {tempfile.gettempdir()} is room for the signature: it is lost")
 
 
 def _push(signature: "Signature", repo_id: str, folder: str | None, *, private: bool) -> str:
@@ -182,8 +193,7 @@ def _push(signature: "Signature", repo_id: str, folder: str | None, *, private: 
     try:
         return str(signature.push_to_hub(repo_id, private=private or None).commit_url)
     except (RWSError, KeyboardInterrupt) as error:
-        if folder is None:
-            folder = _keep(signature, repo_id.rpartition("/")[2])
+        folder = folder or _save_elsewhere(signature, repo_id.rpartition("/")[2])
         kept = f"the signature is in {folder}: hf-rws push {folder} {repo_id}"
         if isinstance(error, RWSError):
             raise type(error)(f"{error}; {kept}") from error

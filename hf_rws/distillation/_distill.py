@@ -27,6 +27,18 @@ from hf_rws.signature.signature import Signature
 _MIN_IMAGES = 20
 
 
+class DistillationStopped(KeyboardInterrupt):
+    """Ctrl-C during a distillation that had already made the base more robust.
+
+    Attributes:
+        signature: The best so far; its `config.method.training` says under "stopped_early" where the run ended.
+    """
+
+    def __init__(self, signature: Signature) -> None:
+        super().__init__("stopped; the attribute `signature` holds the best so far")
+        self.signature = signature
+
+
 @learning
 @state_kept()
 def distill(
@@ -108,6 +120,7 @@ def distill(
         OptionError: Too few images, or of another size than the base takes; a callable that changes shape or dtype; an
             option that makes no sense; a base with fewer layers, with signatures on, or on the meta device.
         RWSError: Others of its subclasses, as `load_patched` raises them.
+        DistillationStopped: On Ctrl-C, with the best signature so far, if there is one.
     """
     arguments = DistillationArguments(
         steps=steps,
@@ -156,7 +169,10 @@ def distill(
         method=Method("distilled", len(layers), None, training=training),
         tensors=specs,
     )
-    return Signature.from_deltas(deltas, config, name=name)
+    signature = Signature.from_deltas(deltas, config, name=name)
+    if run.stopped:
+        raise DistillationStopped(signature)
+    return signature
 
 
 def _open(base: nn.Module | str | Path) -> tuple[nn.Module, Location | None]:

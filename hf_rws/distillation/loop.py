@@ -19,14 +19,17 @@ from hf_rws.data.preprocessing import Normalize
 from hf_rws.distillation.arguments import OPTIMIZERS, DistillationArguments, default_steps
 from hf_rws.distillation.mixtures import Corrupter
 from hf_rws.distillation.objective import Objective, softened_divergence
-from hf_rws.errors import OptionError
+from hf_rws.errors import OptionError, warn
 from hf_rws.extraction import difference
 from hf_rws.layers import LayerTensor
+from hf_rws.logging import get_logger
 from hf_rws.signature.bits import Bits
 from hf_rws.signature.quantization import rounded
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
+
+_logger = get_logger(__name__)
 
 _MAX_HELD_OUT = 500
 _LOOKS = 10  # at the held-out images during a run
@@ -35,6 +38,7 @@ _WARM_UP = 0.3  # share of the run in which the learning rate climbs, from 0.04 
 _FLOAT16_MAX = torch.finfo(torch.float16).max  # beyond it no signature with codes can be stored
 _ROUNDED = 0.5  # share of the run, at its end, in which quantization-aware steps see rounded weights
 _COARSE = (1, 2, 3, "ternary")  # the bit widths at which rounding costs accuracy that such steps bring back
+_TOO_FEW = 0.25  # share of the usual steps below which a run changes little
 _BLOCK = 8  # batches that are corrupted at once: corruptions are slow on a few images, and a mixture divides them
 _EVALUATION_BATCH = 500
 
@@ -136,6 +140,7 @@ class Distiller:
         self.held_out, self.rows = order[:held_out].sort().values, order[held_out:]
         self.ask = partial(_answers, self.accelerator, self.normalize)
         self.teacher = _Teacher(partial(self.ask, copy.deepcopy(self.student)), images)
+        self.step, self.judged, self.stopped = 0, False, ""
         self.steps = arguments.steps or default_steps(len(self.rows), len(corrupter.names))
         self.optimizer_name = arguments.optimizer
         if arguments.optimizer == "auto":
@@ -162,12 +167,30 @@ class Distiller:
         return {tensor.name: state[tensor.name] for tensor in self.tensors}
 
     def run(self) -> tuple[Snapshot, Snapshot]:
-        """Train; returns what there was before, and the best of what was seen during the run."""
+        """Train; returns what there was before, and the best of what was seen during the run.
+
+        Ctrl-C ends the run early, if there is something better than the base by then; else, and a second time, it is
+        the caller's.
+        """
         check = self._held_out_images()
         began = time.perf_counter()
-        best = before = self._snapshot(check)
-        since, looks, self.step = 0, 0, 0
+        self.best = before = self._snapshot(check)
         self._begin(look_seconds=time.perf_counter() - began)
+        try:
+            self._train(check)
+        except KeyboardInterrupt:
+            self.stopped = self._progress()
+            if self.step and self.accelerator.num_processes == 1:  # several do not stop at the same place
+                self._keep_if_better(self._snapshot(check))
+            if not self.best.loss < before.loss:
+                raise
+        finally:
+            self.bar.close()
+        return before, self.best
+
+    def _train(self, check: tuple[Tensor, Tensor, Tensor]) -> None:
+        """Take the steps, and look at the held-out images in between."""
+        since, looks = 0, 0
         coarse_from = 1 - _ROUNDED if self.arguments.quantization_aware else math.inf
         for images, answers in self._batches():
             fraction = self._fraction()
@@ -175,17 +198,47 @@ class Distiller:
             self.step += 1
             self.bar.update()
             fraction = self._fraction()
+            self._check_budget(fraction)
             if int(fraction * _LOOKS) > looks:
                 looks = int(fraction * _LOOKS)
                 now = self._snapshot(check)
                 self.bar.set_postfix(agreement=f"{now.corrupted:.3f}", clean=f"{now.clean:.3f}")
+                _logger.info("%s: %.3f corrupted, %.3f clean agree", self._progress(), now.corrupted, now.clean)
                 since = since + 1 if fraction > 0.5 else 0
-                if now.loss < best.loss:
-                    best, since = now, 0
+                if self._keep_if_better(now):
+                    since = 0
                 if fraction >= 1 or since >= _PATIENCE:
                     break
-        self.bar.close()
-        return before, best
+
+    def _keep_if_better(self, now: Snapshot) -> bool:
+        better = now.loss < self.best.loss
+        if better:
+            self.best = now
+        return better
+
+    def _progress(self) -> str:
+        """How far the run is, in words."""
+        if self.arguments.minutes is None:
+            return f"step {self.step} of {self.steps}"
+        return f"step {self.step}, after {100 * self._fraction():.0f} % of {self.arguments.minutes:g} minutes"
+
+    def _check_budget(self, fraction: float) -> None:
+        """Say once, as soon as that can be told, that `minutes` are too few for the steps that help."""
+        if self.arguments.minutes is None or self.judged or fraction < 1 / _LOOKS:
+            return
+        self.judged = True
+        expected, usual = self.step / fraction, self.steps
+        if expected < _TOO_FEW * usual and self.accelerator.is_main_process:
+            warn(
+                f"{self.arguments.minutes:g} minutes are enough for about {expected:.0f} steps on this machine, too "
+                f"few to help much: {usual} are usual for these images. minutes={self._minutes_for(usual, fraction)} "
+                "would do, or a GPU; a smaller batch_size or fewer layers (num_layers) make a step faster"
+            )
+
+    def _minutes_for(self, steps: int, fraction: float) -> int:
+        """The time that so many steps would take, and what comes before them."""
+        a_step = fraction * self.seconds / self.step
+        return math.ceil((60 * self.arguments.minutes - self.seconds + steps * a_step) / 60)  # type: ignore[operator]
 
     def record(self) -> dict[str, Any]:
         """What the signature's config says of how it was made."""
@@ -197,6 +250,7 @@ class Distiller:
             "optimizer": self.optimizer_name,
             "lr": self.peak,
             "mixed_precision": self.accelerator.mixed_precision,
+            **({"stopped_early": f"at {self.stopped}"} if self.stopped else {}),
         }
 
     def learn(self, images: Tensor, answers: Tensor, rate: float, *, as_stored: bool = False) -> None:
