@@ -381,3 +381,13 @@ def test_mean_and_deviation_of_the_channels():
     mean, std = images.mean_std()
     assert mean == pytest.approx(values.mean((0, 2, 3)).tolist(), abs=1e-4)
     assert std == pytest.approx(values.std((0, 2, 3), unbiased=False).tolist(), abs=1e-4)
+
+
+def test_numbers_are_no_names(tmp_path):
+    numbered = load_split(_tiny(tmp_path / "numbers", datasets.Value("int32"), labels=(0, 1, 2, 2)))
+    assert not numbered.has_names
+    assert not keep_classes(numbered, [2, 0]).has_names  # whose numbers stay in `classes`
+    assert load_split(_tiny(tmp_path / "names")).has_names
+    assert not ImageSet(pixels(2), torch.zeros(2, dtype=torch.int64), ()).has_names
+    digits = datasets.ClassLabel(names=["0", "1"])
+    assert not load_split(_tiny(tmp_path / "digits", digits)).has_names

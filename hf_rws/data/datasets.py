@@ -178,11 +178,11 @@ def _decoded(
 ) -> ImageSet:
     image_column = find_image_column(split, image_column, dataset)
     label_column = label_column or _label_column(split, dataset)
-    labels, classes = _labels(split, label_column, split_name, dataset)  # first: decoding may take minutes
+    labels, classes, named = _labels(split, label_column, split_name, dataset)  # first: decoding may take minutes
     pixels = decoded_pixels(
         split, split_name, dataset, preprocessing=preprocessing, image_column=image_column, cache_dir=cache_dir
     )
-    return ImageSet(pixels, labels, classes, dataset_name(dataset))
+    return ImageSet(pixels, labels, classes, dataset_name(dataset), named)
 
 
 def dataset_name(dataset: str) -> str:
@@ -203,8 +203,10 @@ def _label_column(split: "datasets.Dataset", dataset: str) -> str:
     )
 
 
-def _labels(split: "datasets.Dataset", column: str, split_name: str, dataset: str) -> tuple[Tensor, tuple[str, ...]]:
-    """The labels, int64 of shape (N,), and the names of the classes; FormatError if the column holds no labels."""
+def _labels(
+    split: "datasets.Dataset", column: str, split_name: str, dataset: str
+) -> tuple[Tensor, tuple[str, ...], bool]:
+    """The labels, int64 of shape (N,), the names of the classes, and whether they have any; FormatError if the column holds no labels."""
     existing_column(split, column, dataset)
     where = f"dataset {dataset!r}: column {column!r} of split {split_name!r}"
     if "int" not in getattr(split.features[column], "dtype", ""):
@@ -217,4 +219,4 @@ def _labels(split: "datasets.Dataset", column: str, split_name: str, dataset: st
     feature = split.features[column]
     named = hasattr(feature, "names")
     classes = tuple(feature.names) if named else numbered_classes(max(values, default=-1) + 1, where)
-    return torch.tensor(values, dtype=torch.int64), classes
+    return torch.tensor(values, dtype=torch.int64), classes, named

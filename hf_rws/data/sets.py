@@ -23,12 +23,14 @@ class ImageSet:
         labels: int64 tensor of shape (N,), values 0 .. len(classes) - 1, on the CPU.
         classes: Class names by label.
         name: What the images are called in tables and cards, e.g. "uoft-cs/cifar10".
+        named: Whether the classes have names; else `classes` holds their numbers as text.
     """
 
     images: Tensor
     labels: Tensor
     classes: tuple[str, ...]
     name: str = ""
+    named: bool = True
 
     def __post_init__(self) -> None:
         if self.images.dtype != torch.uint8 or self.images.ndim != 4 or self.images.shape[1] != 3:
@@ -43,6 +45,11 @@ class ImageSet:
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    @property
+    def has_names(self) -> bool:
+        """Whether `classes` says more than the labels do: names that are not just "0", "1", ... in this order."""
+        return self.named and self.classes != tuple(map(str, range(len(self.classes))))
 
     def subset(self, indices: Tensor | slice) -> "ImageSet":
         """The images at `indices`, in that order."""
@@ -115,4 +122,5 @@ def keep_classes(images: ImageSet, classes: Sequence[int]) -> ImageSet:
     renumbered[list(classes)] = torch.arange(len(classes))
     labels = renumbered[images.labels]
     kept = labels >= 0
-    return ImageSet(images.images[kept], labels[kept], tuple(images.classes[c] for c in classes), images.name)
+    names = tuple(images.classes[number] for number in classes)
+    return replace(images, images=images.images[kept], labels=labels[kept], classes=names)
