@@ -16,7 +16,7 @@ from torch import Tensor
 from hf_rws._choices import SEVERITIES
 from hf_rws.corruptions import available, corrupt
 from hf_rws.data.datasets import load_split
-from hf_rws.data.decoding import as_array
+from hf_rws.data.pictures import as_array
 from hf_rws.data.preprocessing import resolve
 from hf_rws.plots import corruption_sheet
 

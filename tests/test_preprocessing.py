@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 
 from hf_rws.data import Preprocessing, load_split, load_splits
-from hf_rws.data.decoding import as_array
+from hf_rws.data.pictures import as_array
 from hf_rws.data.unlabelled import as_images
 from hf_rws.errors import OptionError
 from tests.helpers import datasets_cache, model, picture, toy_dataset  # noqa: F401

@@ -20,8 +20,9 @@ from hf_rws.copies.folder import (
 )
 from hf_rws.copies.shards import BATCH, Shard, write_all
 from hf_rws.copies.treatment import Treatment, read_images
-from hf_rws.data.datasets import dataset_name, open_dataset
+from hf_rws.data.datasets import dataset_name
 from hf_rws.data.decoding import find_image_column
+from hf_rws.data.sources import open_dataset
 from hf_rws.errors import NotFoundError, OptionError
 
 if TYPE_CHECKING:
@@ -126,7 +127,7 @@ def write_corrupted_copy(
 
 
 def _chosen_splits(
-    loaded: "datasets.DatasetDict", names: Sequence[str] | None, dataset: str
+    loaded: Mapping[str, "datasets.Dataset"], names: Sequence[str] | None, dataset: str
 ) -> dict[str, "datasets.Dataset"]:
     unknown = [name for name in names or () if name not in loaded]
     if unknown:

@@ -12,7 +12,7 @@ from PIL import Image
 from hf_rws.corruptions import corrupt
 from hf_rws.corruptions.images import MIN_SIDE
 from hf_rws.corruptions.registry import find
-from hf_rws.data.decoding import decoded_image
+from hf_rws.data.pictures import decoded_image
 from hf_rws.errors import FormatError, OptionError
 
 if TYPE_CHECKING:

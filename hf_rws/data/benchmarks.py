@@ -29,13 +29,12 @@ from torch import Tensor
 
 from hf_rws._choices import CORRUPTIONS, SEVERITIES
 from hf_rws.corruptions.batch import check_severity
-from hf_rws.data.decoding import as_array, readable
+from hf_rws.data.pictures import IMAGE_ENDINGS, as_array, readable
 from hf_rws.data.preprocessing import Preprocessing, resolve
 from hf_rws.data.sets import ImageSet, numbered_classes, parse_classes
 from hf_rws.errors import FormatError, NotFoundError, OptionError
 
 _LABELS = "labels.npy"
-_IMAGE_ENDINGS = (".jpeg", ".jpg", ".png")
 
 
 class _Part(Protocol):
@@ -209,7 +208,7 @@ def _chosen_classes(
     if not isinstance(wanted, str) and wanted and all(isinstance(name, str) for name in wanted):
         names = tuple(map(str, wanted))
     else:
-        names = tuple(classes[number] for number in parse_classes(wanted, len(classes)))  # type: ignore[arg-type]
+        names = tuple(classes[number] for number in parse_classes(wanted, classes))
     position = {name: label for label, name in enumerate(names)}
     if len(position) < len(names):
         raise OptionError("classes must name each class once")
@@ -354,9 +353,9 @@ def _subfolders(folder: Path) -> tuple[str, ...]:
 
 def _image_files(folder: Path) -> list[Path]:
     files = (path for path in folder.iterdir() if not path.name.startswith("."))
-    found = sorted(path for path in files if path.suffix.lower() in _IMAGE_ENDINGS)
+    found = sorted(path for path in files if path.suffix.lower() in IMAGE_ENDINGS)
     if not found:
-        raise FormatError(f"{folder} holds no images ({', '.join(_IMAGE_ENDINGS)})")
+        raise FormatError(f"{folder} holds no images ({', '.join(IMAGE_ENDINGS)})")
     return found
 
 

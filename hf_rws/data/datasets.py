@@ -1,20 +1,22 @@
 """Image-classification datasets as uint8 tensors: decoded once, memory-mapped, split reproducibly."""
 
-import re
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from hf_rws._ambient import unaffected
-from hf_rws._progress import bars_as_ours
-from hf_rws.data.decoding import decoded_pixels, existing_column, find_image_column
+from hf_rws.data.decoding import Decoded, decoded_pixels, find_image_column
+from hf_rws.data.folders import ImageFolder, some_of
+from hf_rws.data.labels import Labels, in_common, read_labels
+from hf_rws.data.labels import label_column as find_label_column
 from hf_rws.data.preprocessing import Preprocessing, resolve
-from hf_rws.data.sets import ImageSet, Splits, keep_classes, numbered_classes, parse_classes
-from hf_rws.errors import FormatError, NotFoundError, OptionError
+from hf_rws.data.sets import ImageSet, Splits, parse_classes
+from hf_rws.data.sources import check_disjoint, open_dataset, pick
+from hf_rws.errors import FormatError, NotFoundError, OptionError, warn
 
 if TYPE_CHECKING:
     import datasets
@@ -27,7 +29,7 @@ TEST_NAMES = ("test", "validation", "valid", "val")  # in this order: some datas
 def load_splits(
     dataset: str,
     *,
-    classes: str | Sequence[int] | None = None,
+    classes: str | Sequence[int] | Sequence[str] | None = None,
     validation: float = 0.1,
     split_seed: int = 0,
     config: str | None = None,
@@ -39,60 +41,66 @@ def load_splits(
     test_split: str | None = None,
     cache_dir: str | Path | None = None,
     limit: int | None = None,
+    skip_broken: bool = False,
 ) -> Splits:
-    """Load a dataset and draw a validation split from its training set.
+    """Load a dataset and draw a validation split from its training set. Its other splits are not fetched.
 
     Args:
         dataset: Hub id ("uoft-cs/cifar10") or a folder of parquet files or of images sorted by class.
-        classes: Classes to keep, as "0-49,60" or a sequence of numbers; labels are renumbered from 0.
+        classes: Classes to keep, as "0-49,60" or "cat,dog", or a sequence of numbers or names; labels are renumbered
+            from 0 in this order.
         validation: Share of the training set that becomes the validation split, in (0, 1).
         split_seed: Seed of that draw; the same seed gives the same split everywhere.
         config: Name of the configuration, of a dataset that has several.
         revision: Revision of a Hub dataset.
         image_size: Resize the shorter side to this (bicubic) and crop the centre; needed where images differ in size.
         preprocessing: How to bring images to one size instead, e.g. as the model wants: `Preprocessing.of(model)`.
-        image_column: Name of the image column where the features leave a choice.
-        label_column: Name of the label column; by default the class label with the most classes.
-        test_split: Name of the test split; by default the first of `TEST_NAMES` that there is.
+        image_column: Name of the image column where there are several.
+        label_column: Name of the label column, of numbers or of text; by default the class label with the most classes.
+        test_split: Name of the test split; by default the first of `TEST_NAMES` that there is. If it is the training
+            split, as of datasets that have no other, as many images as for the validation split are drawn from it.
         cache_dir: Where decoded images are kept; by default beside the other caches of `datasets`.
-        limit: Keep only so many training images, drawn at random after the split (for trials).
+        limit: Keep only so many training images, drawn at random after the split (for trials); no others are decoded.
+        skip_broken: Leave out images that cannot be decoded, with a warning that lists them, instead of failing.
 
     Returns:
-        Train, validation and test images as uint8 tensors; they are decoded once, into files that are memory-mapped.
+        Train, validation and test images as uint8 tensors, of which no two share an image; they are decoded once, into
+        files that are memory-mapped.
 
     Raises:
         NotFoundError: There is no such dataset, split or column.
         OptionError: An option makes no sense for this dataset.
-        FormatError: An image or a label cannot be used.
+        FormatError: An image or a label cannot be used; training and test split share a file.
     """
     if not 0 < validation < 1:
         raise OptionError(f"validation must be a share between 0 and 1, got {validation!r}")
-    if limit is not None and limit < 1:
-        raise OptionError(f"limit must be at least 1, got {limit!r}")
-    options: dict[str, Any] = {
-        "preprocessing": resolve(preprocessing, image_size),
-        "image_column": image_column,
-        "label_column": label_column,
-        "cache_dir": cache_dir,
-    }
-    loaded = open_dataset(dataset, config=config, revision=revision)
-    train_split = _pick(loaded, TRAIN_NAMES, dataset, "training")
-    chosen_test = _pick(loaded, (test_split,) if test_split else TEST_NAMES, dataset, "test")
-    train, test = (_decoded(loaded[split], split, dataset, **options) for split in (train_split, chosen_test))
-    if len(train.classes) != len(test.classes):  # classes without names are counted, and a split may miss the last
-        names = max(train.classes, test.classes, key=len)
-        train, test = replace(train, classes=names), replace(test, classes=names)
+    reading = _Reading(dataset, resolve(preprocessing, image_size), image_column, label_column, cache_dir, skip_broken)
+    _check_limit(limit)
+    splits = open_dataset(dataset, config=config, revision=revision)
+    train_name = _choose(splits, TRAIN_NAMES, dataset, "training")
+    test_name = _choose(splits, (test_split,) if test_split else TEST_NAMES, dataset, "test")
+    train = reading.rows(splits, train_name)
+    test = None
+    if test_name != train_name:
+        check_disjoint(splits, train_name, test_name, dataset)
+        test = reading.rows(splits, test_name)
+        labels = in_common(train.labels, test.labels)
+        train, test = replace(train, labels=labels[0]), replace(test, labels=labels[1])
     if classes is not None:
-        kept = parse_classes(classes, len(train.classes))
-        train, test = keep_classes(train, kept), keep_classes(test, kept)
-    if not len(test):
+        train, test = train.of(classes), test and test.of(classes)
+    if test is not None and not len(test.numbers):
         raise OptionError(f"{dataset}: no test images are left of the classes {classes}")
-    order = torch.randperm(len(train), generator=torch.Generator().manual_seed(split_seed))
-    held_out = max(1, round(len(train) * validation))
-    if held_out >= len(train):
-        raise OptionError(f"{dataset} has {len(train)} training images: too few for a validation split")
-    train_indices, validation_indices = order[held_out:][:limit].sort().values, order[:held_out].sort().values
-    return Splits(train.subset(train_indices), train.subset(validation_indices), test)
+    count = len(train.numbers)
+    order = torch.randperm(count, generator=torch.Generator().manual_seed(split_seed))
+    held_out = max(1, round(count * validation))
+    tested = held_out if test is None else 0
+    if held_out + tested >= count:
+        raise OptionError(f"{dataset} has {count} training images: too few for a validation split")
+    parts = [order[held_out + tested :][:limit], order[:held_out], order[held_out : held_out + tested]]
+    chosen = [part.sort().values for part in parts]
+    decoded = reading.decoded(train.at(torch.cat(chosen).sort().values))
+    found = [reading.images(train.at(part), decoded) for part in chosen]
+    return Splits(found[0], found[1], found[2] if test is None else reading.images(test, reading.decoded(test)))
 
 
 @unaffected
@@ -100,7 +108,7 @@ def load_split(
     dataset: str,
     split: str = "test",
     *,
-    classes: str | Sequence[int] | None = None,
+    classes: str | Sequence[int] | Sequence[str] | None = None,
     config: str | None = None,
     revision: str | None = None,
     image_size: int | None = None,
@@ -108,81 +116,31 @@ def load_split(
     image_column: str | None = None,
     label_column: str | None = None,
     cache_dir: str | Path | None = None,
+    limit: int | None = None,
+    seed: int = 0,
+    skip_broken: bool = False,
 ) -> ImageSet:
     """Load one split of a dataset; "test" stands for the first of `TEST_NAMES` that there is.
 
-    The options, and the errors raised, are those of `load_splits`.
+    The options, and the errors raised, are those of `load_splits`; but `limit` takes so many images of the split, drawn
+    at random by `seed`. They keep their order, and no others are decoded.
     """
-    loaded = open_dataset(dataset, config=config, revision=revision)
-    chosen = _pick(loaded, TEST_NAMES if split == "test" else (split,), dataset, split)
-    images = _decoded(
-        loaded[chosen],
-        chosen,
-        dataset,
-        preprocessing=resolve(preprocessing, image_size),
-        image_column=image_column,
-        label_column=label_column,
-        cache_dir=cache_dir,
-    )
-    return images if classes is None else keep_classes(images, parse_classes(classes, len(images.classes)))
+    _check_limit(limit)
+    reading = _Reading(dataset, resolve(preprocessing, image_size), image_column, label_column, cache_dir, skip_broken)
+    splits = open_dataset(dataset, config=config, revision=revision)
+    rows = reading.rows(splits, _choose(splits, TEST_NAMES if split == "test" else (split,), dataset, split))
+    if classes is not None:
+        rows = rows.of(classes)
+        if not len(rows.numbers):
+            raise OptionError(f"{dataset}: no images are left of the classes {classes}")
+    if limit is not None and limit < len(rows.numbers):
+        rows = rows.at(drawn(len(rows.numbers), limit, seed))
+    return reading.images(rows, reading.decoded(rows))
 
 
-@bars_as_ours("datasets")
-def open_dataset(dataset: str, *, config: str | None = None, revision: str | None = None) -> "datasets.DatasetDict":
-    """All splits of a Hub dataset or a folder, as `datasets` reads them.
-
-    Args:
-        dataset: Hub id or folder.
-        config: Name of the configuration, of a dataset that has several.
-        revision: Revision of a Hub dataset.
-
-    Raises:
-        NotFoundError: There is no such dataset.
-        OptionError: It has several configurations and none is named, or no such one.
-        FormatError: It cannot be read.
-    """
-    import datasets  # slow to import; only needed when a dataset is read
-
-    local = Path(dataset).is_dir()
-    if not local and not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", dataset):
-        raise NotFoundError(f"dataset {dataset!r}: there is no such folder, and it is no Hub id (user/name)")
-    try:
-        loaded = datasets.load_dataset(str(dataset), config, revision=None if local else revision)
-    except (FileNotFoundError, datasets.exceptions.DatasetNotFoundError, ConnectionError) as error:
-        where = "the folder" if local else "the Hub (or the cache, when offline)"
-        raise NotFoundError(f"dataset {dataset!r} could not be loaded from {where}: {error}") from error
-    except (ValueError, RuntimeError, datasets.exceptions.DatasetGenerationError) as error:
-        if str(error).startswith(("Config name is missing", "BuilderConfig")):
-            what = " ".join(str(error).splitlines()[:2])
-            raise OptionError(f"dataset {dataset!r}: choose a configuration by config: {what}") from error
-        raise FormatError(f"dataset {dataset!r} could not be read: {error}") from error
-    return loaded
-
-
-def _pick(loaded: "datasets.DatasetDict", names: Sequence[str], dataset: str, role: str) -> str:
-    for name in names:
-        if name in loaded:
-            return name
-    raise NotFoundError(f"dataset {dataset!r} has no {role} split; it has: {', '.join(loaded)}")
-
-
-def _decoded(
-    split: "datasets.Dataset",
-    split_name: str,
-    dataset: str,
-    *,
-    preprocessing: Preprocessing | None,
-    image_column: str | None,
-    label_column: str | None,
-    cache_dir: str | Path | None,
-) -> ImageSet:
-    image_column = find_image_column(split, image_column, dataset)
-    label_column = label_column or _label_column(split, dataset)
-    labels, classes, named = _labels(split, label_column, split_name, dataset)  # first: decoding may take minutes
-    pixels = decoded_pixels(
-        split, split_name, dataset, preprocessing=preprocessing, image_column=image_column, cache_dir=cache_dir
-    )
-    return ImageSet(pixels, labels, classes, dataset_name(dataset), named)
+def drawn(count: int, limit: int, seed: int) -> Tensor:
+    """`limit` of the numbers below `count`, drawn at random, ascending."""
+    return torch.randperm(count, generator=torch.Generator().manual_seed(seed))[:limit].sort().values
 
 
 def dataset_name(dataset: str) -> str:
@@ -190,33 +148,99 @@ def dataset_name(dataset: str) -> str:
     return Path(dataset).resolve().name if Path(dataset).is_dir() else dataset
 
 
-def _label_column(split: "datasets.Dataset", dataset: str) -> str:
-    import datasets
-
-    labels = {name: f.num_classes for name, f in split.features.items() if isinstance(f, datasets.ClassLabel)}
-    if labels:
-        return max(labels, key=labels.__getitem__)
-    if "label" in split.features:
-        return "label"
-    raise OptionError(
-        f"dataset {dataset!r} has no class label among {', '.join(split.features)}; name one by label_column"
-    )
+# --- rows, chosen by their labels before anything is decoded ---
 
 
-def _labels(
-    split: "datasets.Dataset", column: str, split_name: str, dataset: str
-) -> tuple[Tensor, tuple[str, ...], bool]:
-    """The labels, int64 of shape (N,), the names of the classes, and whether they have any; FormatError if the column holds no labels."""
-    existing_column(split, column, dataset)
-    where = f"dataset {dataset!r}: column {column!r} of split {split_name!r}"
-    if "int" not in getattr(split.features[column], "dtype", ""):
-        raise FormatError(
-            f"{where} does not hold class numbers but {split.features[column]}; name another label_column"
+@dataclass(frozen=True)
+class _Rows:
+    """Some rows of a split.
+
+    Attributes:
+        split: All rows.
+        split_name: What they are called.
+        numbers: Of the rows, ascending, int64 of shape (N,).
+        labels: Of these rows.
+    """
+
+    split: "datasets.Dataset"
+    split_name: str
+    numbers: Tensor
+    labels: Labels
+
+    def at(self, positions: Tensor) -> "_Rows":
+        labels = replace(self.labels, values=self.labels.values[positions])
+        return replace(self, numbers=self.numbers[positions], labels=labels)
+
+    def of(self, classes: str | Sequence[int] | Sequence[str]) -> "_Rows":
+        """The rows of some classes, which are renumbered in that order."""
+        kept = parse_classes(classes, self.labels.classes)
+        renumbered = torch.full((len(self.labels.classes),), -1)
+        renumbered[list(kept)] = torch.arange(len(kept))
+        values = renumbered[self.labels.values]
+        names = tuple(self.labels.classes[number] for number in kept)
+        return replace(self, labels=replace(self.labels, values=values, classes=names)).at(
+            (values >= 0).nonzero().flatten()
         )
-    values = split.with_format(None)[column][:]
-    if any(value is None or value < 0 for value in values):
-        raise FormatError(f"{where} leaves images without a label; choose another split by test_split")
-    feature = split.features[column]
-    named = hasattr(feature, "names")
-    classes = tuple(feature.names) if named else numbered_classes(max(values, default=-1) + 1, where)
-    return torch.tensor(values, dtype=torch.int64), classes, named
+
+
+@dataclass(frozen=True)
+class _Reading:
+    """How a dataset is read; see `load_splits`."""
+
+    dataset: str
+    preprocessing: Preprocessing | None
+    image_column: str | None
+    label_column: str | None
+    cache_dir: str | Path | None
+    skip_broken: bool
+
+    def rows(self, splits: Mapping[str, "datasets.Dataset"], name: str) -> _Rows:
+        """All rows with a label; FormatError if a dataset leaves some without one."""
+        split, dataset = splits[name], self.dataset
+        find_image_column(split, self.image_column, dataset)
+        column = find_label_column(split, self.label_column, dataset)
+        where = f"dataset {dataset!r}: column {column!r} of split {name!r}"
+        labels = read_labels(split, column, where)
+        rows = _Rows(split, name, torch.arange(len(split)), labels)
+        if not labels.missing:
+            return rows
+        labelled = labels.values >= 0
+        if not isinstance(splits, ImageFolder) or not labelled.any():
+            raise FormatError(f"{where} leaves images without a label; choose another split by test_split")
+        files = [splits.files(name)[number] for number in (~labelled).nonzero().flatten().tolist()]
+        warn(f"{dataset}: {len(files):,} images that lie in no class folder are left out: {some_of(files)}")
+        return rows.at(labelled.nonzero().flatten())
+
+    def decoded(self, rows: _Rows) -> Decoded:
+        return decoded_pixels(
+            rows.split,
+            rows.split_name,
+            self.dataset,
+            rows=rows.numbers,
+            preprocessing=self.preprocessing,
+            image_column=self.image_column,
+            skip_broken=self.skip_broken,
+            cache_dir=self.cache_dir,
+        )
+
+    def images(self, rows: _Rows, decoded: Decoded) -> ImageSet:
+        """The images of rows that are decoded, among others; those that are broken are missing."""
+        pixels, labels = decoded.pixels, rows.labels
+        if not torch.equal(rows.numbers, decoded.rows):
+            there = torch.isin(rows.numbers, decoded.rows)
+            pixels = pixels[torch.searchsorted(decoded.rows, rows.numbers[there])]
+            labels = replace(labels, values=labels.values[there])
+        return ImageSet(pixels, labels.values, labels.classes, dataset_name(self.dataset), labels.named)
+
+
+def _choose(splits: Mapping[str, "datasets.Dataset"], names: Sequence[str], dataset: str, role: str) -> str:
+    for name in names:
+        if (found := pick(splits, name)) is not None:
+            return found
+    advice = "" if role == "training" else f"; choose one by test_split, e.g. {next(iter(splits), 'train')}"
+    raise NotFoundError(f"dataset {dataset!r} has no {role} split; it has: {', '.join(splits)}{advice}")
+
+
+def _check_limit(limit: int | None) -> None:
+    if limit is not None and limit < 1:
+        raise OptionError(f"limit must be at least 1, got {limit!r}")

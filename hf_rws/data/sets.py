@@ -1,7 +1,7 @@
 """Labelled images of one size as tensors, and choosing classes of them."""
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from numbers import Integral
 
@@ -77,30 +77,81 @@ class Splits:
     test: ImageSet
 
 
-def parse_classes(classes: str | Sequence[int], count: int) -> tuple[int, ...]:
-    """Turn "0-49,60" into class numbers below `count`; OptionError says what is wrong.
+def parse_classes(classes: str | Sequence[int] | Sequence[str], names: Sequence[str]) -> tuple[int, ...]:
+    """Turn "0-49,60", "cat,dog" or a sequence of numbers or names into class numbers.
+
+    Args:
+        classes: What is wanted. Names with commas in them are known, too. Where all names are numbers, as of folders
+            that are called 1 to 102, a number is a name.
+        names: The names of all classes by number.
+
+    Raises:
+        OptionError: There is no such class, one is named twice, or none.
 
     Example:
-        >>> parse_classes("0-2,5", 10)
+        >>> parse_classes("0-2,5", "abcdefghij")
         (0, 1, 2, 5)
+        >>> parse_classes("dog, cat", ["bird", "cat", "dog"])
+        (2, 1)
     """
-    if isinstance(classes, str):
-        numbers: list[int] = []
-        for part in classes.split(","):
-            match = re.fullmatch(r"\s*(\d{1,18})(?:-(\d{1,18}))?\s*", part)
-            if match is None:
-                raise OptionError(f"classes must look like '0-49,60', got {classes!r}")
-            first, last = int(match[1]), int(match[2] or match[1])
-            numbers.extend(range(first, last + 1) if last < count else [last])  # a range may be of any length
-    elif isinstance(classes, Iterable) and all(isinstance(number, Integral) for number in classes):
-        numbers = list(classes)
+    position = {name: number for number, name in reversed(list(enumerate(names)))}
+    if all(name.isdecimal() for name in names) and len(position) == len(names):
+        known = {int(name): number for name, number in position.items()}
     else:
-        raise OptionError(f"classes must be text like '0-49,60' or a list of numbers, got {classes!r}")
+        known = {number: number for number in range(len(names))}
+    if isinstance(classes, str):
+        wanted = list(_parts(classes, position, known))
+    elif isinstance(classes, Iterable):
+        wanted = list(classes)
+    else:
+        raise OptionError(f"classes must be text like '0-49,60' or a list of numbers or names, got {classes!r}")
+    numbers: list[int] = []
+    for part in wanted:
+        if isinstance(part, str) and part in position:
+            numbers.append(position[part])
+        elif isinstance(part, str):
+            raise OptionError(f"there is no class {part!r}; there are: {_some(names)}")
+        elif not isinstance(part, Integral):
+            raise OptionError(f"classes must be text like '0-49,60' or a list of numbers or names, got {classes!r}")
+        elif int(part) not in known:
+            raise OptionError(f"classes {classes!r} go beyond the {len(names)} classes ({_span(known)}) of the dataset")
+        else:
+            numbers.append(known[int(part)])
     if not numbers or len(set(numbers)) != len(numbers):
         raise OptionError(f"classes must name each class once and at least one, got {classes!r}")
-    if max(numbers) >= count or min(numbers) < 0:
-        raise OptionError(f"classes {classes!r} go beyond the {count} classes (0 to {count - 1}) of the dataset")
     return tuple(numbers)
+
+
+def _parts(text: str, position: Mapping[str, int], known: Mapping[int, int]) -> Iterator[int | str]:
+    """The names and numbers in a list with commas; of names that hold commas, the longest that fits."""
+    parts = text.split(",")
+    longest = 1 + max((name.count(",") for name in position), default=0)
+    first = 0
+    while first < len(parts):
+        for last in range(min(first + longest, len(parts)), first, -1):
+            name = ",".join(parts[first:last]).strip()
+            if name in position:
+                yield name
+                break
+        else:
+            last = first + 1
+            match = re.fullmatch(r"(\d{1,18})(?:-(\d{1,18}))?", parts[first].strip())
+            if match is None:
+                raise OptionError(
+                    f"classes must look like '0-49,60' or 'cat,dog', got {text!r}: there is no class "
+                    f"{parts[first].strip()!r}; there are: {_some(list(position))}"
+                )
+            low, high = int(match[1]), int(match[2] or match[1])
+            yield from range(low, high + 1) if high in known else [high]  # a range may be of any length
+        first = last
+
+
+def _some(names: Sequence[str], most: int = 10) -> str:
+    return ", ".join(names[:most]) + (f" ... ({len(names)})" if len(names) > most else "")
+
+
+def _span(known: Mapping[int, int]) -> str:
+    return f"{min(known)} to {max(known)}" if known else "none"
 
 
 def numbered_classes(count: int, where: str) -> tuple[str, ...]:
@@ -114,13 +165,3 @@ def numbered_classes(count: int, where: str) -> tuple[str, ...]:
             f"{where} holds the number {count - 1}; more than {_MOST_CLASSES:,} classes are not read: are these labels?"
         )
     return tuple(map(str, range(count)))
-
-
-def keep_classes(images: ImageSet, classes: Sequence[int]) -> ImageSet:
-    """Only the images of `classes`, renumbered in that order."""
-    renumbered = torch.full((len(images.classes),), -1)
-    renumbered[list(classes)] = torch.arange(len(classes))
-    labels = renumbered[images.labels]
-    kept = labels >= 0
-    names = tuple(images.classes[number] for number in classes)
-    return replace(images, images=images.images[kept], labels=labels[kept], classes=names)

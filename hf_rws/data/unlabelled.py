@@ -1,9 +1,11 @@
 """Images without labels, of any kind that users have them in, as one uint8 tensor."""
 
+import os
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import count
 from pathlib import Path
-from typing import Any
+from types import GeneratorType
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -12,11 +14,17 @@ from torch import Tensor
 
 from hf_rws._ambient import unaffected
 from hf_rws.corruptions.images import to_batch
-from hf_rws.data.datasets import TRAIN_NAMES, open_dataset
-from hf_rws.data.decoding import as_array, decoded_image, decoded_pixels, find_image_column, readable
+from hf_rws.data.datasets import TRAIN_NAMES, drawn
+from hf_rws.data.decoding import decoded_pixels, find_image_column
+from hf_rws.data.folders import files_dataset
+from hf_rws.data.pictures import as_array, decoded_image, open_picture, readable
 from hf_rws.data.preprocessing import Preprocessing, resolve
 from hf_rws.data.sets import ImageSet
-from hf_rws.errors import OptionError
+from hf_rws.data.sources import open_dataset
+from hf_rws.errors import FormatError, NotFoundError, OptionError, warn
+
+if TYPE_CHECKING:
+    import datasets
 
 
 @unaffected
@@ -27,42 +35,58 @@ def as_images(
     preprocessing: Preprocessing | None = None,
     limit: int | None = None,
     seed: int = 0,
+    config: str | None = None,
+    revision: str | None = None,
+    image_column: str | None = None,
+    skip_broken: bool = False,
 ) -> Tensor:
     """Read images; labels that come with them are not looked at.
 
     Args:
         images: An `ImageSet`; an array or tensor as `corrupt` takes it (uint8, or float in [0, 1]); the folder or Hub
             id of a dataset, whose training split is used if it has several, or a `datasets` dataset, also a streamed
-            one; or an iterable, or anything with a length and items by number (a dataset of torch or torchvision), of
-            batches of arrays or tensors, of PIL images, or of tuples that begin with one of these.
-        side: Of the square images that are wanted. Images of folders and datasets, and PIL images, are resized (the
+            one; the paths of image files; or an iterable, or anything with a length and items by number (a dataset of
+            torch or torchvision), of batches of arrays or tensors, of PIL images, or of tuples that begin with one of
+            these.
+        side: Of the square images that are wanted. Images of files and datasets, and PIL images, are resized (the
             shorter side to it) and cropped; others must have that size.
         preprocessing: How to bring them to the size that is wanted instead, e.g. `Preprocessing.of(model)`.
-        limit: At most so many images, drawn at random.
+        limit: At most so many images, drawn at random; no others of a dataset are decoded.
         seed: Of that draw.
+        config: Name of the configuration, of a dataset that has several.
+        revision: Revision of a Hub dataset.
+        image_column: Name of the image column where a dataset has several.
+        skip_broken: Leave out images that cannot be decoded, with a warning that lists them, instead of failing.
 
     Returns:
         uint8 tensor of shape (N, 3, H, W); may be memory-mapped, and strided.
 
     Raises:
         OptionError: Images of another kind or size; not one of `side` and `preprocessing` is given.
-        NotFoundError: There is no such folder or dataset.
+        NotFoundError: There is no such folder, file or dataset.
         FormatError: An image cannot be decoded.
     """
     wanted = resolve(preprocessing, side)
     if wanted is None:
         raise OptionError("say what size the images shall have: preprocessing or side")
+
+    def decoded(split: "datasets.Dataset", name: str, dataset: str) -> Tensor:
+        rows = drawn(len(split), limit, seed) if limit is not None and limit < len(split) else None
+        options: dict[str, Any] = {"image_column": image_column, "skip_broken": skip_broken}
+        return decoded_pixels(split, name, dataset, rows=rows, preprocessing=wanted, **options).pixels
+
     if isinstance(images, str | Path):
-        splits = open_dataset(str(images))
+        splits = open_dataset(str(images), config=config, revision=revision)
         name = next((name for name in TRAIN_NAMES if name in splits), next(iter(splits)))
-        split = splits[name]
-        if limit is not None and limit < len(split):
-            split = split.select(_drawn(len(split), limit, seed).tolist())  # before they are decoded
-        found = decoded_pixels(split, name, str(images), preprocessing=wanted)
+        found = decoded(splits[name], name, str(images))
+    elif (files := _paths(images)) is not None:
+        found = decoded(files_dataset(files), "", "images")
+    elif hasattr(images, "features") and hasattr(images, "select_columns") and hasattr(images, "__len__"):
+        found = decoded(images, str(images.split or ""), "the dataset")
     else:
-        found = _read(images, wanted)
+        found = _read(images, wanted, image_column, skip_broken=skip_broken)
         if limit is not None and limit < len(found):
-            found = found[_drawn(len(found), limit, seed)]
+            found = found[drawn(len(found), limit, seed)]
     if found.shape[1:] != (3, *wanted.size):
         sizes = [" x ".join(map(str, shape)) for shape in ((3, *wanted.size), found.shape[1:])]
         raise OptionError(
@@ -72,19 +96,29 @@ def as_images(
     return found
 
 
-def _read(images: Any, wanted: Preprocessing) -> Tensor:
+def _paths(images: Any) -> list[str] | None:
+    """The paths in a list or tuple of them; NotFoundError if one is no file."""
+    if not isinstance(images, list | tuple) or not images or not isinstance(images[0], str | Path):
+        return None
+    for path in images:
+        if not isinstance(path, str | Path):
+            raise OptionError(f"images: of a list of paths all must be paths, not {type(path).__name__}")
+        if not os.path.isfile(path):
+            raise NotFoundError(f"images: {str(path)!r} is no file")
+    return [os.path.abspath(path) for path in images]
+
+
+def _read(images: Any, wanted: Preprocessing, image_column: str | None, *, skip_broken: bool) -> Tensor:
     if isinstance(images, ImageSet):
         return images.images
     if isinstance(images, Tensor | np.ndarray):
         return to_batch(images)[0]  # as it is: it may be a view of a file
-    if hasattr(images, "features") and hasattr(images, "select_columns"):  # of the library datasets
-        if hasattr(images, "__len__"):
-            return decoded_pixels(images, str(images.split or ""), "the dataset", preprocessing=wanted)
-        images = _streamed(images)
+    if hasattr(images, "features") and hasattr(images, "select_columns"):  # of the library datasets, streamed
+        images = _streamed(images, image_column)
     elif hasattr(images, "__len__") and hasattr(images, "__getitem__") and not isinstance(images, Iterable | Mapping):
         images = map(images.__getitem__, range(len(images)))  # of torch or torchvision
     if isinstance(images, Iterable) and not isinstance(images, Mapping):
-        parts = list(_read_parts(iter(images), wanted))
+        parts = list(_read_parts(iter(images), wanted, skip_broken=skip_broken))
         if parts and len({part.shape[1:] for part in parts}) == 1:
             return torch.cat(parts)
         raise OptionError("images: there are none, or their sizes differ" if parts else "images: there are none")
@@ -93,37 +127,50 @@ def _read(images: Any, wanted: Preprocessing) -> Tensor:
     )
 
 
-def _drawn(count: int, limit: int, seed: int) -> Tensor:
-    return torch.randperm(count, generator=torch.Generator().manual_seed(seed))[:limit].sort().values
-
-
-def _streamed(images: Any) -> Iterator[Image.Image]:
+def _streamed(images: Any, image_column: str | None) -> Iterator[Image.Image]:
     """The pictures of a `datasets.IterableDataset`."""
     import datasets
 
     if images.features is None:
         raise OptionError("images: the streamed dataset does not know its columns; cast_column says which are images")
-    column = find_image_column(images, None, "the dataset")
+    column = find_image_column(images, image_column, "the dataset")
     feature = images.features[column]
     rows = images.select_columns([column]).with_format(None).cast_column(column, datasets.Image(decode=False))
-    return (decoded_image(row[column], feature, f"images: number {number}") for number, row in enumerate(rows))
+
+    def decoded(numbered: tuple[int, Any]) -> Image.Image:
+        number, row = numbered
+        return decoded_image(row[column], feature, f"images: number {number}")
+
+    return map(decoded, enumerate(rows))  # no generator, which would end with the first that is broken
 
 
-def _read_parts(parts: Iterator[Any], wanted: Preprocessing) -> Iterator[Tensor]:
+def _read_parts(parts: Iterator[Any], wanted: Preprocessing, *, skip_broken: bool) -> Iterator[Tensor]:
+    broken = []
     for number in count():
-        with readable(f"images: number {number}"):  # which may be decoded only now
-            try:
-                part = next(parts)
-            except StopIteration:
-                return
-            batch = _read_part(part, wanted)
-        yield batch
+        where, part = f"images: number {number}", None
+        try:
+            with readable(where):  # which may be decoded only now
+                try:
+                    part = next(parts)
+                except StopIteration:
+                    break
+                batch = _read_part(part, wanted, where)
+        except FormatError as error:
+            if not skip_broken or (part is None and isinstance(parts, GeneratorType)):  # which the error has ended
+                raise
+            broken.append(str(error))
+        else:
+            yield batch
+    if broken:
+        warn(f"{len(broken)} of {number} images are left out: {'; '.join(broken)}")
 
 
-def _read_part(part: Any, wanted: Preprocessing) -> Tensor:
+def _read_part(part: Any, wanted: Preprocessing, where: str) -> Tensor:
     """A batch, or one image."""
     if isinstance(part, tuple) or (isinstance(part, list) and part and not isinstance(part[0], Image.Image)):
         part = part[0] if part else part  # (images, labels)
+    if isinstance(part, str | Path):
+        part = open_picture(part, f"{where} ({part})")
     if isinstance(part, Image.Image):
         return torch.from_numpy(as_array(part, wanted).copy())[None]
     if isinstance(part, Tensor | np.ndarray):

@@ -1,0 +1,231 @@
+"""Folders of image files as datasets: every file in them is listed here, and what is not used is said.
+
+Folders that are called train, test, val, ... are the splits if they hold class folders, or if there is nothing beside
+them; then each folder beside them is a split of its own name. Everywhere else all images are one split, "train". Names
+of files never decide. The class of an image is the folder that it lies in.
+"""
+
+import hashlib
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from sys import intern
+from typing import TYPE_CHECKING, Any
+
+from hf_rws.data.pictures import IMAGE_ENDINGS
+from hf_rws.errors import FormatError, warn
+
+if TYPE_CHECKING:
+    import datasets
+
+_SPLIT_WORDS = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("test", "testing", "eval", "evaluation"), "test"),
+    **dict.fromkeys(("validation", "valid", "val", "dev"), "validation"),
+}
+_ONE_SPLIT = "train"
+_CONTAINERS = (".parquet", ".arrow", ".tar", ".zip")  # of images
+_METADATA = ("metadata.csv", "metadata.jsonl", "metadata.parquet")  # of images, as the library datasets knows them
+_BESIDES = ("readme", "license", "licence", "thumbs.db", "desktop.ini")  # how files begin that nobody misses
+_JUNK = ("__MACOSX", "__pycache__")
+_LISTED = 5
+
+
+def split_of(name: str) -> str:
+    """The usual name of a split, "validation" for "val"; other names stay."""
+    return _SPLIT_WORDS.get(name.lower(), name)
+
+
+def open_image_folder(folder: Path) -> "ImageFolder | None":
+    """A folder of image files; None if it holds a dataset's tables, or images whose metadata say what they are."""
+    files = list_files(folder)
+    images = sum(map(_is_image, files))
+    containers = sum(path.lower().endswith(_CONTAINERS) for path in files)
+    if images <= containers or any(os.path.basename(path) in _METADATA for path in files) or _has_configs(folder):
+        return None
+    return ImageFolder(folder, files)
+
+
+@dataclass(frozen=True)
+class _Split:
+    """Files, by their paths in the dataset's folder, and the class of each: None where there is no class folder."""
+
+    files: Sequence[str]
+    labels: Sequence[str | None]
+
+
+class ImageFolder(Mapping[str, "datasets.Dataset"]):
+    """The splits of a folder of image files.
+
+    Args:
+        folder: The folder.
+        files: All files in it, as `list_files` gives them; a warning says which are not used.
+    """
+
+    def __init__(self, folder: Path, files: Sequence[str]) -> None:
+        self._folder = folder
+        self._splits = _splits([path for path in files if _is_image(path) and _is_text(path)])
+        used = {path for split in self._splits.values() for path in split.files}
+        _say_what_is_left(folder, [path for path in files if path not in used])
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._splits)
+
+    def __len__(self) -> int:
+        return len(self._splits)
+
+    def files(self, split: str) -> Sequence[str]:
+        """The files of a split, by their paths in the folder."""
+        return self._splits[split].files
+
+    @cached_property
+    def _classes(self) -> tuple[str, ...]:
+        """Those of all splits: one may lack some."""
+        return tuple(sorted({name for split in self._splits.values() for name in split.labels if name is not None}))
+
+    def __getitem__(self, split: str) -> "datasets.Dataset":
+        """The images, not decoded, and where there are class folders their labels; None for images in no such folder.
+
+        Raises:
+            FormatError: The folder's own path cannot be written down, or a file is gone.
+        """
+        chosen = self._splits[split]
+        labels = chosen.labels if self._classes else None
+        return _as_dataset([os.path.join(self._folder, path) for path in chosen.files], split, labels, self._classes)
+
+
+def files_dataset(paths: Sequence[str]) -> "datasets.Dataset":
+    """Image files as a dataset; FormatError if a path is not Unicode, or its file is gone."""
+    return _as_dataset(paths, "", None, ())
+
+
+def _as_dataset(
+    paths: Sequence[str], name: str, labels: Sequence[str | None] | None, classes: Sequence[str]
+) -> "datasets.Dataset":
+    import datasets
+    import pyarrow as pa
+
+    unnamed = [path for path in paths if not _is_text(path)]
+    if unnamed:
+        raise FormatError(f"{unnamed[0]}: the path of an image must be Unicode")
+    features: dict[str, Any] = {"image": datasets.Image()}
+    places = pa.array(paths, pa.string())
+    columns = {"image": pa.StructArray.from_arrays([pa.nulls(len(places), pa.binary()), places], ["bytes", "path"])}
+    if labels is not None:
+        features["label"] = datasets.ClassLabel(names=list(classes))
+        number = {name: label for label, name in enumerate(classes)}
+        columns["label"] = pa.array([name and number[name] for name in labels], pa.int64())
+    schema = datasets.Features(features)
+    return datasets.Dataset(
+        pa.table(columns).cast(schema.arrow_schema),
+        info=datasets.DatasetInfo(features=schema),
+        split=datasets.NamedSplit(name) if name.isidentifier() else None,
+        fingerprint=_fingerprint(paths, classes),
+    )
+
+
+def list_files(folder: Path) -> list[str]:
+    """All files at any depth, sorted, by their paths in the folder; hidden files and folders are left out."""
+    found, seen = [], set()
+    for place, names, files in os.walk(folder, followlinks=True):
+        real = os.path.realpath(place)
+        if real in seen:  # by a link that leads back
+            names.clear()
+            continue
+        seen.add(real)
+        names[:] = [name for name in names if not name.startswith(".") and name not in _JUNK]
+        inner = os.path.relpath(place, folder)
+        prefix = "" if inner == os.curdir else os.path.join(inner, "")
+        found += [prefix + name for name in files if not name.startswith(".")]
+    return sorted(found)
+
+
+def _splits(images: Sequence[str]) -> dict[str, _Split]:
+    top, groups = _outermost([path.split(os.sep) for path in images])
+    loose = len(images) > sum(map(len, groups.values()))
+    words = [name for name in groups if name.lower() in _SPLIT_WORDS]
+    classed = any(len(parts) > top + 2 for name in words for parts in groups[name])
+    if not words or (not classed and (loose or len(words) < len(groups))):
+        return {_ONE_SPLIT: _labelled([path.split(os.sep) for path in images], top)}
+    names = [split_of(name) for name in groups]
+    names = names if len(set(names)) == len(names) else list(groups)
+    return {name: _labelled(group, top + 1) for name, group in zip(names, groups.values(), strict=True)}
+
+
+def _outermost(images: Sequence[list[str]]) -> tuple[int, dict[str, list[list[str]]]]:
+    """The depth of the folders that may be splits, below folders that are alone, and the images in each of them."""
+    top = 0
+    while True:
+        groups: dict[str, list[list[str]]] = {}
+        for parts in images:
+            if len(parts) > top + 1:
+                groups.setdefault(parts[top], []).append(parts)
+        alone = len(groups) == 1 and len(images) == len(next(iter(groups.values())))
+        inner = {parts[top + 1].lower() for parts in images if len(parts) > top + 2} if alone else set()
+        if not inner & _SPLIT_WORDS.keys() or next(iter(groups)).lower() in _SPLIT_WORDS:
+            return top, groups
+        top += 1
+
+
+def _labelled(images: Sequence[list[str]], depth: int) -> _Split:
+    """The class of an image is the folder that it lies in, below `depth`."""
+    labels = [intern(parts[-2]) if len(parts) > depth + 1 else None for parts in images]
+    return _Split([os.sep.join(parts) for parts in images], labels)
+
+
+def _is_image(path: str) -> bool:
+    return path.lower().endswith(IMAGE_ENDINGS)
+
+
+def _is_text(path: str) -> bool:
+    """Whether a path is Unicode: tables cannot hold others."""
+    return path.isascii() or not any("\ud800" <= character <= "\udfff" for character in path)
+
+
+def _has_configs(folder: Path) -> bool:
+    """Whether the folder's README.md says, as on the Hub, what its splits are."""
+    readme = folder / "README.md"
+    if not readme.is_file():
+        return False
+    lines = readme.read_text(encoding="utf-8", errors="replace").splitlines()
+    return any(line.startswith(("configs:", "dataset_info:")) for line in lines)
+
+
+def _say_what_is_left(folder: Path, left: Sequence[str]) -> None:
+    images = [path for path in left if _is_image(path) and _is_text(path)]
+    unnamed = [path for path in left if not _is_text(path)]
+    others = [
+        path
+        for path in left
+        if not _is_image(path) and _is_text(path) and not os.path.basename(path).lower().startswith(_BESIDES)
+    ]
+    for what, paths in (
+        ("images beside the folders of the splits", images),
+        ("files whose names are not Unicode", unnamed),
+        ("files that are no images", others),
+    ):
+        if paths:
+            warn(f"{folder}: {len(paths):,} {what} are left out: {some_of(paths)}")
+
+
+def some_of(paths: Sequence[str]) -> str:
+    """The first few."""
+    return ", ".join(paths[:_LISTED]) + (", ..." if len(paths) > _LISTED else "")
+
+
+def _fingerprint(paths: Sequence[str], classes: Sequence[str]) -> str:
+    """What the images of these files are known by: another file in a place is another image.
+
+    Raises:
+        FormatError: A file is gone or cannot be looked at.
+    """
+    digest = hashlib.sha256(repr(tuple(classes)).encode())
+    for path in paths:
+        try:
+            status = os.stat(path)
+        except OSError as error:
+            raise FormatError(f"{path} cannot be read: {error.strerror}") from error
+        digest.update(f"{path}\n{status.st_size}\n{status.st_mtime_ns}\n".encode())
+    return digest.hexdigest()[:16]
