@@ -1,0 +1,400 @@
+"""Accuracy of a model on clean (TA) and on corrupted test images (RA)."""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+from hf_rws._accelerator import resolve_device
+from hf_rws._ambient import unaffected
+from hf_rws.corruptions import corrupt
+from hf_rws.corruptions.batch import check_severity
+from hf_rws.corruptions.registry import all_names, find
+from hf_rws.data.benchmarks import Benchmark, is_benchmark, open_benchmark
+from hf_rws.data.datasets import load_split
+from hf_rws.data.preprocessing import Normalize, Preprocessing
+from hf_rws.data.sets import ImageSet
+from hf_rws.errors import OptionError
+from hf_rws.evaluation.copied import copied_by
+from hf_rws.evaluation.labels import ClassMap, check_count, check_labels, match_classes
+from hf_rws.evaluation.tables import CLEAN, Comparison, Evaluation, Row
+from hf_rws.layers import check_loaded, takes_images_of, unwrap
+
+_State = Callable[[], AbstractContextManager[Any]]  # what a model is put into for a while: its signatures off, or on
+# Weights of red, green and blue in grey, in 1/65536, as Pillow has them (ITU-R 601-2).
+_LUMA = (19595, 38470, 7471)
+
+
+@unaffected
+def evaluate(
+    model: nn.Module,
+    dataset: Any,
+    corruptions: str | Sequence[str] = "all",
+    *,
+    severities: Sequence[int] = (5,),
+    clean: bool = True,
+    seed: int = 0,
+    batch_size: int = 500,
+    limit: int | None = None,
+    class_map: ClassMap | None = None,
+    device: str | torch.device | None = None,
+    progress: bool = False,
+    **dataset_options: Any,
+) -> Evaluation:
+    """Top-1 accuracy on clean and on corrupted images.
+
+    Classes are matched by name where the model and the dataset name theirs, whatever the order or the subset; the model
+    may answer with any of its classes (see `hf_rws.evaluation.match_classes`).
+
+    Args:
+        model: A timm model; it is normalised for by its `pretrained_cfg`, run in eval mode where it is, in the dtype of
+            its weights (also inside `torch.autocast`), and left in the mode that it was in. One that takes grey images
+            is shown grey ones.
+        dataset: The Hub id or folder of a dataset, whose test split is used, each image brought to the model's size as
+            timm's `validate.py` does it; or images as they are: an `ImageSet`, a pair (uint8 images (N, 3, H, W),
+            labels (N,)), or a published benchmark (`hf_rws.data.open_benchmark`): a `Benchmark` or its folder.
+        corruptions: Names, one name, or "all" (all that this machine can make, or all in the benchmark).
+        severities: Severities, 1 to 5.
+        clean: Whether to measure clean images too (published benchmarks have none).
+        seed: Seed of the corruptions' draws.
+        batch_size: Images at a time.
+        limit: Use only the first so many images.
+        class_map: What a class of the dataset is among the model's, where the names do not agree: {"car": "automobile"}.
+        device: Where to measure: "auto" is the GPU where there is one; the model comes back afterwards. By default
+            where it is.
+        progress: Show a bar.
+        dataset_options: Options of `hf_rws.data.load_split` for a dataset, such as `image_size` (instead of the model's
+            own preprocessing: the shorter side resized to it, the centre cut) or `test_split`; of `open_benchmark` for
+            the folder of a benchmark.
+
+    Returns:
+        A row for the clean images and one per corruption and severity. Images of a corrupted copy of a dataset
+        (`hf-rws corrupt`) are not called clean, but e.g. "fog (copy)".
+
+    Raises:
+        OptionError: Unknown corruption or severity; no images, or of a size that the model cannot take; images and
+            labels that do not fit; classes that the model does not know; a model that gives no classes, or is on the
+            meta device; a device that is not there.
+        NotFoundError: There is no such dataset, or files of a benchmark are missing.
+        FormatError: A dataset or benchmark cannot be read.
+
+    Example:
+        >>> model = timm.create_model("resnet18", num_classes=10)
+        >>> images, labels = torch.randint(0, 256, (20, 3, 32, 32), dtype=torch.uint8), torch.arange(20) % 10
+        >>> table = hf_rws.evaluate(model, (images, labels), ["fog", "snow"], severities=[1, 5])
+        >>> [(row.corruption, row.severity) for row in table.rows]
+        [('clean', 0), ('fog', 1), ('fog', 5), ('snow', 1), ('snow', 5)]
+        >>> table["snow"] == (table["snow", 1] + table["snow", 5]) / 2
+        True
+    """
+    (found,) = _evaluations(
+        model,
+        [nullcontext],
+        dataset,
+        corruptions,
+        severities=severities,
+        clean=clean,
+        seed=seed,
+        batch_size=batch_size,
+        limit=limit,
+        class_map=class_map,
+        device=device,
+        progress=progress,
+        **dataset_options,
+    )
+    return found
+
+
+@unaffected
+def compare(model: nn.Module, dataset: Any, corruptions: str | Sequence[str] = "all", **options: Any) -> Comparison:
+    """A patched model beside its base: the same images with all signatures off, and as the model is.
+
+    Args:
+        model: A model with signatures on (`load_patched`, `patch`); it is left as it is.
+        dataset: As for `evaluate`.
+        corruptions: As for `evaluate`.
+        options: The other options of `evaluate`.
+
+    Raises:
+        OptionError: As for `evaluate`; or the model carries no signatures.
+        NotFoundError: As for `evaluate`.
+        FormatError: As for `evaluate`.
+        IntegrityError: Something else changed the weights since they were patched.
+
+    Example:
+        >>> model, robust = (timm.create_model("resnet18", num_classes=10) for _ in range(2))
+        >>> patcher = hf_rws.patch(model, hf_rws.extract(robust, model, None, projection=None, corruption="fog"))
+        >>> images, labels = torch.randint(0, 256, (20, 3, 32, 32), dtype=torch.uint8), torch.arange(20) % 10
+        >>> found = hf_rws.evaluation.compare(model, (images, labels), "fog")
+        >>> found["fog"].value == found.after["fog"] - found.before["fog"]
+        True
+    """
+    patcher: Any = getattr(unwrap(model), "rws", None)
+    if not getattr(patcher, "signatures", None):
+        raise OptionError("the model carries no signatures to compare with its base: put some on by hf_rws.patch")
+    before, after = _evaluations(model, [lambda: patcher.using({}), nullcontext], dataset, corruptions, **options)
+    return before.compare(after)
+
+
+def _evaluations(
+    model: nn.Module,
+    states: Sequence[_State],
+    dataset: Any,
+    corruptions: str | Sequence[str],
+    *,
+    severities: Sequence[int] = (5,),
+    clean: bool = True,
+    seed: int = 0,
+    batch_size: int = 500,
+    limit: int | None = None,
+    class_map: ClassMap | None = None,
+    device: str | torch.device | None = None,
+    progress: bool = False,
+    **dataset_options: Any,
+) -> list[Evaluation]:
+    """An evaluation of the model in each of some states, every image being read and corrupted once."""
+    for label, number in (("limit", limit), ("batch_size", batch_size)):
+        if number is not None and number < 1:
+            raise OptionError(f"{label} must be at least 1, got {number!r}")
+    _check_answers_classes(model)
+    benchmark = _as_benchmark(dataset, dataset_options)
+    settings = _settings(corruptions, severities, benchmark)
+    images, preprocessing = (benchmark, "") if benchmark else _as_image_set(model, dataset, limit, dataset_options)
+    if isinstance(images, ImageSet):
+        if not len(images):
+            raise OptionError("there are no images to evaluate on")
+        check_image_labels(model, images)
+    if not preprocessing:
+        preprocessing = "as they are"
+    answers = match_classes(model, images.classes, class_map=class_map, name=images.name)
+    plain = None if benchmark else copied_by(dataset)
+    if clean and not benchmark:
+        settings.insert(0, (CLEAN, 0))
+    rows: list[list[Row]] = [[] for _ in states]
+    with _on(model, device):
+        place = _first_parameter(model).device
+        for name, severity in tqdm(settings, desc="evaluating", disable=not progress, leave=False):
+            if isinstance(images, Benchmark):
+                parts = images.batches(name, severity, batch_size=batch_size, limit=limit)
+            else:
+                parts = _corrupted(images, name, severity, seed=seed, batch_size=batch_size, device=place)
+            right: list[list[Tensor]] = [[] for _ in states]
+            for part in parts:
+                for state, found in zip(states, right, strict=True):
+                    with state():
+                        predicted = predict(model, part.images, batch_size=batch_size)
+                    found.append(answers.correct(predicted, part.labels))
+            shown = plain if plain and name == CLEAN else (name, severity)
+            for kept, found in zip(rows, right, strict=True):
+                all_right = torch.cat(found)
+                kept.append(Row(*shown, float(all_right.double().mean()), len(all_right), all_right))
+    notes = (answers.note,) if answers.note else ()
+    return [Evaluation(tuple(kept), preprocessing, notes) for kept in rows]
+
+
+def _settings(
+    corruptions: str | Sequence[str], severities: Sequence[int], benchmark: Benchmark | None
+) -> list[tuple[str, int]]:
+    """What to measure; everything is checked before the first forward pass: nothing is worse than an error later."""
+    if corruptions == "all":
+        corruptions = benchmark.corruptions if benchmark else all_names()
+    for label, values in (("corruptions", corruptions), ("severities", severities)):
+        if not isinstance(values, Iterable):
+            raise OptionError(f"{label} must be a list, got {values!r}")
+    names, severities = (corruptions,) if isinstance(corruptions, str) else corruptions, tuple(severities)
+    settings = [(name, severity) for name in names for severity in severities]
+    for name, severity in settings:
+        if benchmark:
+            benchmark.count(name, severity)
+        else:
+            find(name)
+            check_severity(severity)
+    return settings
+
+
+def check_image_labels(model: nn.Module, images: ImageSet) -> None:
+    """OptionError if labels are none of the classes of the images, or, where those have no names, of the model's."""
+    if images.classes:
+        check_labels(images.labels, len(images.classes), f"{images.name or 'the dataset'} has")
+    else:
+        check_labels(images.labels, getattr(model, "num_classes", None))
+
+
+def _corrupted(
+    images: ImageSet, name: str, severity: int, *, seed: int, batch_size: int, device: torch.device
+) -> Iterator[ImageSet]:
+    """Corrupted where the model is, and never all at once."""
+    for first in range(0, len(images), batch_size):
+        part = images.subset(slice(first, first + batch_size))
+        shown = part.images.to(device)
+        yield replace(part, images=shown if name == CLEAN else corrupt(shown, name, severity, seed=seed, index=first))
+
+
+def accuracy(model: nn.Module, images: ImageSet, *, batch_size: int = 500) -> float:
+    """Top-1 accuracy in [0, 1]; classes are matched as `evaluate` does it."""
+    answers = match_classes(model, images.classes, name=images.name)
+    right = answers.correct(predict(model, images.images, batch_size=batch_size), images.labels.cpu())
+    return float(right.double().mean()) if len(right) else 0.0
+
+
+@unaffected
+def predict(model: nn.Module, images: Tensor, *, batch_size: int = 500) -> Tensor:
+    """Predicted classes of images.
+
+    Args:
+        model: A timm model.
+        images: uint8 of shape (N, 3, H, W), of a size that the model takes; made grey for a model of one channel.
+        batch_size: Images at a time.
+
+    Returns:
+        int64 of shape (N,), on the CPU.
+
+    Raises:
+        OptionError: The model cannot take the images, or gives no classes.
+    """
+    _check_answers_classes(model)
+    first = _first_parameter(model)
+    prepare = _preparation(model).to(first.device)
+    found = []
+    with _evaluating(model), torch.inference_mode():
+        for chunk in images.split(batch_size):
+            with takes_images_of(chunk.shape):
+                scores = model(prepare(chunk.to(first.device)).to(first.dtype))
+            if not isinstance(scores, Tensor) or scores.ndim != 2:
+                shape = tuple(scores.shape) if isinstance(scores, Tensor) else type(scores).__name__
+                raise OptionError(f"{_kind(model)} gives no scores of classes, of shape (N, classes), but {shape}")
+            found.append(scores.argmax(1).cpu())
+    return torch.cat(found) if found else torch.empty(0, dtype=torch.int64)
+
+
+def _check_answers_classes(model: nn.Module) -> None:
+    """OptionError if a model has no classifier, as far as it says so itself."""
+    if getattr(unwrap(model), "num_classes", None) == 0:
+        raise OptionError(f"{_kind(model)} has no classifier (num_classes=0): it gives features, no classes")
+
+
+def _kind(model: nn.Module) -> str:
+    return f"this {type(unwrap(model)).__name__}"
+
+
+def _preparation(model: nn.Module) -> nn.Module:
+    """From uint8 RGB images to what a model takes."""
+    normalize, channels = Normalize.of(model), _channels(unwrap(model))
+    if channels == 1:
+        return _Grey(normalize)
+    if channels != 3:
+        raise OptionError(f"{_kind(model)} takes images of {channels} channels; only those for 3 or 1 are measured")
+    return normalize
+
+
+def _channels(model: nn.Module) -> int:
+    """How many channels the images have that a timm model takes; 3 where it does not say."""
+    config: Any = getattr(model, "pretrained_cfg", None) or {}
+    name = config.get("first_conv")
+    weight = getattr(dict(model.named_modules()).get(name), "weight", None) if isinstance(name, str) else None
+    if isinstance(weight, Tensor) and weight.ndim == 4:
+        return weight.shape[1]
+    channels: Any = getattr(model, "in_chans", 3)
+    return channels if isinstance(channels, int) else 3
+
+
+class _Grey(nn.Module):
+    """As `Normalize`, for a model of one channel: Pillow's grey, and the mean of what RGB is normalised by, as timm."""
+
+    def __init__(self, normalize: Normalize) -> None:
+        super().__init__()
+        scale, shift = normalize.scale.flatten(), normalize.shift.flatten()
+        std = 1 / (255 * scale)
+        self.normalize = Normalize([float((-shift * std).mean())], [float(std.mean())])
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Grey and normalise uint8 images of shape (N, 3, H, W)."""
+        red, green, blue = (images[:, channel].to(torch.int32) * weight for channel, weight in enumerate(_LUMA))
+        return self.normalize(((red + green + blue + 0x8000) >> 16).to(torch.uint8).unsqueeze(1))
+
+
+def _first_parameter(model: nn.Module) -> Tensor:
+    """What says where a model is and in which dtype; OptionError if it has no weights, or is on the meta device."""
+    first = next(model.parameters(), None)
+    if first is None:
+        raise OptionError(f"this {type(model).__name__} has no weights; give a timm model")
+    check_loaded({"first": first}, "the model")
+    return first
+
+
+@contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    """Eval mode for a while; every module gets its own mode back."""
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+
+
+@contextmanager
+def _on(model: nn.Module, device: str | torch.device | None) -> Iterator[None]:
+    """The model on another device for a while; None leaves it where it is."""
+    if device is None:
+        yield
+        return
+    before, wanted = _first_parameter(model).device, resolve_device(device)
+    model.to(wanted)
+    try:
+        yield
+    finally:
+        model.to(before)
+
+
+def _as_benchmark(dataset: Any, options: dict[str, Any]) -> Benchmark | None:
+    """The published benchmark that `evaluate` is given, if it is one."""
+    if isinstance(dataset, str | Path) and is_benchmark(dataset):
+        known = {"classes", "image_size", "preprocessing"}
+        if unknown := options.keys() - known:
+            raise OptionError(f"{', '.join(sorted(unknown))}: a published benchmark is measured without")
+        return open_benchmark(dataset, **options)
+    return dataset if isinstance(dataset, Benchmark) else None
+
+
+def _as_image_set(model: nn.Module, dataset: Any, limit: int | None, options: dict[str, Any]) -> tuple[ImageSet, str]:
+    """An `ImageSet` from what `evaluate` takes, its labels on the CPU, and how its images came to their size."""
+    if isinstance(dataset, str | Path):
+        return _loaded(model, str(dataset), limit, options)
+    if options:
+        raise OptionError(f"{', '.join(sorted(options))}: only for a dataset that is read, by its id or folder")
+    if isinstance(dataset, ImageSet):
+        found = dataset if dataset.labels.is_cpu else replace(dataset, labels=dataset.labels.cpu())
+    elif isinstance(dataset, tuple) and len(dataset) == 2:
+        try:
+            images, labels = (torch.as_tensor(part) for part in dataset)
+        except (TypeError, ValueError, RuntimeError) as error:  # text, objects, rows of several lengths
+            raise OptionError(f"a pair (images, labels) must be arrays or tensors of numbers: {error}") from error
+        found = ImageSet(images, labels, ())
+        found = replace(found, labels=labels.to("cpu", torch.int64))
+    else:
+        raise OptionError(
+            f"dataset must be a name, an ImageSet, a Benchmark or a pair (images, labels), got {type(dataset).__name__}"
+        )
+    found = found.subset(slice(limit))
+    height, width = found.images.shape[2:]
+    return found, f"{width}x{height}, as given"
+
+
+def _loaded(model: nn.Module, dataset: str, limit: int | None, options: dict[str, Any]) -> tuple[ImageSet, str]:
+    """The test split of a dataset, its images as the model wants them, or as `image_size` says."""
+    options = dict(options)
+    split = options.pop("test_split", None) or "test"
+    given = options.get("preprocessing"), options.get("image_size")
+    if given == (None, None):
+        options["preprocessing"] = Preprocessing.of(model)
+    images = load_split(dataset, split, **options).subset(slice(limit))
+    if given == (None, None):
+        return images, f"{options['preprocessing']} (the model's own)"
+    return images, str(given[0] or Preprocessing((given[1], given[1])))
