@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -35,7 +36,7 @@ def save_timm_repo(
     Args:
         model: A timm model; its `pretrained_cfg` says what preprocessing is written.
         folder: Directory, made if needed.
-        label_names: Class names by index, written when given.
+        label_names: Class names by index; by default those in the `pretrained_cfg`, if there are any.
         overwrite: Write also into a folder that holds something else than a timm model.
         card: Makes the text of README.md from the config and the size of model.safetensors; without, none is written.
 
@@ -76,6 +77,7 @@ def _weights(model: nn.Module) -> dict[str, Tensor]:
 
 
 def _config(model: nn.Module, label_names: Sequence[str]) -> bytes:
+    """The config as timm writes it, with the class names where the Hub looks for them, and there only."""
     from timm.models._hub import save_config_for_hf
 
     given = {"label_names": list(label_names)} if label_names else {}
@@ -85,4 +87,7 @@ def _config(model: nn.Module, label_names: Sequence[str]) -> bytes:
             save_config_for_hf(model, str(path), model_config=given)
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise OptionError(f"this model cannot be saved, its pretrained_cfg is none of timm's: {error}") from error
-        return path.read_bytes()
+        config = parse_json(path.read_bytes(), CONFIG_NAME)
+    if names := config["pretrained_cfg"].pop("label_names", None):
+        config.setdefault("label_names", names)
+    return json.dumps(config, indent=2).encode()

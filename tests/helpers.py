@@ -56,7 +56,9 @@ def splits(train: int = 32, validation: int = 12, test: int = 20) -> Splits:
 def model(name: str = "vgg16_gap", seed: int = 0, width: float = 0.05, **options) -> torch.nn.Module:
     torch.manual_seed(seed)
     created = timm.create_model(name, num_classes=len(CLASSES), width=width, **options)
-    created.pretrained_cfg = dict(created.pretrained_cfg, input_size=(3, 32, 32), num_classes=len(CLASSES))
+    created.pretrained_cfg = dict(
+        created.pretrained_cfg, input_size=(3, 32, 32), num_classes=len(CLASSES), crop_pct=1.0
+    )
     return created
 
 

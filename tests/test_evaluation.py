@@ -15,14 +15,8 @@ from hf_rws.corruptions import CORRUPTIONS
 from hf_rws.data.preprocessing import Normalize
 from hf_rws.data.sets import ImageSet
 from hf_rws.errors import OptionError
-from hf_rws.evaluation import (
-    Evaluation,
-    Row,
-    _as_image_set,
-    _evaluating,
-    accuracy,
-    predict,
-)
+from hf_rws.evaluation import Evaluation, Row, accuracy, predict
+from hf_rws.evaluation._evaluate import _as_image_set, _evaluating
 from tests.helpers import CLASSES, datasets_cache, image_set, model, pixels, toy_dataset  # noqa: F401
 from tests.models import DEVICES
 
@@ -152,12 +146,12 @@ def test_means():
 def test_markdown():
     assert TABLE.to_markdown().splitlines() == [
         "| corruption | severity | accuracy | n |",
-        "|---|---|---|---|",
+        "| --- | --- | --- | --- |",
         "| clean |  | 75.0 | 8 |",
         "| fog | 1 | 50.0 | 8 |",
         "| fog | 5 | 25.0 | 8 |",
         "| snow | 5 | 0.0 | 8 |",
-        "| mean of corruptions | | 25.0 | |",
+        "| mean of corruptions |  | 25.0 |  |",
     ]
     assert "mean" not in Evaluation(TABLE.rows[:1]).to_markdown()
 
@@ -239,11 +233,12 @@ def test_what_a_dataset_may_be(tmp_path):
     folder = toy_dataset(tmp_path / "toy", test_images=8)
     expected = ImageSet(pixels(8, seed=1), torch.arange(8) % 4, CLASSES, "toy")
     for given in (str(folder), folder):
-        found = _as_image_set(given)
+        found, preprocessing = _as_image_set(model(), given, None, {})
+        assert preprocessing == "32 px, bilinear, crop 1 (the model's own)"
         assert torch.equal(found.images, expected.images)
         assert (found.labels.tolist(), found.classes, found.name) == (expected.labels.tolist(), CLASSES, "toy")
-    assert _as_image_set(expected) is expected
-    pair = _as_image_set((expected.images.numpy(), expected.labels.tolist()))
+    pair, preprocessing = _as_image_set(model(), (expected.images.numpy(), expected.labels.tolist()), None, {})
+    assert preprocessing == "32x32, as given"
     created = model()
-    results = {evaluate(created, given, "fog") for given in (str(folder), expected, pair)}
+    results = {evaluate(created, given, "fog").rows for given in (str(folder), expected, pair)}
     assert len(results) == 1

@@ -119,6 +119,17 @@ def test_config_of_a_saved_repo(tmp_path):
     assert config["label_names"] == list(CLASSES)
 
 
+def test_class_names_outlive_loading_and_saving_and_stand_in_one_place(tmp_path):
+    named = _save(model(), tmp_path / "one")
+    save_timm_repo(named, tmp_path / "two")
+    config = json.loads((tmp_path / "two" / "config.json").read_text())
+    assert config["label_names"] == list(CLASSES)
+    assert "label_names" not in config["pretrained_cfg"]
+    named.reset_classifier(3)  # other classes, whatever they are called
+    save_timm_repo(named, tmp_path / "three")
+    assert "label_names" not in (tmp_path / "three" / "config.json").read_text()
+
+
 def test_a_saved_repo_is_two_files_that_others_may_read(tmp_path):
     save_timm_repo(model(), tmp_path / "repo")
     files = sorted((tmp_path / "repo").iterdir())

@@ -11,6 +11,7 @@ import torch
 import hf_rws
 from hf_rws.bases import load_base
 from hf_rws.corruptions import corrupt
+from hf_rws.data.preprocessing import Preprocessing
 from hf_rws.data.sets import ImageSet, Splits
 from hf_rws.errors import OptionError
 from hf_rws.evaluation import accuracy
@@ -257,12 +258,14 @@ def test_a_random_start_takes_the_datas_normalisation_and_size(data):
 
 def test_a_given_start_keeps_its_weights_and_normalisation_but_not_its_head(data, tmp_path):
     model = trio("vgg16_bn_gap").base()
-    model.pretrained_cfg = dict(model.pretrained_cfg, mean=(0.1, 0.2, 0.3))
+    larger = {"test_input_size": (3, 288, 288), "test_crop_pct": 0.95}  # as many of timm's models are tested
+    model.pretrained_cfg = dict(model.pretrained_cfg, mean=(0.1, 0.2, 0.3), **larger)
     save_timm_repo(model, tmp_path / "start", label_names=[f"old{i}" for i in range(10)])
     start = create_start(tmp_path / "start", data, seed=3)
     assert weights_digest(start) == weights_digest(model)
     assert tuple(start.pretrained_cfg["mean"]) == (0.1, 0.2, 0.3)
     assert "label_names" not in start.pretrained_cfg
+    assert Preprocessing.of(start) == Preprocessing((32, 32), interpolation=start.pretrained_cfg["interpolation"])
     head = start.get_classifier().weight
     assert not torch.equal(head, model.get_classifier().weight)
     assert torch.equal(head, create_start(tmp_path / "start", data, seed=3).get_classifier().weight)

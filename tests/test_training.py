@@ -376,6 +376,18 @@ def test_precisions(precision, tmp_path):
     assert result.test_accuracy["clean"] == accuracy(network, splits().test)
 
 
+def test_what_is_trained_is_called_as_the_data_calls_it(tmp_path):
+    """Names that the outputs had before would be matched with those of the data."""
+    network = model()
+    others = ["door", "apple", "bird", "car"]
+    network.pretrained_cfg = dict(network.pretrained_cfg, label_names=others, label_descriptions={"door": "of a house"})
+    named, _ = _trained(tmp_path / "named", network, epochs=1)
+    plain, _ = _trained(tmp_path / "plain", model(), epochs=1)
+    assert (named.test_accuracy, named.validation_accuracy) == (plain.test_accuracy, plain.validation_accuracy)
+    assert network.pretrained_cfg["label_names"] == list(splits().train.classes)
+    assert "label_descriptions" not in network.pretrained_cfg
+
+
 def test_what_accelerate_refuses_is_our_error(tmp_path, monkeypatch):
     def refuse(**_):
         raise ValueError("fp16 mixed precision requires a GPU")

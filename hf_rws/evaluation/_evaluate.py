@@ -21,7 +21,7 @@ from hf_rws.data.preprocessing import Normalize, Preprocessing
 from hf_rws.data.sets import ImageSet
 from hf_rws.errors import OptionError
 from hf_rws.evaluation.copied import copied_by
-from hf_rws.evaluation.labels import ClassMap, check_count, check_labels, match_classes
+from hf_rws.evaluation.labels import ClassMap, check_labels, match_classes
 from hf_rws.evaluation.tables import CLEAN, Comparison, Evaluation, Row
 from hf_rws.layers import check_loaded, takes_images_of, unwrap
 
@@ -64,7 +64,7 @@ def evaluate(
         seed: Seed of the corruptions' draws.
         batch_size: Images at a time.
         limit: Use only the first so many images.
-        class_map: What a class of the dataset is among the model's, where the names do not agree: {"car": "automobile"}.
+        class_map: What classes of the dataset are among the model's, where names do not agree: {"car": "automobile"}.
         device: Where to measure: "auto" is the GPU where there is one; the model comes back afterwards. By default
             where it is.
         progress: Show a bar.
@@ -168,7 +168,7 @@ def _evaluations(
     if isinstance(images, ImageSet):
         if not len(images):
             raise OptionError("there are no images to evaluate on")
-        check_image_labels(model, images)
+        check_labels(model, images)
     if not preprocessing:
         preprocessing = "as they are"
     answers = match_classes(model, images.classes, class_map=class_map, name=images.name)
@@ -215,14 +215,6 @@ def _settings(
             find(name)
             check_severity(severity)
     return settings
-
-
-def check_image_labels(model: nn.Module, images: ImageSet) -> None:
-    """OptionError if labels are none of the classes of the images, or, where those have no names, of the model's."""
-    if images.classes:
-        check_labels(images.labels, len(images.classes), f"{images.name or 'the dataset'} has")
-    else:
-        check_labels(images.labels, getattr(model, "num_classes", None))
 
 
 def _corrupted(

@@ -6,7 +6,7 @@ from typing import Any
 from hf_rws._files import read_json
 from hf_rws.errors import RWSError
 
-RECORD = "corruption.json"  # in the folder of a copy
+_RECORD = "corruption.json"  # in the folder of a copy
 
 
 def copied_by(dataset: Any) -> tuple[str, int] | None:
@@ -18,7 +18,7 @@ def copied_by(dataset: Any) -> tuple[str, int] | None:
     Returns:
         E.g. ("fog (copy)", 5); None of what is no copy.
     """
-    path = Path(dataset, RECORD) if isinstance(dataset, str | Path) else None
+    path = Path(dataset, _RECORD) if isinstance(dataset, str | Path) else None
     if path is None or not path.is_file():
         return None
     try:

@@ -10,6 +10,7 @@ import torch
 from timm.data import ImageNetInfo, infer_imagenet_subset
 from torch import Tensor, nn
 
+from hf_rws.data.sets import ImageSet
 from hf_rws.errors import OptionError, warn
 from hf_rws.layers import unwrap
 
@@ -90,16 +91,24 @@ def match_classes(
     return Answers(right, f"classes matched {how}{of_all}")
 
 
-def check_labels(labels: Tensor, count: int | None, whose: str = "the model knows") -> None:
-    """OptionError unless labels are from 0 on, and below `count` where that is known."""
-    if len(labels):
-        first, last = int(labels.min()), int(labels.max())
-        if first < 0 or (count and last >= count):
-            most = f"to {count - 1}, as {whose} {count} classes" if count else "or more"
+def check_classes(model: nn.Module, images: ImageSet) -> None:
+    """OptionError unless a model can be trained on images: it knows, if it says so, as many classes as they have."""
+    _check_count(len(images.classes), getattr(model, "num_classes", None), images.name or "the dataset")
+    check_labels(model, images)
+
+
+def check_labels(model: nn.Module, images: ImageSet) -> None:
+    """OptionError if labels are none of the images' classes or, where those have no names, of the model's."""
+    known: int | None = len(images.classes) or getattr(model, "num_classes", None)
+    if len(images):
+        first, last = int(images.labels.min()), int(images.labels.max())
+        if first < 0 or (known and last >= known):
+            who = f"{images.name or 'the dataset'} has" if images.classes else "the model knows"
+            most = f"to {known - 1}, as {who} {known} classes" if known else "or more"
             raise OptionError(f"labels must be 0 {most}; there are labels from {first} to {last}")
 
 
-def check_count(count: int, known: int | None, where: str) -> None:
+def _check_count(count: int, known: int | None, where: str) -> None:
     """OptionError if there are more classes than a model knows, where that is known."""
     if known and known < count:
         raise OptionError(
@@ -170,10 +179,10 @@ class _Known:
         if isinstance(name, str) and _named(self.names) and (found := self._candidates(name)):
             return tuple(found)
         number = int(name) if str(name).isdecimal() else -1
-        return (number,) if 0 <= number and (self.count is None or number < self.count) else ()
+        return (number,) if number >= 0 and (self.count is None or number < self.count) else ()
 
     def _by_number(self, classes: Sequence[str], wanted: Sequence[int], where: str) -> dict[int, int]:
-        check_count(len(classes), self.count, where)
+        _check_count(len(classes), self.count, where)
         numbers = {label: int(classes[label]) for label in wanted} if not _named(classes) else {}
         own = [int(name) for name in self.names] if self.names and not _named(self.names) else None
         if numbers and own is not None and set(numbers.values()) <= set(own):
@@ -191,8 +200,8 @@ class _Known:
         what = "the numbers that they are called by" if by_name else "their order"
         nameless = "the model's" if _named(classes) else "its"
         warn(
-            f"{where} has {len(classes)} classes, the model {self.count:,}, and {nameless} have no names: {what} "
-            "counts; class_map says what is meant"
+            f"{where} has {len(classes)} classes, the model {self.count:,}, and {nameless} have no names, so they "
+            f"are taken by {what}; class_map says what is meant"
         )
         return numbers if by_name else in_order
 
@@ -241,12 +250,10 @@ def _given(class_map: ClassMap | None, classes: Sequence[str], known: _Known, wh
         if label is None:
             raise OptionError(f"class_map names {name!r}, which {where} does not have; it has: {_some(classes)}")
         several = [answers] if isinstance(answers, str | int) else answers
-        if (
-            not isinstance(several, Sequence)
-            or not several
-            or not all(isinstance(answer, str | int) for answer in several)
-        ):
+        if not isinstance(several, list | tuple) or not all(isinstance(answer, str | int) for answer in several):
             raise OptionError(f"class_map must give names or numbers of the model's classes for {name!r}")
+        if not several:
+            raise OptionError(f"class_map names no class of the model's for {name!r}")
         numbers = [known.number_of(answer) for answer in several]
         if missing := [answer for answer, some in zip(several, numbers, strict=True) if len(some) != 1]:
             how = "several" if known.number_of(missing[0]) else "none"

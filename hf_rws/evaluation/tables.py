@@ -6,7 +6,6 @@ import io
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import Any
 
 import torch
@@ -166,9 +165,8 @@ class Comparison(_Table):
 
     The interval of a difference is that of Agresti & Min (Statistics in Medicine 24, 2005) for matched pairs: of n
     images b were right before only and c after only; with half an image added to each of the four cells, n' = n + 2,
-    b' = b + 1/2, c' = c + 1/2, it is (c' - b')/n' ± 1.96 sqrt(b' + c' - (c' - b')²/n')/n'. The interval of the mean over
-    the corruptions is the normal one for the mean over images of each image's difference, since all rows show the same
-    images.
+    b' = b + 1/2, c' = c + 1/2, it is (c' - b')/n' ± 1.96 sqrt(b' + c' - (c' - b')²/n')/n'. All rows show the same
+    images, so the interval of a mean over rows is the normal one for the mean of each image's own difference.
 
     Attributes:
         before: Of the base.
@@ -206,9 +204,9 @@ class Comparison(_Table):
         return self._errors(0.0, 0.0)
 
     def relative_mce(self) -> float:
-        """Relative mean corruption error: as `mce`, of the errors beyond those on clean images; NaN without a clean row.
+        """Relative mean corruption error: as `mce`, of the errors beyond those on clean images.
 
-        Only where the model before loses accuracy under every corruption does it mean anything; NaN elsewhere.
+        NaN without a clean row, and where the model before loses no accuracy under one of the corruptions.
         """
         clean = [[row for row in one.rows if row.corruption == CLEAN] for one in (self.before, self.after)]
         if not all(clean):
@@ -236,7 +234,7 @@ class Comparison(_Table):
             )
         return records
 
-    @cached_property
+    @property
     def _pairs(self) -> list[tuple[Row, Row]]:
         return list(zip(self.before.rows, self.after.rows, strict=True))
 

@@ -67,7 +67,8 @@ def create_start(
         torch.manual_seed(seed)
         start.reset_classifier(classes)
     config = dict(start.pretrained_cfg, num_classes=classes, input_size=size, crop_pct=1.0, tag=None)
-    config.pop("label_names", None)
+    for key in ("label_names", "label_descriptions", "test_input_size", "test_crop_pct"):  # of what it was before
+        config.pop(key, None)
     if normalization == "dataset" or (is_name and not pretrained):
         config["mean"], config["std"] = data.train.mean_std()
     start.pretrained_cfg = start.default_cfg = config

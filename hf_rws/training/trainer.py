@@ -29,7 +29,8 @@ from hf_rws.corruptions.mixing import change_groups, equal_shares
 from hf_rws.data.preprocessing import Normalize
 from hf_rws.data.sets import ImageSet, Splits
 from hf_rws.errors import AccessError, FormatError, OptionError, RWSError
-from hf_rws.evaluation import accuracy, check_classes
+from hf_rws.evaluation import accuracy
+from hf_rws.evaluation.labels import check_classes
 from hf_rws.fingerprints import weights_digest
 from hf_rws.layers import check_loaded
 from hf_rws.timm_repo import CONFIG_NAME, METRICS_NAME, MODEL_NAME, TRAINING_NAME, save_timm_repo
@@ -154,6 +155,7 @@ class _TrainingRun:
                 write_whole(folder / TRAINING_NAME, json.dumps(record, indent=2, sort_keys=True) + "\n")
         if arguments.log_with:
             self.accelerator.init_trackers("hf_rws", config={k: str(v) for k, v in asdict(arguments).items()})
+        _name_classes(model, data)
         self.device = self.accelerator.device
         self.plain = model.to(self.device).to(memory_format=torch.channels_last)
         optimizer = create_optimizer_v2(
@@ -437,6 +439,14 @@ def _check_can_learn(model: nn.Module, data: Splits) -> None:
         check_classes(model, images)
     if any(tensor.is_inference() for tensor in model.parameters()):
         raise OptionError("the model was made in torch.inference_mode(), where nothing can be trained; make it outside")
+
+
+def _name_classes(model: nn.Module, data: Splits) -> None:
+    """From now on the model's answers are the classes of `data`, whatever they were before."""
+    config: Any = model.pretrained_cfg
+    kept = {key: value for key, value in config.items() if key not in ("label_names", "label_descriptions")}
+    trained: Any = model
+    trained.pretrained_cfg = kept | ({"label_names": list(data.train.classes)} if data.train.classes else {})
 
 
 def _remove(folder: Path) -> None:
