@@ -1,29 +1,55 @@
 """`hf-rws evaluate` and `quickstart`."""
 # ruff: noqa: D301 (a raw docstring would take the meaning from click's \b, "leave these lines as they are")
 
+import json
 import sys
-from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from hf_rws.cli.options import corruption_option, device_option, for_all_it_calls, output_dir, token_option
+from hf_rws._environment import environment
+from hf_rws._files import check_writable, read_json, write_whole
+from hf_rws.cli.options import (
+    batch_size_option,
+    corruption_option,
+    dataset_options,
+    device_option,
+    for_all_it_calls,
+    output_dir,
+    scale_option,
+    seed_option,
+    token_option,
+)
 from hf_rws.cli.output import Output, output_options
+from hf_rws.errors import OptionError
 
 if TYPE_CHECKING:
-    from hf_rws.data import Benchmark, ImageSet
+    from hf_rws.evaluation import Comparison, Evaluation
 
 
-@click.command(short_help="Measure accuracy, clean and corrupted.")
+_AT_A_TIME = 500  # images, where --batch-size is not given
+
+
+def _tried(context: click.Context, option: click.Parameter, path: Path | None) -> Path | None:
+    """--output, tried before the work begins."""
+    if path is not None:
+        if path.is_dir():
+            raise OptionError(f"cannot write the table to {path}: it is a folder; name a file")
+        check_writable(path.parent, "the table")
+    return path
+
+
+@click.command(short_help="Measure accuracy, clean and corrupted, before and after.")
 @click.argument("base")
 @click.argument("signatures", nargs=-1)
-@click.option("--dataset", required=True, help="Hub id or folder (its test split is used), or a CIFAR-10-C.")
-@click.option("--dataset-config", help="Configuration, of a dataset that has several.")
-@click.option("--dataset-revision", help="Revision of a Hub dataset.")
-@click.option("--classes", help="Classes to keep, as in the training, e.g. 0-49,60; a benchmark's also by name.")
-@click.option("--image-size", type=click.IntRange(1), help="Resize and crop images to this, as in the training.")
-@click.option("--scale", "scales", type=float, multiple=True, help="One per signature.")
+@click.option("--dataset", required=True, help="Hub id or folder, or a published benchmark such as CIFAR-10-C.")
+@dataset_options
+@click.option(
+    "--class-map", type=click.Path(path_type=Path),
+    help='JSON file: what classes of the dataset are among the model\'s, {"car": "automobile"}.',
+)  # fmt: skip
+@scale_option
 @corruption_option("Repeatable; all if none is named.", multiple=True)
 @click.option(
     "--clean-only", is_flag=True, help="Measure the images as they are: for a dataset that is corrupted already."
@@ -33,6 +59,15 @@ if TYPE_CHECKING:
     help="Repeatable.",
 )  # fmt: skip
 @click.option("--limit", type=click.IntRange(1), help="Use only the first so many images.")
+@seed_option
+@batch_size_option
+@device_option
+@token_option
+@click.option("--csv", "as_csv", is_flag=True, help="Print comma-separated values.")
+@click.option(
+    "--output", "output_file", type=click.Path(path_type=Path), callback=_tried, metavar="FILE",
+    help="Also write the table there, as its name ends: .csv, .json, .md or .html.",
+)  # fmt: skip
 @output_options
 def evaluate(
     base: str,
@@ -40,47 +75,73 @@ def evaluate(
     dataset: str,
     dataset_config: str | None,
     dataset_revision: str | None,
-    classes: str | None,
-    image_size: int | None,
-    scales: tuple[float, ...],
+    class_map: Path | None,
+    scales: Any,
     corruption: tuple[str, ...],
     clean_only: bool,
     severities: tuple[int, ...],
     limit: int | None,
+    seed: int,
+    batch_size: int | None,
+    device: str,
+    token: str | None,
+    as_csv: bool,
+    output_file: Path | None,
     output: Output,
+    **read_options: Any,
 ) -> None:
-    """Accuracy of BASE with SIGNATURES on, on clean and corrupted test images, or on a published benchmark.
+    """Accuracy of BASE, and beside it of BASE with SIGNATURES on, on clean and corrupted test images.
+
+    Images are brought to the model's size as its config says; --image-size does it otherwise. Classes are matched by
+    name. The difference has its 95 % interval, paired by image.
 
     \b
     Examples:
       hf-rws evaluate base rws-fog --dataset uoft-cs/cifar10 --corruption fog
+      hf-rws evaluate base rws-fog --dataset photos --test-split train --output table.csv
       hf-rws evaluate base rws-fog --dataset cifar10-fog --clean-only
       hf-rws evaluate base rws-fog --dataset CIFAR-10-C --severity 3 --severity 5
     """
-    from hf_rws.data.benchmarks import is_benchmark, open_benchmark
-    from hf_rws.data.datasets import load_split
+    from hf_rws.data.benchmarks import is_benchmark
+    from hf_rws.evaluation import compare
     from hf_rws.evaluation import evaluate as evaluate_model
     from hf_rws.loading import load_patched
 
     if clean_only and (corruption or is_benchmark(dataset)):
         raise click.UsageError("--clean-only goes without --corruption, and not with a published benchmark")
-    model = load_patched(base, list(signatures), scales=list(scales) or None)
-    images: ImageSet | Benchmark
-    if is_benchmark(dataset):
-        images = open_benchmark(dataset, classes=classes, image_size=image_size)
-    else:
-        images = load_split(
-            dataset, config=dataset_config, revision=dataset_revision, classes=classes, image_size=image_size
+    given = {"config": dataset_config, "revision": dataset_revision, **read_options}
+    options: dict[str, Any] = {key: value for key, value in given.items() if value not in (None, False)}
+    if class_map is not None:
+        options["class_map"] = read_json(class_map, str(class_map))
+    with environment({"HF_TOKEN": token} if token else {}):
+        model = load_patched(base, list(signatures), scales=scales)
+        result = (compare if signatures else evaluate_model)(
+            model,
+            dataset,
+            list(corruption) or ([] if clean_only else "all"),
+            severities=severities,
+            limit=limit,
+            seed=seed,
+            batch_size=batch_size or _AT_A_TIME,
+            device=device,
+            progress=sys.stderr.isatty(),
+            **options,
         )
-    result = evaluate_model(
-        model,
-        images,
-        list(corruption) or ([] if clean_only else "all"),
-        severities=severities,
-        limit=limit,
-        progress=sys.stderr.isatty(),
-    )
-    output.table([asdict(row) for row in result.rows], id_key="accuracy", human=result.to_markdown())
+    if as_csv:
+        click.echo(result.to_csv(), nl=False)
+    else:
+        output.table(result.records(), id_key="accuracy", human=result.to_markdown())
+    if output_file is not None:
+        write_whole(output_file, _written(result, output_file.suffix.lower()))
+
+
+def _written(result: "Evaluation | Comparison", ending: str) -> str:
+    """A table in the format of a file's name; Markdown where that says nothing."""
+    if ending == ".csv":
+        return result.to_csv()
+    if ending == ".json":
+        return json.dumps(result.records(), indent=2) + "\n"
+    return (result.to_html() if ending in (".html", ".htm") else result.to_markdown()) + "\n"
 
 
 @click.command(short_help="The whole idea in a few minutes.")

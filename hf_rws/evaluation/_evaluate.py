@@ -17,7 +17,7 @@ from hf_rws.corruptions.batch import check_severity
 from hf_rws.corruptions.registry import all_names, find
 from hf_rws.data.benchmarks import Benchmark, is_benchmark, open_benchmark
 from hf_rws.data.datasets import load_split
-from hf_rws.data.preprocessing import Normalize, Preprocessing
+from hf_rws.data.preprocessing import Normalize, Preprocessing, resolve
 from hf_rws.data.sets import ImageSet
 from hf_rws.errors import OptionError
 from hf_rws.evaluation.copied import copied_by
@@ -164,13 +164,18 @@ def _evaluations(
     _check_answers_classes(model)
     benchmark = _as_benchmark(dataset, dataset_options)
     settings = _settings(corruptions, severities, benchmark)
-    images, preprocessing = (benchmark, "") if benchmark else _as_image_set(model, dataset, limit, dataset_options)
+    notes: list[str] = []
+    if benchmark:
+        images: ImageSet | Benchmark = benchmark
+        preprocessing = str(benchmark.preprocessing or "as they are published")
+    else:
+        images, preprocessing = _as_image_set(model, dataset, limit, dataset_options)
+        if dataset_options.get("test_split"):
+            notes.append(f"split {dataset_options['test_split']!r}")
     if isinstance(images, ImageSet):
         if not len(images):
             raise OptionError("there are no images to evaluate on")
         check_labels(model, images)
-    if not preprocessing:
-        preprocessing = "as they are"
     answers = match_classes(model, images.classes, class_map=class_map, name=images.name)
     plain = None if benchmark else copied_by(dataset)
     if clean and not benchmark:
@@ -189,12 +194,12 @@ def _evaluations(
                     with state():
                         predicted = predict(model, part.images, batch_size=batch_size)
                     found.append(answers.correct(predicted, part.labels))
-            shown = plain if plain and name == CLEAN else (name, severity)
+            called, at = plain if plain and name == CLEAN else (name, severity)
             for kept, found in zip(rows, right, strict=True):
                 all_right = torch.cat(found)
-                kept.append(Row(*shown, float(all_right.double().mean()), len(all_right), all_right))
-    notes = (answers.note,) if answers.note else ()
-    return [Evaluation(tuple(kept), preprocessing, notes) for kept in rows]
+                kept.append(Row(called, at, float(all_right.double().mean()), len(all_right), all_right))
+    notes += [answers.note] if answers.note else []
+    return [Evaluation(tuple(kept), preprocessing, tuple(notes)) for kept in rows]
 
 
 def _settings(
@@ -383,10 +388,7 @@ def _loaded(model: nn.Module, dataset: str, limit: int | None, options: dict[str
     """The test split of a dataset, its images as the model wants them, or as `image_size` says."""
     options = dict(options)
     split = options.pop("test_split", None) or "test"
-    given = options.get("preprocessing"), options.get("image_size")
-    if given == (None, None):
-        options["preprocessing"] = Preprocessing.of(model)
-    images = load_split(dataset, split, **options).subset(slice(limit))
-    if given == (None, None):
-        return images, f"{options['preprocessing']} (the model's own)"
-    return images, str(given[0] or Preprocessing((given[1], given[1])))
+    wanted = resolve(options.pop("preprocessing", None), options.pop("image_size", None))
+    preprocessing = wanted or Preprocessing.of(model)
+    images = load_split(dataset, split, preprocessing=preprocessing, **options).subset(slice(limit))
+    return images, str(preprocessing) if wanted else f"{preprocessing} (the model's own)"

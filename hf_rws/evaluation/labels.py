@@ -80,9 +80,8 @@ def match_classes(
             return Answers()
         classes = [str(number) for number in range(known.count or 1 + max(given))]
     found = given | known.match(classes, [label for label in range(len(classes)) if label not in given], where)
-    right = tuple(found[label] for label in range(len(classes)))
-    if right == tuple((label,) for label in range(len(classes))):
-        right = None
+    listed = tuple(found[label] for label in range(len(classes)))
+    right = None if listed == tuple((label,) for label in range(len(classes))) else listed
     if right is None and (known.count or 0) in (0, len(classes)):
         return Answers()
     how = "by class_map" if given else "by name" if _named(classes) and _named(known.names) else "by number"

@@ -66,8 +66,8 @@ class _Table:
         writer.writerows(records)
         return text.getvalue()
 
-    def _repr_html_(self) -> str:
-        """What a notebook shows."""
+    def to_html(self) -> str:
+        """The same table as HTML."""
         head, *rows = self._lines()
         cells = [("th", head), *(("td", row) for row in rows)]
         body = "".join(
@@ -75,6 +75,10 @@ class _Table:
         )
         facts = f"<p>{html.escape('; '.join(self._facts()))}</p>" if self._facts() else ""
         return f"<table>{body}</table>{facts}"
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows."""
+        return self.to_html()
 
 
 @dataclass(frozen=True)
