@@ -146,7 +146,7 @@ def test_means():
 def test_markdown():
     assert TABLE.to_markdown().splitlines() == [
         "| corruption | severity | accuracy | n |",
-        "| --- | --- | --- | --- |",
+        "|---|---|---|---|",
         "| clean |  | 75.0 | 8 |",
         "| fog | 1 | 50.0 | 8 |",
         "| fog | 5 | 25.0 | 8 |",

@@ -132,9 +132,7 @@ def test_a_class_that_the_model_does_not_know_is_refused_before_a_forward_pass()
     asked = Reddest()
     asked.num_classes, asked.pretrained_cfg["label_names"] = 3, ["red", "green", "blue"]
     images = ImageSet(pixels(2), torch.tensor([0, 1]), ("blue", "mauve"), "photos")
-    with pytest.raises(
-        OptionError, match=r"photos: 1 of its 2 classes are none of the model's 3: 'mauve'; .*class_map"
-    ):
+    with pytest.raises(OptionError, match=r"1 of its 2 classes are none of the model's 3: 'mauve'; .*class_map"):
         evaluate(asked, images, [])
     assert asked.batches == []
 
@@ -158,8 +156,11 @@ def test_a_model_without_names(names):
 def test_a_dataset_without_names():
     assert match_classes(knows(NAMES), ()).right is None
     assert match_classes(knows(NAMES), ["0", "1", "2", "3", "4"]).right is None
-    with pytest.warns(RWSWarning, match="its have no names, so they are taken by the numbers that they are called"):
-        assert match_classes(knows(NAMES), ["4", "2"]).right == ((4,), (2,))
+    found = match_classes(knows(NAMES), ["4", "2"])
+    assert found.right == ((4,), (2,))
+    assert found.note.startswith("classes matched by number: 2 of the model's 5 classes")
+    with pytest.warns(RWSWarning, match="the model 5, and its have no names, so they are taken by their order"):
+        assert match_classes(knows(NAMES), ["1880", "1881"]).right is None
     folders = sorted(map(str, range(11)))  # as a folder of folders lists them
     with pytest.warns(RWSWarning, match="not in their order: '10' is taken for the model's class 2"):
         assert match_classes(knows(None, count=11), folders).right is None

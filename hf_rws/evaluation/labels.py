@@ -195,14 +195,14 @@ class _Known:
                     f"for the model's class {label}; class_map says what is meant"
                 )
             return in_order
-        by_name = bool(numbers) and max(numbers.values()) < (self.count or 0)
-        what = "the numbers that they are called by" if by_name else "their order"
+        if numbers and max(numbers.values()) < (self.count or 0):
+            return numbers
         nameless = "the model's" if _named(classes) else "its"
         warn(
-            f"{where} has {len(classes)} classes, the model {self.count:,}, and {nameless} have no names, so they "
-            f"are taken by {what}; class_map says what is meant"
+            f"{where} has {len(classes)} classes, the model {self.count:,}, and {nameless} have no names, so they are "
+            "taken by their order; class_map says what is meant"
         )
-        return numbers if by_name else in_order
+        return in_order
 
     def _candidates(self, name: str) -> list[int]:
         """The model's classes that are called so: by the name itself, else by its description, else by a word of it."""

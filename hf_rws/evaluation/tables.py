@@ -54,8 +54,8 @@ class _Table:
     def to_markdown(self) -> str:
         """A table in percent, and what it was measured on below."""
         head, *rows = self._lines()
-        lines = [head, ["---"] * len(head), *rows]
-        text = [f"| {' | '.join(line)} |" for line in lines]
+        text = [f"| {' | '.join(line)} |" for line in (head, *rows)]
+        text.insert(1, "|---" * len(head) + "|")
         return "\n".join([*text, "", "; ".join(facts)] if (facts := self._facts()) else text)
 
     def to_csv(self) -> str:
@@ -169,8 +169,8 @@ class Comparison(_Table):
 
     The interval of a difference is that of Agresti & Min (Statistics in Medicine 24, 2005) for matched pairs: of n
     images b were right before only and c after only; with half an image added to each of the four cells, n' = n + 2,
-    b' = b + 1/2, c' = c + 1/2, it is (c' - b')/n' ± 1.96 sqrt(b' + c' - (c' - b')²/n')/n'. All rows show the same
-    images, so the interval of a mean over rows is the normal one for the mean of each image's own difference.
+    it is (c - b)/n' ± 1.96 sqrt(b + c + 1 - (c - b)²/n')/n'. All rows show the same images, so for a mean over rows the
+    sums over images of each one's mean difference, and of its square, take the places of c - b and b + c.
 
     Attributes:
         before: Of the base.
@@ -280,14 +280,9 @@ def _difference(pairs: Sequence[tuple[Row, Row]]) -> Difference:
     n = pairs[0][0].n if pairs else 0
     if len(known) < len(pairs) or not n or any(len(before) != n for before, _ in known):
         return Difference(value, None)
-    if len(known) == 1:
-        before, after = known[0]
-        lost, gained = int((before & ~after).sum()) + 0.5, int((after & ~before).sum()) + 0.5
-        middle, total = (gained - lost) / (n + 2), n + 2
-        half = _QUANTILE * math.sqrt(lost + gained - (gained - lost) ** 2 / total) / total
-    else:
-        each = torch.stack([after.double() - before.double() for before, after in known]).mean(0)
-        middle, half = value, _QUANTILE * float(each.std(correction=min(1, n - 1))) / math.sqrt(n)
+    each = torch.stack([after.double() - before.double() for before, after in known]).mean(0)
+    middle = float(each.sum()) / (n + 2)
+    half = _QUANTILE * math.sqrt((float(each.square().sum()) + 1) / (n + 2) - middle**2) / math.sqrt(n + 2)
     return Difference(value, (max(-1.0, middle - half), min(1.0, middle + half)))
 
 
