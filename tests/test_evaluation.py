@@ -11,13 +11,23 @@ from torch import nn
 from torchvision.transforms.functional import normalize
 
 from hf_rws import corrupt, evaluate
+from hf_rws.copies import write_corrupted_copy
 from hf_rws.corruptions import CORRUPTIONS
 from hf_rws.data.preprocessing import Normalize
 from hf_rws.data.sets import ImageSet
 from hf_rws.errors import OptionError
 from hf_rws.evaluation import Evaluation, Row, accuracy, predict
 from hf_rws.evaluation._evaluate import _as_image_set, _evaluating
-from tests.helpers import CLASSES, datasets_cache, image_set, model, pixels, toy_dataset  # noqa: F401
+from tests.helpers import (  # noqa: F401
+    CLASSES,
+    datasets_cache,
+    image_set,
+    model,
+    picture,
+    pil,
+    pixels,
+    toy_dataset,
+)
 from tests.models import DEVICES
 
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.247, 0.2435, 0.2616)
@@ -242,3 +252,100 @@ def test_what_a_dataset_may_be(tmp_path):
     created = model()
     results = {evaluate(created, given, "fog").rows for given in (str(folder), expected, pair)}
     assert len(results) == 1
+
+
+# --- how images come to their size ---
+
+
+@pytest.mark.usefixtures("datasets_cache")
+def test_a_dataset_by_name_comes_to_the_models_own_size(tmp_path):
+    """As timm's own transform brings it there; mixed sizes, too."""
+    folder = tmp_path / "photos" / "test"
+    sizes = [(40, 32), (33, 50), (64, 64), (32, 32)]
+    for number, (width, height) in enumerate(sizes):
+        (folder / CLASSES[number]).mkdir(parents=True)
+        picture(number, width, height).save(folder / CLASSES[number] / "a.png")
+    created = model()
+    created.pretrained_cfg = dict(created.pretrained_cfg, crop_pct=0.8)
+    found = evaluate(created, tmp_path / "photos", "contrast")
+    assert found.preprocessing == "32 px, bilinear, crop 0.8 (the model's own)"
+    config = timm.data.resolve_model_data_config(created)
+    transform = timm.data.create_transform(**config)
+    with torch.inference_mode():
+        shown = torch.stack([transform(picture(number, *size)) for number, size in enumerate(sizes)])
+        assert found["clean"] == (created.eval()(shown).argmax(1) == torch.arange(4)).double().mean()
+    assert f"images: {found.preprocessing}" in found.to_markdown()
+    assert {record["preprocessing"] for record in found.records()} == {found.preprocessing}
+    plain = evaluate(created, tmp_path / "photos", [], image_size=40)
+    assert plain.preprocessing == "40 px, bicubic, crop 1"
+
+
+@pytest.mark.usefixtures("datasets_cache")
+def test_a_split_that_is_named_is_measured_and_said(tmp_path):
+    folder = toy_dataset(tmp_path / "toy")
+    found = evaluate(model(), folder, [], test_split="train")
+    assert (found.rows[0].n, found.notes) == (40, ("split 'train'",))
+    assert evaluate(model(), folder, []).notes == ()
+
+
+@pytest.mark.parametrize("given", [image_set(4), (pixels(4), [0, 1, 2, 3])])
+def test_options_of_reading_are_refused_where_nothing_is_read(given):
+    with pytest.raises(OptionError, match="image_size, label_column: only for a dataset that is read"):
+        evaluate(model(), given, [], image_size=32, label_column="fine")
+
+
+@pytest.mark.usefixtures("datasets_cache")
+def test_images_of_a_corrupted_copy_are_not_called_clean(tmp_path):
+    folder = toy_dataset(tmp_path / "toy", train=4, test_images=8)
+    copy = write_corrupted_copy(str(folder), tmp_path / "toy-fog", "fog", severity=3)
+    created = model()
+    found = evaluate(created, copy, [])
+    assert [(row.corruption, row.severity) for row in found.rows] == [("fog (copy)", 3)]
+    assert (
+        found["fog (copy)", 3] == evaluate(created, folder, "fog", severities=[3], clean=False).mean() == found.mean()
+    )
+    (copy / "corruption.json").write_text('{"corruption": 5}')  # of something else
+    assert evaluate(created, copy, []).rows[0].corruption == "clean"
+
+
+# --- models of other kinds ---
+
+
+def grey(images):
+    return torch.stack([torch.from_numpy(np.array(pil(image).convert("L"))) for image in images])
+
+
+def test_a_model_of_one_channel_is_shown_grey_images():
+    """Pillow's grey, normalised by the mean of what RGB is normalised by: as timm's loader does it."""
+    created = timm.create_model("resnet18", in_chans=1, num_classes=4, channels=(8, 8, 8, 8)).eval()
+    images = pixels(16, size=40)
+    mean, std = (sum(created.pretrained_cfg[key]) / 3 for key in ("mean", "std"))
+    with torch.inference_mode():
+        expected = created((grey(images)[:, None] / 255 - mean) / std).argmax(1)
+    assert torch.equal(predict(created, images), expected)
+    assert evaluate(created, (images, expected), []).rows[0].accuracy == 1
+
+
+def test_what_gives_no_classes_or_takes_other_channels_is_told():
+    small = {"channels": (8, 8, 8, 8)}
+    features = timm.create_model("resnet18", features_only=True, **small)
+    for given, message in (
+        (timm.create_model("resnet18", num_classes=0, **small), r"this ResNet has no classifier \(num_classes=0\)"),
+        (features, "this FeatureListNet gives no scores of classes, of shape .* but list"),
+        (timm.create_model("resnet18", in_chans=4, **small), "takes images of 4 channels; only those for 3 or 1"),
+    ):
+        for call in (lambda one: evaluate(one, image_set(4), []), lambda one: predict(one, pixels(4))):
+            with pytest.raises(OptionError, match=message):
+                call(given)
+
+
+# --- devices ---
+
+
+@pytest.mark.parametrize("device", ["auto", *DEVICES])
+def test_the_model_comes_back_from_the_device(device):
+    created, images = model(), image_set(8)
+    assert evaluate(created, images, "contrast", device=device) == evaluate(created, images, "contrast")
+    assert next(created.parameters()).device == torch.device("cpu")
+    with pytest.raises(OptionError, match="there is no device 'cuda:99' here"):
+        evaluate(created, images, [], device="cuda:99")
