@@ -24,10 +24,15 @@ from hf_rws._files import read_json
 from hf_rws._transport.headers import Header, read_header
 from hf_rws._transport.ids import Location, parse_id
 from hf_rws._transport.reading import fetch
-from hf_rws.errors import FormatError, NotFoundError, OptionError
+from hf_rws.errors import FormatError, MismatchError, NotFoundError, OptionError
+from hf_rws.layers import head_names
 from hf_rws.timm_repo import CONFIG_NAME, MODEL_NAME, TRAINING_NAME
 
-__all__ = ["Base", "load_base", "named_model"]
+__all__ = ["Base", "base_of_weights", "check_preprocessing", "load_base", "named_model"]
+
+_PICKLED = "pytorch_model.bin"  # what timm's save_for_hf writes by default
+_STATE_DICT = "save model.state_dict(), best with safetensors.torch.save_file"
+_AS_SAFETENSORS = "timm writes that file with save_for_hf(..., safe_serialization=True), hf_rws.hub.save_base makes it of other weights"
 
 _LARGEST_ARGUMENT = 1_000_000  # classes, channels, pixels of a side
 _ROOM = 2**24  # values that a model may hold beyond four times those of its file
@@ -64,7 +69,9 @@ def load_base(
 
     Args:
         id: A folder that holds a timm repo, "user/name", "hf-hub:user/name" (each possibly followed by "@revision"), or
-            a timm name such as "resnet50.a1_in1k", whose weights timm fetches.
+            a timm name such as "resnet50.a1_in1k", whose weights timm fetches. A folder's weights may be in a
+            pytorch_model.bin, as timm's `save_for_hf` writes by default, which is read for its tensors alone; of the
+            Hub only model.safetensors is read.
         revision: Branch, tag or commit on the Hub.
         token: Hub token; by default the stored one.
         cache_dir: Hub cache.
@@ -78,6 +85,11 @@ def load_base(
         NetworkError: The Hub cannot be reached.
         FormatError: The files are not a timm model's.
     """
+    if os.path.isfile(id):
+        raise OptionError(
+            f"{os.fspath(id)!r} is a file: make a base of its weights first, by hf_rws.hub.save_base(file, folder, "
+            "architecture=...)"
+        )
     where = parse_id(id, revision=revision)
     if where.kind == "name":
         if where.revision or local_files_only or force_download:
@@ -101,10 +113,15 @@ def load_base(
         raise FormatError(
             f"{pinned} {CONFIG_NAME}: not a timm model's config (it names no architecture); is it a signature?"
         )
-    weights = fetched.folder / MODEL_NAME
-    if not os.path.isfile(weights):
-        get((MODEL_NAME,))  # says what is in the way
-    header = read_header(pinned, weights, MODEL_NAME)
+    weights, state = fetched.folder / MODEL_NAME, None
+    if not os.path.isfile(weights) and where.path is not None and os.path.isfile(fetched.folder / _PICKLED):
+        state = _tensors(fetched.folder / _PICKLED)
+    elif not os.path.isfile(weights):
+        try:
+            get((MODEL_NAME,))  # says what is in the way
+        except NotFoundError as error:
+            raise NotFoundError(f"{error}; {_AS_SAFETENSORS}") from error
+    header = read_header(pinned, weights, MODEL_NAME) if state is None else _header_of(state)
     _check_arguments(config, f"{pinned} {CONFIG_NAME}")
     source = f"local-dir:{fetched.folder}"
     try:
@@ -112,15 +129,80 @@ def load_base(
             with torch.device("meta"), _no_larger_than(header, str(pinned), model_options):
                 timm.create_model(source, **model_options)
         with _no_larger_than(header, str(pinned), model_options):
-            model = timm.create_model(source, pretrained=True, **model_options)
+            model = timm.create_model(source, pretrained=state is None, **model_options)
+        if state is not None:
+            model.load_state_dict(state)
     except FormatError:
         raise
     except Exception as error:  # the config's values reach every constructor of timm, which check nothing
         raise FormatError(f"{pinned}: timm cannot load this model: {type(error).__name__}: {error}") from error
-    _check_preprocessing(cast(Mapping[str, Any], model.pretrained_cfg), f"{pinned} {CONFIG_NAME}")
+    check_preprocessing(cast(Mapping[str, Any], model.pretrained_cfg), f"{pinned} {CONFIG_NAME}")
     training = fetched.folder / TRAINING_NAME
     record = read_json(training, f"{pinned} {TRAINING_NAME}") if os.path.isfile(training) else {}
     return Base(model.eval(), pinned, record)
+
+
+@random_state_kept()
+def base_of_weights(path: Path, architecture: str | None, **model_options: Any) -> Any:
+    """A timm model with the weights of a checkpoint: a state dict, as it is or under a name as timm's trainer uses it.
+
+    Args:
+        path: A file that `torch.save` wrote, of which only tensors are read, or a safetensors file.
+        architecture: A timm name.
+        model_options: Options of `timm.create_model`; `num_classes` is what the file's head has, if it can be told.
+
+    Raises:
+        OptionError: No architecture, or an option that it does not take.
+        NotFoundError: timm has no such architecture.
+        FormatError: The file holds something else than tensors.
+        MismatchError: They are not those of the architecture.
+    """
+    if architecture is None:
+        raise OptionError(f"{path} holds weights alone: say by architecture= which timm model they are of")
+    name = architecture.partition(".")[0]
+    if not timm.is_model(name):
+        raise NotFoundError(f"timm has no model {name!r}; timm.list_models() lists them")
+    state = _tensors(path)
+    try:
+        if "num_classes" not in model_options:
+            with torch.device("meta"):
+                heads = head_names(timm.create_model(name, **model_options))
+            sizes = {len(state[key]) for key in heads if key in state and state[key].ndim}
+            model_options |= {"num_classes": sizes.pop()} if len(sizes) == 1 else {}
+        model = timm.create_model(architecture, pretrained=False, **model_options)
+    except (TypeError, ValueError, RuntimeError, AssertionError) as error:
+        raise OptionError(f"timm cannot make {architecture} with these options: {error}") from error
+    own = model.state_dict()
+    problems = [f"no tensor {key}" for key in own if key not in state and not key.endswith("num_batches_tracked")]
+    problems += [f"{key}, which {architecture} has not" for key in state if key not in own]
+    problems += [
+        f"{key} of {tuple(value.shape)} instead of {tuple(own[key].shape)}"
+        for key, value in state.items()
+        if key in own and value.shape != own[key].shape
+    ]
+    if problems:
+        more = f" and {len(problems) - 5} more" if len(problems) > 5 else ""
+        raise MismatchError(f"the weights in {path} are not those of {architecture}: {', '.join(problems[:5])}{more}")
+    model.load_state_dict(state, strict=False)
+    return model.eval()
+
+
+def _tensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of a checkpoint by their names, read without running anything that it holds."""
+    try:
+        found = timm.models.load_state_dict(str(path), weights_only=True)
+    except FileNotFoundError as error:
+        raise NotFoundError(f"there is no file {os.fspath(path)!r}") from error
+    except Exception as error:  # what a file that is none makes of torch and safetensors
+        raise FormatError(f"{path}: cannot be read for its tensors alone ({error}); {_STATE_DICT}") from error
+    if not isinstance(found, Mapping) or not all(isinstance(value, Tensor) for value in found.values()) or not found:
+        raise FormatError(f"{path}: holds something else than tensors by their names; {_STATE_DICT}")
+    return dict(found)
+
+
+def _header_of(state: Mapping[str, Tensor]) -> Header:
+    shapes = {name: (str(value.dtype), tuple(value.shape)) for name, value in state.items()}
+    return Header(shapes, sum(value.nbytes for value in state.values()))
 
 
 def named_model(name: str, *, pretrained: bool = True, **options: Any) -> Any:
@@ -184,7 +266,7 @@ def _no_larger_than(header: Header, where: str, model_options: Mapping[str, Any]
         yield
 
 
-def _check_preprocessing(config: Mapping[str, Any], where: str) -> None:
+def check_preprocessing(config: Mapping[str, Any], where: str) -> None:
     """FormatError unless what a model's images are made with has the types that all who read it count on."""
     size = config.get("input_size")
     channels = size[0] if size and _is_list(size, int) else 3

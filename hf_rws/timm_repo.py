@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from hf_rws._files import MODEL, README_NAME, check_room, output_folder, parse_json, write_together, writing
@@ -25,6 +26,7 @@ def save_timm_repo(
     folder: str | Path,
     *,
     label_names: Sequence[str] = (),
+    preprocessing: Mapping[str, Any] = MappingProxyType({}),
     card: Callable[[dict[str, Any], int], str] | None = None,
     overwrite: bool = False,
 ) -> Path:
@@ -37,6 +39,7 @@ def save_timm_repo(
         model: A timm model; its `pretrained_cfg` says what preprocessing is written.
         folder: Directory, made if needed.
         label_names: Class names by index; by default those in the `pretrained_cfg`, if there are any.
+        preprocessing: What replaces parts of the `pretrained_cfg`: input_size, mean, std, crop_pct, ...
         overwrite: Write also into a folder that holds something else than a timm model.
         card: Makes the text of README.md from the config and the size of model.safetensors; without, none is written.
 
@@ -51,7 +54,10 @@ def save_timm_repo(
 
     folder = output_folder(folder, "the model")
     check_room(folder, "the model", MODEL, overwrite=overwrite)
-    contents = {CONFIG_NAME: _config(model, label_names), MODEL_NAME: save(_weights(model), metadata={"format": "pt"})}
+    contents = {
+        CONFIG_NAME: _config(model, label_names, preprocessing),
+        MODEL_NAME: save(_weights(model), metadata={"format": "pt"}),
+    }
     if card is not None:
         contents[README_NAME] = card(parse_json(contents[CONFIG_NAME], CONFIG_NAME), len(contents[MODEL_NAME])).encode()
     write_together(folder, contents, what="the model")
@@ -76,11 +82,12 @@ def _weights(model: nn.Module) -> dict[str, Tensor]:
     return weights
 
 
-def _config(model: nn.Module, label_names: Sequence[str]) -> bytes:
+def _config(model: nn.Module, label_names: Sequence[str], preprocessing: Mapping[str, Any]) -> bytes:
     """The config as timm writes it, with the class names where the Hub looks for them, and there only."""
     from timm.models._hub import save_config_for_hf
 
-    given = {"label_names": list(label_names)} if label_names else {}
+    given: dict[str, Any] = {"label_names": list(label_names)} if label_names else {}
+    given |= {"pretrained_cfg": dict(preprocessing)} if preprocessing else {}
     with writing("write a temporary file"), TemporaryDirectory() as temporary:
         path = Path(temporary, CONFIG_NAME)
         try:

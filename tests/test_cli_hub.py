@@ -187,7 +187,7 @@ def test_push_and_list(logged_in, study, call):  # noqa: F811
     code, out, err = call(cli.cli, "ls", "--base", "user/cifar", "--corruption", "fog")
     assert (code, err) == (0, "")
     header, line = out.splitlines()
-    assert header.split()[:5] == ["ID", "REVISION", "BASE_MODEL", "CORRUPTIONS", "KIND"]
+    assert header.split()[:4] == ["ID", "CORRUPTIONS", "SEVERITY", "KIND"]
     assert line.split()[0] == "user/cifar-rws-fog"
     assert call(cli.cli, "ls", "-q")[1].split() == names[:0:-1]
     assert call(cli.cli, "ls", "--limit", "1", "--format", "agent")[1].count("\n") == 2
@@ -247,9 +247,10 @@ def test_usage_errors(study, call, arguments, message):  # noqa: F811
         (["push", "nowhere", "user/x"], "holds neither"),
         (["push", "nowhere"], "holds no base"),
         (["push", "rws-fog", "no id"], "user/name"),
-        (["push", "rws-fog", "user/fog"], "does not say which model it was made from"),
         (["apply", "base", "rws-fog", "--output-dir", "base"], "base holds a model, over which"),
         (["apply", "base", "rws-fog", "--output-dir", "rws-snow"], "or --overwrite"),
+        (["push", "rws-fog", "user/x"], "which model it was made from, so its card could not say"),
+        (["push", "rws-fog", "user/x"], "Hub id by --base"),
         (["ls", "--base", "no id"], "no id"),
     ],
 )

@@ -1,5 +1,6 @@
 import json
 import threading
+from dataclasses import replace
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
@@ -298,10 +299,37 @@ def test_filters(crowd):
 def test_what_a_listing_shows(crowd):
     (found,) = list_signatures(corruption="snow")
     assert (found.base_model, found.corruptions, found.kind) == ("user/base", ("snow",), "distilled")
+    assert (found.severity, found.ra, found.ta) == (5, None, None)
     assert (found.revision, found.private) == (head(crowd, "user/rws-snow"), False)
     assert found.last_modified.startswith("20")
     assert json.loads(json.dumps(vars(found)))["id"] == "user/rws-snow"
     assert hf_rws.load_patched(trio(NAME).base(), [f"{found.id}@{found.revision}"]).rws.scales == {"rws-snow": 1.0}
+
+
+def test_two_signatures_of_one_name_are_told_apart_by_what_a_listing_brings(pushed):
+    weaker = made().config
+    weaker = replace(
+        made(),
+        config=replace(
+            weaker, corruption=replace(weaker.corruption, severity=2), metrics=METRICS | {"patched": {"ra": 0.5}}
+        ),
+    )
+    weaker.push_to_hub("other/rws-fog", token=OTHER)
+    pushed.requests.clear()
+    found = {one.id: one for one in list_signatures(search="rws-fog")}
+    assert len(pushed.requests) == 1
+    assert (found["user/rws-fog"].severity, found["user/rws-fog"].ra, found["user/rws-fog"].ta) == (5, 0.618, 0.534)
+    assert (found["other/rws-fog"].severity, found["other/rws-fog"].ra, found["other/rws-fog"].ta) == (2, 0.5, None)
+
+
+@pytest.mark.parametrize(
+    "index", [None, 3, [3], [{"results": 3}], [{"results": [{"metrics": [{"name": [], "value": 1}]}]}]]
+)
+def test_a_listing_with_a_broken_model_index(pushed, index, monkeypatch):
+    card = {"tags": ["rws", "robust-weight-signatures", "severity:9", "severity:x"], "model-index": index}
+    pushed.commit("user/rws-fog", {"README.md": f"---\n{json.dumps(card)}\n---\n".encode()})
+    (found,) = list_signatures()
+    assert (found.severity, found.ra, found.ta) == (None, None, None)
 
 
 @pytest.mark.parametrize(

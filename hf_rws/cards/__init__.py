@@ -19,7 +19,7 @@ if TYPE_CHECKING:
         readdress,
         updated,
     )
-    from hf_rws.cards.metadata import checked_metrics, corruption_tag
+    from hf_rws.cards.metadata import checked_metrics, corruption_tag, patched_accuracies
     from hf_rws.cards.text import publishable
 else:
     __getattr__, __dir__ = lazy_names(
@@ -35,7 +35,7 @@ else:
                 "readdress",
                 "updated",
             ],
-            "metadata": ["checked_metrics", "corruption_tag"],
+            "metadata": ["checked_metrics", "corruption_tag", "patched_accuracies"],
             "text": ["publishable"],
         },
     )
@@ -51,6 +51,7 @@ __all__ = [
     "merge_card",
     "merged_card",
     "metadata_words",
+    "patched_accuracies",
     "publishable",
     "readdress",
     "signature_card",

@@ -142,6 +142,23 @@ def base_results(metrics: Mapping[str, Any]) -> list[EvalResult]:
     return clean + [_result(metrics, value, "RA", config) for config, value in metrics.get("ra", {}).items()]
 
 
+def patched_accuracies(index: Any) -> dict[str, float]:
+    """What a signature's model-index, from wherever, says of the patched model: "ta" and "ra" in [0, 1], if it does."""
+    names = {f"{what.upper()}, patched": what for what in ("ta", "ra")}
+    metrics = [
+        mapping(metric)
+        for model in _entries(index)
+        for result in _entries(mapping(model).get("results"))
+        for metric in _entries(mapping(result).get("metrics"))
+    ]
+    found = {metric.get("name"): metric.get("value") for metric in metrics if isinstance(metric.get("name"), str)}
+    return {what: found[name] for name, what in names.items() if _is_accuracy(found.get(name))}
+
+
+def _entries(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []
+
+
 def model_index(name: str, results: list[EvalResult]) -> dict[str, Any]:
     """Arguments of ModelCardData; none without results."""
     return {"model_name": name, "eval_results": results} if results else {}

@@ -20,7 +20,7 @@ from hf_rws.cli.options import (
     scale_option,
     token_option,
 )
-from hf_rws.cli.output import Output, output_options
+from hf_rws.cli.output import Output, columns, output_options
 from hf_rws.errors import OptionError
 from hf_rws.timm_repo import CONFIG_NAME, MODEL_NAME
 
@@ -186,4 +186,20 @@ def ls(corruption: tuple[str, ...], output: Output, **options: Any) -> None:
     """
     from hf_rws import hub
 
-    output.table([asdict(found) for found in hub.list_signatures(corruption=corruption, **options)], id_key="id")
+    found = hub.list_signatures(corruption=corruption, **options)
+    shown = [
+        {
+            "id": one.id,
+            "corruptions": one.corruptions,
+            "severity": one.severity,
+            "kind": one.kind,
+            "ra %": None if one.ra is None else f"{100 * one.ra:.1f}",
+            "ta %": None if one.ta is None else f"{100 * one.ta:.1f}",
+            "base": one.base_model,
+            "downloads": one.downloads,
+            "modified": one.last_modified and one.last_modified[:10],
+            "private": one.private or None,
+        }
+        for one in found
+    ]
+    output.table([asdict(one) for one in found], id_key="id", human=columns(shown) if shown else None)

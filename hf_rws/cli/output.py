@@ -44,7 +44,7 @@ class Output:
             for line in (list(rows[0]), *([_cell(value) for value in row.values()] for row in rows)):
                 click.echo("\t".join(line))
         else:
-            click.echo(_columns(rows) if human is None else _lines(human))
+            click.echo(columns(rows) if human is None else _lines(human))
 
     def record(self, data: Mapping[str, Any], *, id_key: str, human: str | None = None) -> None:
         """One thing with named values; what is None is left out."""
@@ -101,7 +101,7 @@ def _resolved(style: str = "auto") -> str:
     return "agent" if run_by_an_agent and not sys.stdout.isatty() else "human"
 
 
-def _columns(rows: Sequence[Mapping[str, Any]]) -> str:
+def columns(rows: Sequence[Mapping[str, Any]]) -> str:
     """Padded columns, without those that are empty."""
     names = [name for name in rows[0] if any(row[name] is not None for row in rows)]
     lines = [[name.upper() for name in names], *([_cell(row[name]) for name in names] for row in rows)]

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 from hf_rws._lazy import lazy_names
 
 if TYPE_CHECKING:
-    from hf_rws.hub.bases import push_base
+    from hf_rws.hub.bases import push_base, save_base
     from hf_rws.hub.bundles import bundle
     from hf_rws.hub.catalogue import ListedSignature, SignatureInfo, info, list_signatures
     from hf_rws.hub.folders import PushedStudy, push_all, push_folder
@@ -13,7 +13,7 @@ else:
     __getattr__, __dir__ = lazy_names(
         __name__,
         {
-            "bases": ["push_base"],
+            "bases": ["push_base", "save_base"],
             "bundles": ["bundle"],
             "catalogue": ["ListedSignature", "SignatureInfo", "info", "list_signatures"],
             "folders": ["PushedStudy", "push_all", "push_folder"],
@@ -30,4 +30,5 @@ __all__ = [
     "push_all",
     "push_base",
     "push_folder",
+    "save_base",
 ]

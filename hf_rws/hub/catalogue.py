@@ -9,6 +9,7 @@ from typing import Any
 
 from huggingface_hub import is_offline_mode
 
+from hf_rws import cards
 from hf_rws._choices import SORTS
 from hf_rws._files import is_file, parse_json, read_bytes
 from hf_rws._text import one_line
@@ -33,6 +34,10 @@ from hf_rws.timm_repo import MODEL_NAME
 
 _ORDERS = dict(zip(SORTS, ("createdAt", "downloads", "lastModified", "likes", "trendingScore"), strict=True))
 _PAGE = 100  # models that are asked for at once
+
+# What a listing brings of each model: enough to tell two signatures of one name apart.
+_SHOWN = ("tags", "sha", "private", "downloads", "likes", "lastModified", "model-index")
+_SEVERITIES = ("1", "2", "3", "4", "5")
 
 _OURS = ("robust-weight-signatures", "rws")  # tags of every signature's card; the Hub does not know our library
 
@@ -165,10 +170,13 @@ class ListedSignature:
 
     Attributes:
         id: "user/name".
-        revision: The head of its main branch.
-        base_model: Hub id of the model that it was made from.
         corruptions: What it makes robust to, as its tags say.
+        severity: Of that, 1 to 5, as they say too.
         kind: "extracted", "distilled" or "combined".
+        ra: Accuracy under that with the signature on, in [0, 1], as its card says; None if it does not.
+        ta: Accuracy on clean images with the signature on, likewise.
+        base_model: Hub id of the model that it was made from.
+        revision: The head of its main branch.
         private: Whether only its owner sees it.
         downloads: In the last 30 days.
         likes: How many.
@@ -176,10 +184,13 @@ class ListedSignature:
     """
 
     id: str
-    revision: str | None
-    base_model: str | None
     corruptions: tuple[str, ...]
+    severity: int | None
     kind: str | None
+    ra: float | None
+    ta: float | None
+    base_model: str | None
+    revision: str | None
     private: bool
     downloads: int
     likes: int
@@ -224,7 +235,7 @@ def list_signatures(
         where = parse_id(base if base.startswith("hf-hub:") else f"hf-hub:{base}")
         tags.append(f"base_model:adapter:{where.id}")
     page = _PAGE if limit is None else min(_PAGE, limit)
-    asked: dict[str, Any] = {"filter": tags, "author": author, "search": search, "limit": page, "full": True}
+    asked: dict[str, Any] = {"filter": tags, "author": author, "search": search, "limit": page, "expand": _SHOWN}
     params = {name: value for name, value in asked.items() if value} | ({"sort": _ORDERS[sort]} if sort else {})
     found: list[ListedSignature] = []
     for models in ask_pages(Location("hub", "the Hub's list of models"), "/api/models", token=token, params=params):
@@ -252,12 +263,16 @@ def _listed(model: Mapping[str, Any]) -> ListedSignature:
     def after(prefix: str) -> list[str]:
         return [tag.removeprefix(prefix) for tag in tags if tag.startswith(prefix)]
 
+    accuracies = cards.patched_accuracies(model.get("model-index"))
     return ListedSignature(
         id=model["id"],
-        revision=commit if commit and COMMIT.fullmatch(commit) else None,
-        base_model=next(iter(after("base_model:adapter:")), None),
         corruptions=tuple(after("corruption:")),
+        severity=next((int(word) for word in after("severity:") if word in _SEVERITIES), None),
         kind=next(iter(after("rws-")), None),
+        ra=accuracies.get("ra"),
+        ta=accuracies.get("ta"),
+        base_model=next(iter(after("base_model:adapter:")), None),
+        revision=commit if commit and COMMIT.fullmatch(commit) else None,
         private=bool(said("private", bool)),
         downloads=said("downloads", int) or 0,
         likes=said("likes", int) or 0,

@@ -158,7 +158,10 @@ def push_folder(
                 raise OptionError(f"{os.fspath(folder)!r} holds a model, not a signature: leave out base")
             _write_base(folder, target, {_name(folder): repo_id}, _base_metrics(folder, ()), license)
         else:
-            raise NotFoundError(f"{os.fspath(folder)!r} holds neither {WEIGHTS_NAME} nor {MODEL_NAME}")
+            raise NotFoundError(
+                f"{os.fspath(folder)!r} holds neither {WEIGHTS_NAME} nor {MODEL_NAME}; hf_rws.hub.save_base makes the "
+                "latter of a model of your own"
+            )
         return push_folder_files(
             repo_id,
             target,
