@@ -10,7 +10,7 @@ import timm
 import hf_rws
 from hf_rws import cli
 from hf_rws.cli import making
-from hf_rws.cli.options import parse_bits
+from hf_rws.cli.options import parse_bits, parse_pairs
 from hf_rws.errors import OptionError
 from hf_rws.training import trainer
 from tests.helpers import datasets_cache, model, on_cpu, pixels, toy_dataset  # noqa: F401
@@ -162,7 +162,7 @@ def test_parse_bits(text, expected):
     [("width=0.25", 0.25), ("depth=3", 3), ("pool=avg", "avg"), ("bias=true", True), ("bias=False", False)],
 )
 def test_model_arguments_are_read_by_their_look(pair, expected):
-    name, value = making._parse_pair(pair)
+    ((name, value),) = parse_pairs((pair,)).items()
     assert (name, value, type(value)) == (pair.split("=")[0], expected, type(expected))
 
 

@@ -18,7 +18,7 @@ from hf_rws.cli.hub import apply, info, ls, push
 from hf_rws.cli.making import extract, study, train
 from hf_rws.cli.measuring import evaluate, quickstart
 from hf_rws.cli.output import note
-from hf_rws.cli.packing import bundle
+from hf_rws.cli.packing import bundle, save_base
 from hf_rws.cli.wording import in_options
 from hf_rws.errors import RWSError
 
@@ -94,6 +94,6 @@ def cli() -> None:
 
 
 for _command in (
-    quickstart, train, study, extract, distill, corrupt, info, apply, bundle, evaluate, push, ls
+    quickstart, train, study, extract, distill, corrupt, save_base, info, apply, bundle, evaluate, push, ls
 ):  # fmt: skip
     cli.add_command(_command)

@@ -20,6 +20,7 @@ from hf_rws.cli.options import (
     output_dir_option,
     overwrite_option,
     parse_bits,
+    parse_pairs,
     recipe_options,
     token_option,
 )
@@ -242,7 +243,7 @@ def _start(options: dict[str, Any], seed: int) -> "tuple[Splits, Any, dict[str, 
 
     if model is not None and not timm.is_model(model.partition(".")[0]):
         raise OptionError(f"timm has no model {model!r}; timm.list_models() lists them")
-    model_args = dict(_parse_pair(pair) for pair in pairs)
+    model_args = parse_pairs(pairs)
     data = load_splits(dataset, **given_options(config=config, revision=revision, skip_broken=skip_broken), **options)
     try:
         start = create_start(init_from or model, data, pretrained=pretrained, seed=seed, **model_args)
@@ -262,15 +263,3 @@ def _start(options: dict[str, Any], seed: int) -> "tuple[Splits, Any, dict[str, 
     if init_from is not None:
         notes["init_from"] = Path(init_from).resolve().name if Path(init_from).is_dir() else init_from
     return data, start, notes
-
-
-def _parse_pair(pair: str) -> tuple[str, Any]:
-    name, equals, value = pair.partition("=")
-    if not equals:
-        raise click.UsageError(f"--model-arg must look like width=0.25, got {pair!r}")
-    for kind in (int, float):
-        try:
-            return name, kind(value)
-        except ValueError:
-            continue
-    return name, {"true": True, "false": False}.get(value.lower(), value)

@@ -5,7 +5,9 @@
 | --output-dir | train study extract distill corrupt apply bundle save-base quickstart |
 | --overwrite | train extract distill apply bundle save-base |
 | --dataset-config --dataset-revision --image-column --skip-broken | train study distill corrupt evaluate |
-| --label-column --classes --test-split --image-size | train study evaluate |
+| --label-column --classes --test-split | train study evaluate |
+| --image-size | train study evaluate save-base |
+| --model-arg | train study save-base |
 | --device | train study distill evaluate quickstart |
 | --batch-size | train study distill evaluate |
 | --seed | train study distill corrupt evaluate |
@@ -118,6 +120,11 @@ batch_size_option = click.option(
     help="Images at a time, over all processes.  [default: 128 in training, 500 in measuring]",
 )
 
+image_size_option = click.option("--image-size", type=click.IntRange(1), help="Side of the square images; others are resized and cropped.")
+model_arg_option = click.option(
+    "--model-arg", "model_args", multiple=True, metavar="NAME=VALUE", help="E.g. width=0.25; repeatable."
+)
+
 # Of whatever holds images.
 image_options = _together(
     click.option("--dataset-config", help="Configuration, of a dataset that has several."),
@@ -132,7 +139,7 @@ dataset_options = _together(
     click.option("--label-column", help="Column of the labels.  [default: the class label with the most classes]"),
     click.option("--classes", help="Classes to keep, by number or name: 0-49,60 or cat,dog."),
     click.option("--test-split", help="Split that is measured.  [default: test, or validation]"),
-    click.option("--image-size", type=click.IntRange(1), help="Resize the shorter side to this, and crop the centre."),
+    image_size_option,
 )
 
 data_options = _together(
@@ -147,7 +154,7 @@ model_options = _together(
     click.option("--model", help="timm name, e.g. vgg16_gap; random weights unless --pretrained."),
     click.option("--init-from", help="Folder or Hub id of a timm repo to start from (instead of --model)."),
     click.option("--pretrained", is_flag=True, help="Start from timm's weights of --model."),
-    click.option("--model-arg", "model_args", multiple=True, metavar="NAME=VALUE", help="E.g. width=0.25; repeatable."),
+    model_arg_option,
 )
 
 recipe_options = _together(
@@ -208,6 +215,23 @@ def check_destination(repo_id: str) -> None:
     """OptionError before the work begins, unless this can be the id of a repo."""
     if not REPO_ID.fullmatch(repo_id):
         raise OptionError(f"{repo_id!r} is no Hub id to push to: give user/name")
+
+
+def parse_pairs(pairs: tuple[str, ...]) -> dict[str, Any]:
+    """The values of --model-arg: whole numbers, other numbers, true and false, or words."""
+    return dict(_parse_pair(pair) for pair in pairs)
+
+
+def _parse_pair(pair: str) -> tuple[str, Any]:
+    name, equals, value = pair.partition("=")
+    if not equals:
+        raise click.UsageError(f"--model-arg must look like width=0.25, got {pair!r}")
+    for kind in (int, float):
+        try:
+            return name, kind(value)
+        except ValueError:
+            continue
+    return name, {"true": True, "false": False}.get(value.lower(), value)
 
 
 def given_options(**values: Any) -> dict[str, Any]:
