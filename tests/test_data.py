@@ -96,7 +96,7 @@ def test_one_of_several_configurations(tmp_path):
     assert [len(load_split(str(folder), config=name)) for name in ("small", "large")] == [4, 8]
     assert len(load_splits(str(folder), config="large", validation=0.5).test) == 8
     for config in (None, "medium"):
-        with pytest.raises(OptionError, match=r"choose a configuration by config: .*'large'"):
+        with pytest.raises(OptionError, match=r"choose a configuration by config= .*'large'"):
             load_split(str(folder), config=config)
 
 

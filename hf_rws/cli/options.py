@@ -120,7 +120,9 @@ batch_size_option = click.option(
     help="Images at a time, over all processes.  [default: 128 in training, 500 in measuring]",
 )
 
-image_size_option = click.option("--image-size", type=click.IntRange(1), help="Side of the square images; others are resized and cropped.")
+image_size_option = click.option(
+    "--image-size", type=click.IntRange(1), help="Side of the square images; others are resized and cropped."
+)
 model_arg_option = click.option(
     "--model-arg", "model_args", multiple=True, metavar="NAME=VALUE", help="E.g. width=0.25; repeatable."
 )

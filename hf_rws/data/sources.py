@@ -141,7 +141,7 @@ class _Built(Mapping[str, "datasets.Dataset"]):
         except (ValueError, RuntimeError, datasets.exceptions.DatasetGenerationError) as error:
             if str(error).startswith(("Config name is missing", "BuilderConfig")):
                 what = " ".join(str(error).splitlines()[:2])
-                raise OptionError(f"dataset {dataset!r}: choose a configuration by config: {what}") from error
+                raise OptionError(f"dataset {dataset!r}: choose a configuration by config= ({what})") from error
             raise FormatError(f"dataset {dataset!r} could not be read: {error}") from error
         except OSError as error:
             raise AccessError(f"dataset {dataset!r} could not be read, or kept in the cache: {error}") from error
