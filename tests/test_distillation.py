@@ -541,10 +541,10 @@ def test_the_command_keeps_what_cannot_be_saved(tmp_path, capsys, monkeypatch):
         return save(self, folder, **options)
 
     monkeypatch.setattr(hf_rws.Signature, "save_pretrained", refuse)
+    (tmp_path / "temporary").mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
     save_timm_repo(base(), tmp_path / "base")
     toy_dataset(tmp_path / "toy")
-    (tmp_path / "temporary").mkdir()
     monkeypatch.chdir(tmp_path)
     for full, kept in (["full/rws"], "rws"), (["full/rws", "rws-2"], "temporary/rws"):
         refused.update(Path(folder).resolve() for folder in full)
