@@ -32,7 +32,8 @@ __all__ = ["Base", "base_of_weights", "check_preprocessing", "load_base", "named
 
 _PICKLED = "pytorch_model.bin"  # what timm's save_for_hf writes by default
 _STATE_DICT = "save model.state_dict(), best with safetensors.torch.save_file"
-_AS_SAFETENSORS = "timm writes that file with save_for_hf(..., safe_serialization=True), hf_rws.hub.save_base makes it of other weights"
+_AS_SAFETENSORS = "timm writes it by save_for_hf(..., safe_serialization=True), hf_rws.hub.save_base of other weights"
+
 
 _LARGEST_ARGUMENT = 1_000_000  # classes, channels, pixels of a side
 _ROOM = 2**24  # values that a model may hold beyond four times those of its file

@@ -1,5 +1,6 @@
 """Ids -> models: a base by its id, and a base with its signatures on."""
 
+import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -214,6 +215,9 @@ def save_patched(
     if not isinstance(getattr(plain, "rws", None), Patcher):
         raise OptionError("the model carries no signatures; load_patched or patch puts some on")
     folder = output_folder(folder, "the patched model")
+    base = plain.rws.base and plain.rws.base.path
+    if base is not None and not overwrite and os.path.isdir(folder) and os.path.samefile(base, folder):
+        raise OptionError(f"{folder} is the base of this model: give another folder, or overwrite=True")
     check_room_for_patched(folder, overwrite=overwrite)
     lockfile = plain.rws.lockfile()
     known = license or _license_of(plain.rws.base, plain)

@@ -307,13 +307,8 @@ def test_what_a_listing_shows(crowd):
 
 
 def test_two_signatures_of_one_name_are_told_apart_by_what_a_listing_brings(pushed):
-    weaker = made().config
-    weaker = replace(
-        made(),
-        config=replace(
-            weaker, corruption=replace(weaker.corruption, severity=2), metrics=METRICS | {"patched": {"ra": 0.5}}
-        ),
-    )
+    corruption = replace(made().config.corruption, severity=2)
+    weaker = made().with_results(corruption=corruption, metrics=METRICS | {"patched": {"ra": 0.5}})
     weaker.push_to_hub("other/rws-fog", token=OTHER)
     pushed.requests.clear()
     found = {one.id: one for one in list_signatures(search="rws-fog")}
@@ -325,7 +320,7 @@ def test_two_signatures_of_one_name_are_told_apart_by_what_a_listing_brings(push
 @pytest.mark.parametrize(
     "index", [None, 3, [3], [{"results": 3}], [{"results": [{"metrics": [{"name": [], "value": 1}]}]}]]
 )
-def test_a_listing_with_a_broken_model_index(pushed, index, monkeypatch):
+def test_a_listing_with_a_broken_model_index(pushed, index):
     card = {"tags": ["rws", "robust-weight-signatures", "severity:9", "severity:x"], "model-index": index}
     pushed.commit("user/rws-fog", {"README.md": f"---\n{json.dumps(card)}\n---\n".encode()})
     (found,) = list_signatures()
