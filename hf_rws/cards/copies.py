@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from huggingface_hub import DatasetCardData
 
+from hf_rws.cards.merging import FOLDER
 from hf_rws.cards.metadata import TASK, corruption_tag
 from hf_rws.cards.text import clean, render
 
@@ -46,7 +47,15 @@ def copy_card(record: Mapping[str, Any], info: "datasets.DatasetInfo", *, name: 
     )
     DatasetInfosDict(default=info).to_dataset_card_data(data)
     record, name = clean(record), clean(name)
-    return render("copy.md.jinja", data, **record, name=name, on_hub=on_hub, command=_command(record, name, on_hub))
+    return render(
+        "copy.md.jinja",
+        data,
+        **record,
+        name=name,
+        comment=FOLDER,
+        on_hub=on_hub,
+        command=_command(record, name, on_hub),
+    )
 
 
 def _command(record: Mapping[str, Any], name: str, on_hub: bool) -> str:

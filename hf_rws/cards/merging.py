@@ -14,6 +14,7 @@ from hf_rws.errors import FormatError
 
 RESULTS_BEGIN = "<!-- hf-rws:results -->"
 RESULTS_END = "<!-- /hf-rws:results -->"
+FOLDER = "  # this folder; once it is on the Hub, its id there"  # goes when a card gets the address of its repo
 
 _MARK = re.compile("<!-- hf-rws:unedited ([0-9a-f]{16}) -->")  # last line: digest of the text above it
 _HALVES = re.compile("[\ud800-\udfff]")  # which no file can hold
@@ -109,6 +110,7 @@ def readdress(card: str, name: str, addresses: Mapping[str, str], *, where: str 
     def in_snippet(snippet: re.Match[str]) -> str:
         text = snippet[0]
         for folder, repo_id in addresses.items():
+            text = text.replace(f'"{folder}"){FOLDER}', f'"{repo_id}")')
             text = text.replace(f'"local-dir:{folder}"', f'"hf-hub:{repo_id}"').replace(f'"{folder}"', f'"{repo_id}"')
         return text
 

@@ -46,6 +46,7 @@ def write_corrupted_copy(
     image_column: str | None = None,
     jpeg_quality: int | None = None,
     images_per_shard: int | None = None,
+    overwrite: bool = False,
     num_proc: int = 1,
     progress: bool = False,
 ) -> Path:
@@ -67,6 +68,7 @@ def write_corrupted_copy(
         image_column: Name of the image column where there are several.
         jpeg_quality: Save JPEG of this quality, as the published ImageNet-C (85), instead of lossless PNG.
         images_per_shard: Images in a file; by default files hold at most 256 MB of pixels and 10,000 images.
+        overwrite: Replace another copy in the folder, when this one is finished.
         num_proc: Processes; in a script, above 1, the call has to stand below `if __name__ == "__main__":`.
         progress: Show a bar.
 
@@ -104,9 +106,9 @@ def write_corrupted_copy(
     }
     folder = Path(output_dir)
     with file_errors(folder):
-        if is_finished(folder, record):
+        if is_finished(folder, record, overwrite=overwrite):
             return folder
-        begin(folder, record_of_this_run)
+        begin(folder, record_of_this_run, overwrite=overwrite)
         shards = [
             Shard(rows, first, column, treatment, folder / UNFINISHED / DATA / file, f"{dataset} {name}")
             for name, split in chosen.items()

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hf_rws._files import README_NAME, read_json, write_whole
+from hf_rws._files import COPY, README_NAME, check_room, read_json, write_whole
 from hf_rws.cards.copies import copy_card
 from hf_rws.errors import AccessError, FormatError, IntegrityError, OptionError, RWSError
 
@@ -19,9 +19,12 @@ UNFINISHED = ".unfinished"
 DATA = "data"
 
 
-def is_finished(folder: Path, record: Mapping[str, Any]) -> bool:
-    """Whether the folder holds this very copy; an error if it holds something else."""
+def is_finished(folder: Path, record: Mapping[str, Any], *, overwrite: bool = False) -> bool:
+    """Whether the folder holds this very copy; an error if it holds something else, with `overwrite` than a copy."""
+    check_room(folder, "the copy", COPY)
     if (folder / RECORD).exists():
+        if overwrite and _differing(folder / RECORD, record):
+            return False
         _check_same(folder, folder / RECORD, record)
         return (folder / DATA).exists()
     for name in (DATA, README_NAME):
@@ -30,9 +33,11 @@ def is_finished(folder: Path, record: Mapping[str, Any]) -> bool:
     return False
 
 
-def begin(folder: Path, record: Mapping[str, Any]) -> None:
+def begin(folder: Path, record: Mapping[str, Any], *, overwrite: bool = False) -> None:
     """Make the hidden folder for what is not finished, or check the one that is there."""
     work = folder / UNFINISHED
+    if overwrite and (work / RECORD).exists() and _differing(work / RECORD, record):
+        shutil.rmtree(work)
     (work / DATA).mkdir(parents=True, exist_ok=True)
     for left in work.rglob("*.tmp"):
         left.unlink()
@@ -42,15 +47,19 @@ def begin(folder: Path, record: Mapping[str, Any]) -> None:
         write_whole(work / RECORD, json.dumps(record, indent=2) + "\n")
 
 
-def _check_same(folder: Path, path: Path, record: Mapping[str, Any]) -> None:
+def _differing(path: Path, record: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """What a record says otherwise: then and now."""
     try:
         earlier = read_json(path, str(path))
     except FormatError as error:
         raise FormatError(f"{error}: choose another folder, or delete this one") from error
-    differing = [key for key, value in record.items() if earlier.get(key) != value]
-    if differing:
-        listed = "; ".join(f"{key}: {earlier.get(key)!r} then, {record[key]!r} now" for key in differing)
-        raise OptionError(f"{folder} holds another copy ({listed}): choose another folder, or delete it")
+    return {key: (earlier.get(key), value) for key, value in record.items() if earlier.get(key) != value}
+
+
+def _check_same(folder: Path, path: Path, record: Mapping[str, Any]) -> None:
+    if differing := _differing(path, record):
+        listed = "; ".join(f"{key}: {then!r} then, {now!r} now" for key, (then, now) in differing.items())
+        raise OptionError(f"{folder} holds another copy ({listed}): choose another folder, or overwrite=True")
 
 
 def finish(folder: Path, splits: Mapping[str, "datasets.Dataset"], *, on_hub: bool) -> None:
@@ -70,6 +79,8 @@ def finish(folder: Path, splits: Mapping[str, "datasets.Dataset"], *, on_hub: bo
     info.download_size = sum(path.stat().st_size for path in (work / DATA).iterdir())
     record = read_json(work / RECORD, str(work / RECORD))
     del record["source"]  # what this machine's cache calls it
+    if (folder / DATA).exists():  # of another copy, which is to be replaced
+        (folder / DATA).replace(work / "earlier")
     write_whole(folder / RECORD, json.dumps(record, indent=2) + "\n")
     write_whole(folder / README_NAME, copy_card(record, info, name=folder.resolve().name, on_hub=on_hub))
     (work / DATA).replace(folder / DATA)

@@ -6,6 +6,7 @@ import weakref
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -177,6 +178,20 @@ class Patcher:
         if self._measured.values:
             lines.append(f"  batch norm statistics of {self._measured.images:,} images")
         return "\n".join(map(one_line, lines))
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows."""
+        if self._model is None:
+            return escape(repr(self))
+        first, *others = repr(self).splitlines()
+        names = {
+            name: (str(one.scale), f"{one.signature.nbytes:,}", "; ".join(one.transfer))
+            for name, one in self._attached.items()
+        }
+        rows = [("signature", "scale", "bytes", "transfer"), *((name, *cells) for name, cells in names.items())]
+        html = "".join(f"<tr>{''.join(f'<td>{escape(one_line(cell))}</td>' for cell in row)}</tr>" for row in rows)
+        notes = escape("; ".join(line.strip() for line in others[len(names) :]))
+        return f"<div><b>{escape(first)}</b>{f'<table>{html}</table>' if names else ''}{notes}</div>"
 
     # --- changing it ---
 

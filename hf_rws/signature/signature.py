@@ -21,6 +21,7 @@ from hf_rws._transport.pushing import push_folder_files
 from hf_rws._transport.reading import fetch
 from hf_rws._version import __version__
 from hf_rws.errors import MismatchError, OptionError, warn
+from hf_rws.signature._html import page
 from hf_rws.signature.arrays import pack_arrays, read_arrays, tensor_parts, unpack_tensor
 from hf_rws.signature.bits import BitsLike
 from hf_rws.signature.config import (
@@ -99,6 +100,10 @@ class Signature:
             f"Signature({self.name!r}: {config.corruption.label}{severity} for {config.base_model.architecture}, "
             f"{config.method.kind}, {config.method.num_layers} layers, {self.nbytes:,} bytes)"
         )
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows."""
+        return page(self.name, self.config, self.nbytes, cards.checked_metrics(self.config.metrics))
 
     @cached_property
     def specs(self) -> dict[str, TensorSpec]:
