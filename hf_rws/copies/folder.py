@@ -21,14 +21,14 @@ DATA = "data"
 
 def is_finished(folder: Path, record: Mapping[str, Any], *, overwrite: bool = False) -> bool:
     """Whether the folder holds this very copy; an error if it holds something else, with `overwrite` than a copy."""
-    check_room(folder, "the copy", COPY)
+    check_room(folder, "the copy", COPY, overwrite=overwrite)
     if (folder / RECORD).exists():
         if overwrite and _differing(folder / RECORD, record):
             return False
         _check_same(folder, folder / RECORD, record)
         return (folder / DATA).exists()
     for name in (DATA, README_NAME):
-        if (folder / name).exists():
+        if (folder / name).exists() and not (overwrite and name == README_NAME):
             raise OptionError(f"{folder} already has {name} of something else: choose another folder")
     return False
 
