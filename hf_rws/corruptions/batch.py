@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from numbers import Integral
-from typing import Any
+from typing import Any, overload
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
+from PIL.Image import Image
 from torch import Tensor
 
 from hf_rws._ambient import unaffected
@@ -21,6 +24,45 @@ _CPU_CHUNK = 2**19
 _DEVICE_CHUNK = 2**24
 _AUTO = "auto"
 _SET_BELOW_SIDE = ((48, CIFAR), (128, TINY_IMAGENET))
+
+
+@overload
+def corrupt(
+    images: Tensor,
+    name: str,
+    severity: int = 5,
+    *,
+    seed: int = 0,
+    index: int = 0,
+    parameters: str = "auto",
+    generator: torch.Generator | None = None,
+) -> Tensor: ...
+
+
+@overload
+def corrupt(
+    images: NDArray[np.uint8],
+    name: str,
+    severity: int = 5,
+    *,
+    seed: int = 0,
+    index: int = 0,
+    parameters: str = "auto",
+    generator: torch.Generator | None = None,
+) -> NDArray[np.uint8]: ...
+
+
+@overload
+def corrupt(
+    images: Image,
+    name: str,
+    severity: int = 5,
+    *,
+    seed: int = 0,
+    index: int = 0,
+    parameters: str = "auto",
+    generator: torch.Generator | None = None,
+) -> Image: ...
 
 
 @unaffected
