@@ -35,7 +35,7 @@ def test_the_wheel_holds_the_package_and_its_templates(wheel):
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())
         entry_points = archive.read(f"hf_rws-{hf_rws.__version__}.dist-info/entry_points.txt").decode()
-    assert "hf-rws = hf_rws.cli:main" in entry_points
+    assert "hf-rws = hf_rws.__main__:main" in entry_points
     package = {name for name in names if not name.startswith("hf_rws-")}
     expected = {path.relative_to(ROOT).as_posix() for path in MODULES}
     assert package == expected | {"hf_rws/py.typed"} | {f"hf_rws/model_cards/{name}" for name in TEMPLATES}

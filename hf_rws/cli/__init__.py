@@ -10,6 +10,7 @@ from contextlib import contextmanager
 import click
 
 from hf_rws._environment import is_first_process
+from hf_rws._interrupts import stop_within_imports
 from hf_rws._text import one_line
 from hf_rws._version import __version__
 from hf_rws.cli.corrupting import corrupt
@@ -76,7 +77,8 @@ def _plain_warnings(command: click.Command) -> Iterator[None]:
 
 
 def main() -> None:
-    """The entry point `hf-rws`."""
+    """What `hf-rws` runs."""
+    stop_within_imports()
     run(cli)
 
 
