@@ -5,7 +5,8 @@ import json
 import pytest
 
 import hf_rws
-from hf_rws import bases, cli, data, distillation, extraction, hub, loading, study  # noqa: F401  (before one is replaced)
+from hf_rws import bases, cli, data, extraction, loading
+from hf_rws.hub import bundles  # noqa: F401  (before what it imports is replaced)
 from hf_rws.timm_repo import save_timm_repo
 from tests.helpers import datasets_cache, on_cpu, toy_dataset  # noqa: F401
 from tests.models import signature, trio
@@ -20,6 +21,8 @@ MAKE = {
     "apply": ["base", "rws-fog"],
     "train": ["--model", NAME, "--model-arg", "width=0.05", "--dataset", "toy", "--epochs", "1"],
     "bundle": ["base", "rws-fog"],
+    "corrupt": ["--dataset", "toy", "--corruption", "fog"],
+    "save-base": ["start"],
 }
 
 
@@ -57,6 +60,14 @@ def test_what_a_folder_holds_is_not_lost(command, held, here, call, monkeypatch)
     assert held in err
     assert err.count("\n") == 1
     assert contents(here) == before
+
+
+def test_a_copy_gives_way_to_another_if_told_to(here, call):  # noqa: F811
+    asked = ["corrupt", *MAKE["corrupt"], "-q", "--output-dir", "toy-fog"]
+    assert call(cli.cli, *asked)[:2] == (0, "toy-fog\n")
+    assert call(cli.cli, *asked, "--seed", "1")[0] == 1
+    assert call(cli.cli, *asked, "--seed", "1", "--overwrite")[:2] == (0, "toy-fog\n")
+    assert json.loads((here / "toy-fog" / "corruption.json").read_text())["seed"] == 1
 
 
 @pytest.mark.filterwarnings("ignore:the distillation did not help")

@@ -97,7 +97,7 @@ apply study/base rws-fog rws-contrast --scale rws-fog=0.5 --scale rws-contrast=0
 bundle study/base rws-fog rws-contrast --output-dir packed
 apply --lockfile packed --output-dir from-bundle
 corrupt --dataset toy --corruption fog --output-dir toy-fog
-save-base study/robust-contrast/model.safetensors --model vgg16_gap --model-arg width=0.05 --image-size 32 --output-dir own
+save-base study/robust-contrast --license mit --output-dir own
 evaluate study/base rws-fog --dataset toy-fog --clean-only
 """
 NEED_A_HUB = {"push": ["rws-fog", "user/rws-fog", "--base", "user/base"], "ls": [], "quickstart": []}

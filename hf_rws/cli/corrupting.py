@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from hf_rws._choices import PARAMETER_SETS
-from hf_rws._files import read_json
+from hf_rws._files import COPY, check_room, read_json
 from hf_rws.cli.options import (
     check_destination,
     corruption_option,
@@ -15,6 +15,7 @@ from hf_rws.cli.options import (
     given_options,
     image_options,
     output_dir_option,
+    overwrite_option,
     seed_option,
     token_option,
 )
@@ -36,6 +37,7 @@ from hf_rws.cli.output import Output, output_options
 @click.option("--images-per-shard", type=click.IntRange(1), help="Images in a file.  [default: up to 256 MB of pixels]")
 @click.option("--num-proc", type=click.IntRange(1), default=1, show_default=True, help="Processes.")
 @output_dir_option
+@overwrite_option
 @click.option("--push-to", metavar="REPO_ID", help="Hub dataset to push the copy to.")
 @click.option("--private", is_flag=True, help="Make that dataset private if it is new.")
 @token_option
@@ -49,6 +51,7 @@ def corrupt(
     dataset_config: str | None,
     dataset_revision: str | None,
     skip_broken: bool,
+    overwrite: bool,
     push_to: str | None,
     private: bool,
     output: Output,
@@ -66,6 +69,7 @@ def corrupt(
     """
     if push_to is not None:
         check_destination(push_to)
+    check_room(output_dir, "the copy", COPY, overwrite=overwrite)
 
     from hf_rws.copies import RECORD, push_copy, write_corrupted_copy
 
@@ -74,6 +78,7 @@ def corrupt(
         output_dir,
         corruption,
         splits=splits or None,
+        overwrite=overwrite,
         progress=True,
         **given_options(config=dataset_config, revision=dataset_revision, skip_broken=skip_broken),
         **options,

@@ -3,7 +3,7 @@
 | options | commands |
 |---|---|
 | --output-dir | train study extract distill corrupt apply bundle save-base quickstart |
-| --overwrite | train extract distill apply bundle save-base |
+| --overwrite | train extract distill corrupt apply bundle save-base |
 | --dataset-config --dataset-revision --image-column --skip-broken | train study distill corrupt evaluate |
 | --label-column --classes --test-split | train study evaluate |
 | --image-size | train study evaluate save-base |
