@@ -18,6 +18,7 @@ from PIL import Image
 from hf_rws import corrupt
 from hf_rws.cards.copies import copy_card
 from hf_rws.copies import copying, shards, write_corrupted_copy
+from hf_rws.copies.treatment import Treatment
 from hf_rws.errors import (
     AccessError,
     FormatError,
@@ -189,7 +190,7 @@ def test_files_beside_a_dataset_are_taken_in(tmp_path):
 def test_other_image_columns_stay(tmp_path):
     masks = [picture(number, 8, 8, mode="L") for number in range(3)]
     source = one_split(tmp_path / "masks", [picture(n) for n in range(3)], mask=(datasets.Image(), masks))
-    with pytest.raises(OptionError, match="2 image columns among image, mask"):
+    with pytest.raises(OptionError, match="several image columns: image, mask; choose by image_column"):
         write_corrupted_copy(source, tmp_path / "copy", "fog")
     folder = write_corrupted_copy(source, tmp_path / "copy", "fog", image_column="image")
     (split,) = datasets.load_dataset(str(folder)).values()
@@ -397,3 +398,19 @@ def test_images_that_cannot_be_corrupted(image, message, tmp_path):
     with pytest.raises(FormatError, match=f"odd test: {message}"):
         write_corrupted_copy(source, tmp_path / "copy", "contrast")
     assert not any(Path(name).suffix == ".parquet" for name in files(tmp_path / "copy"))
+
+
+@pytest.mark.parametrize("quality", [85, 94, 100])
+def test_jpeg_of_noise_at_any_quality(quality):
+    noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (512, 512, 3), dtype=np.uint8))
+    (content,) = Treatment("impulse_noise", 1, 0, "auto", quality).apply([noise], 0)
+    assert Image.open(io.BytesIO(content)).size == (512, 512)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+def test_jpeg_is_what_its_quality_says(mode):
+    image = picture(0, 64, 48).convert(mode)
+    plain = io.BytesIO()
+    image.save(plain, "JPEG", quality=85, optimize=True)
+    pixels = np.asarray(image)
+    assert Treatment("contrast", 1, 0, "auto", 85)._encode(pixels) == plain.getvalue()

@@ -390,3 +390,69 @@ def test_numbers_are_no_names(tmp_path):
     assert not ImageSet(pixels(2), torch.zeros(2, dtype=torch.int64), ()).has_names
     digits = datasets.ClassLabel(names=["0", "1"])
     assert not load_split(_tiny(tmp_path / "digits", digits)).has_names
+
+
+# --- labels and classes by name ---
+
+
+def test_text_as_labels(tmp_path):
+    rest = {"image": [picture(seed) for seed in range(3)], "label": ["dog", "emu", "dog"]}
+    folder = _tiny(tmp_path / "texts", datasets.Value("string"), labels=("cat", "dog", "ant", "cat"), test=rest)
+    found = load_splits(folder, validation=0.25)
+    assert found.train.classes == found.test.classes == ("ant", "cat", "dog", "emu")
+    assert found.test.labels.tolist() == [2, 3, 2]
+    assert load_split(folder).has_names
+    with pytest.raises(FormatError, match="leaves images without a label"):
+        load_split(_tiny(tmp_path / "gaps", datasets.Value("string"), labels=("cat", None, "", "dog")))
+
+
+def test_truth_values_as_labels(tmp_path):
+    folder = _tiny(tmp_path / "truths", datasets.Value("bool"), labels=(True, False, True, True))
+    assert load_split(folder).classes == ("False", "True")
+    assert load_split(folder).labels.tolist() == [1, 0, 1, 1]
+
+
+def test_splits_that_order_their_classes_in_their_own_way(tmp_path):
+    other = datasets.Features({"image": IMAGE, "label": datasets.ClassLabel(names=["dog", "cat"])})
+    content = {"image": [picture(seed) for seed in range(4)], "label": [0, 1, 1, 0]}
+    folder = _tiny(tmp_path / "two", datasets.ClassLabel(names=["cat", "dog", "emu"]), labels=(0, 1, 2, 0))
+    write_parquet(tmp_path / "two", other, test=content)
+    found = load_splits(folder, validation=0.25)
+    assert found.train.classes == found.test.classes == ("cat", "dog", "emu")
+    assert found.test.labels.tolist() == [1, 0, 0, 1]
+
+
+@pytest.mark.parametrize("classes", ["bird,car", ["bird", "car"], "1,2", "1-2", [1, "car"]])
+def test_classes_by_name(classes, tmp_path):
+    folder = str(toy_dataset(tmp_path / "toy", train=40))
+    for found in (load_split(folder, classes=classes), load_splits(folder, classes=classes).test):
+        assert found.classes == ("bird", "car")
+        assert found.labels.tolist() == [0, 1] * 3
+
+
+NAMES = ["tench, Tinca tinca", "tench", "crane", "3", "0-1", "Tinca tinca"]
+
+
+@pytest.mark.parametrize(
+    ("classes", "names", "expected"),
+    [
+        ("tench, Tinca tinca,crane", NAMES, (0, 2)),
+        ("tench,crane", NAMES, (1, 2)),
+        ("Tinca tinca", NAMES, (5,)),
+        ("3,0-1,0", NAMES, (3, 4, 0)),
+        ("10,2", ["1", "10", "2"], (1, 2)),  # where all names are numbers, numbers are names
+        ("1-2", ["1", "10", "2"], (0, 2)),
+        ([2], ["1", "10", "2"], (2,)),
+    ],
+)
+def test_names_with_commas_and_names_that_are_numbers(classes, names, expected):
+    assert parse_classes(classes, names) == expected
+
+
+def test_a_class_that_is_not_there_is_named(tmp_path):
+    folder = str(toy_dataset(tmp_path / "toy", train=8, test_images=2))
+    for classes in ("bird,cot", ["bird", "cot"]):
+        with pytest.raises(OptionError, match=r"no class 'cot'; there are: apple, bird, car, door"):
+            load_split(folder, classes=classes)
+    with pytest.raises(OptionError, match="no images are left of the classes door"):
+        load_split(folder, classes="door")

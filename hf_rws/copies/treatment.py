@@ -3,6 +3,7 @@
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +13,7 @@ from PIL import Image
 from hf_rws.corruptions import corrupt
 from hf_rws.corruptions.images import MIN_SIDE
 from hf_rws.corruptions.registry import find
-from hf_rws.data.pictures import decoded_image
+from hf_rws.data.pictures import as_rgb, decoded_image
 from hf_rws.errors import FormatError, OptionError
 
 if TYPE_CHECKING:
@@ -66,8 +67,18 @@ class Treatment:
         if self.jpeg_quality is None:
             Image.fromarray(pixels).save(stream, "PNG")
         else:
-            Image.fromarray(pixels).save(stream, "JPEG", quality=self.jpeg_quality, optimize=True)
+            image = Image.fromarray(pixels)
+            image.save(stream, "JPEG", qtables=_quantization(self.jpeg_quality, image.mode), optimize=True)
         return stream.getvalue()
+
+
+@lru_cache(maxsize=8)
+def _quantization(quality: int, mode: str) -> dict[int, list[int]]:
+    """The tables of a quality. Given the quality itself, Pillow takes a buffer that is too small for noisy images."""
+    stream = io.BytesIO()
+    Image.new(mode, (8, 8)).save(stream, "JPEG", quality=quality)
+    with Image.open(stream) as image:
+        return image.quantization
 
 
 def read_images(table: "pa.Table", feature: "datasets.Image", column: str, first: int, title: str) -> list[Image.Image]:
@@ -92,4 +103,4 @@ def _image(value: Any, feature: "datasets.Image", where: str) -> Image.Image:
         )
     if image.mode.startswith(_DEEP):
         raise FormatError(f"{where} has more than 8 bits a channel (mode {image.mode}): convert the images first")
-    return image.convert("L" if image.mode in _GREY else "RGB")
+    return image.convert("L") if image.mode in _GREY else as_rgb(image)

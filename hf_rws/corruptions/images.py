@@ -43,6 +43,11 @@ def to_batch(images: Any) -> tuple[Tensor, Callable[[Tensor], Any]]:
 
 
 def _from_pil(image: Image.Image) -> tuple[Tensor, Callable[[Tensor], Any]]:
+    if image.mode.startswith(("I", "F")):
+        raise OptionError(
+            f"A PIL image must have 8 bits a channel, not mode {image.mode}: scale its values to 0..255 first (its "
+            "convert() would cut them off)."
+        )
     if image.mode not in _PIL_MODES:
         raise OptionError(f"A PIL image must have mode RGB or L, not {image.mode}: use image.convert('RGB').")
     array = np.array(image)
@@ -79,6 +84,9 @@ class _Unlocked:
 
 
 def _from_torch(tensor: Tensor) -> tuple[Tensor, Callable[[Tensor], Any]]:
+    if type(tensor) is not Tensor:
+        plain, back = _from_torch(tensor.as_subclass(Tensor))
+        return plain, lambda result: _as_kind_of(tensor, back(result))
     if tensor.ndim not in (3, 4):
         raise OptionError(f"A tensor must be (C, H, W) or (N, C, H, W), not of shape {tuple(tensor.shape)}.")
     batch = tensor.detach() if tensor.ndim == 4 else tensor.detach()[None]
@@ -88,6 +96,13 @@ def _from_torch(tensor: Tensor) -> tuple[Tensor, Callable[[Tensor], Any]]:
     if not tensor.is_floating_point():
         raise OptionError(f"A tensor must be uint8 (0..255) or floating (0..1), not {tensor.dtype}.")
     return _from_unit_range(batch), lambda result: (result.float() / 255).to(tensor.dtype).reshape(tensor.shape)
+
+
+def _as_kind_of(tensor: Tensor, result: Tensor) -> Tensor:
+    """An image of torchvision's, where one came in; other subclasses of tensors mean nothing for pixels."""
+    from torchvision import tv_tensors
+
+    return tv_tensors.wrap(result, like=tensor) if isinstance(tensor, tv_tensors.TVTensor) else result
 
 
 def _from_unit_range(batch: Tensor) -> Tensor:

@@ -47,10 +47,11 @@ class Corrupt(nn.Module):
         self.severity = check_severity(severity)
         self.parameter_set = check_parameter_set(parameters)
 
-    def forward(self, images: Any) -> Any:
-        """Corrupt images of any kind that `corrupt` takes; the same kind back."""
+    def forward(self, images: Any, *others: Any) -> Any:
+        """Corrupt images of any kind that `corrupt` takes; the same kind back, with `others` (labels) as they are."""
         generator = _global_generator(images.device if isinstance(images, Tensor) else torch.device("cpu"))
-        return corrupt(images, self.name, self.severity, parameters=self.parameter_set, generator=generator)
+        changed = corrupt(images, self.name, self.severity, parameters=self.parameter_set, generator=generator)
+        return (changed, *others) if others else changed
 
     def extra_repr(self) -> str:
         """Arguments, for the module's repr."""
@@ -62,7 +63,7 @@ class RandomCorrupt(nn.Module):
 
     Args:
         names: Of the corruptions; `"all"` for all that can be used here (without its pictures, frost is left out with a
-            warning).
+            warning) and have a meaning for the images: grey ones are not given those that change colours.
         severity: 1 to 5, or `"random"`: uniform over 1 to 5, for each image.
         clean: Share of images that stay as they are, 0 to 1.
         parameters: As for `corrupt`.
@@ -84,6 +85,7 @@ class RandomCorrupt(nn.Module):
             raise OptionError(f"names must be a list of corruptions or {_ALL!r}, not {names!r}.")
         if not isinstance(clean, int | float) or not 0 <= clean <= 1:
             raise OptionError(f"clean is a share from 0 to 1, not {clean!r}.")
+        self._all = names == _ALL
         self.names = all_names() if names == _ALL else tuple(find(name).name for name in names)
         if not self.names:
             raise OptionError("names is empty: name at least one corruption.")
@@ -92,25 +94,38 @@ class RandomCorrupt(nn.Module):
         self.parameter_set = check_parameter_set(parameters)
 
     @unaffected
-    def forward(self, images: Any) -> Any:
-        """Corrupt images of any kind that `corrupt` takes; the same kind back."""
+    def forward(self, images: Any, *others: Any) -> Any:
+        """Corrupt images of any kind that `corrupt` takes; the same kind back, with `others` (labels) as they are.
+
+        Raises:
+            OptionError: The images are grey, and one of the named corruptions has no meaning for them.
+        """
         batch, back = to_batch(images)
-        kinds = len(self.names) * len(self.severities)
+        names = self._names_for(batch.shape[1])
+        kinds = len(names) * len(self.severities)
         choices = torch.where(
             torch.rand(len(batch), dtype=torch.float32) < self.clean, kinds, torch.randint(kinds, (len(batch),))
         )
         groups = [
-            (on_device((choices == choice).numpy().nonzero()[0], batch.device), partial(self._one, choice))
+            (on_device((choices == choice).numpy().nonzero()[0], batch.device), partial(self._one, names, choice))
             for choice in choices.unique().tolist()
             if choice < kinds
         ]
-        return back(change_groups(batch, groups))
+        changed = back(change_groups(batch, groups))
+        return (changed, *others) if others else changed
 
-    def _one(self, choice: int, images: Tensor) -> Tensor:
+    def _names_for(self, channels: int) -> tuple[str, ...]:
+        """What can be drawn for images of so many channels."""
+        coloured = [name for name in self.names if channels == 1 and find(name).needs_colour]
+        if coloured and not self._all:
+            raise OptionError(f"{', '.join(coloured)}: defined for colour images only; these have 1 channel.")
+        return tuple(name for name in self.names if name not in coloured)
+
+    def _one(self, names: Sequence[str], choice: int, images: Tensor) -> Tensor:
         name, severity = divmod(choice, len(self.severities))
         changed: Tensor = corrupt(
             images,
-            self.names[name],
+            names[name],
             self.severities[severity],
             parameters=self.parameter_set,
             generator=_global_generator(images.device),

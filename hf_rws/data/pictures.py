@@ -94,13 +94,14 @@ def readable(where: str) -> Iterator[None]:
 
 def as_array(image: Image.Image, preprocessing: Preprocessing | None) -> np.ndarray:
     """An image as RGB, uint8 of shape (3, H, W); ValueError if its values have no known range (see `readable`)."""
-    image = _as_rgb(_upright(image))
+    image = as_rgb(_upright(image))
     if preprocessing is not None:
         image = preprocessing(image)
     return np.asarray(image).transpose(2, 0, 1)
 
 
-def _as_rgb(image: Image.Image) -> Image.Image:
+def as_rgb(image: Image.Image) -> Image.Image:
+    """An image as RGB of 8 bits a channel, without its transparency; ValueError if its values have no known range."""
     image = _eight_bits(image)
     if image.mode in _PREMULTIPLIED:
         image = image.convert(_PREMULTIPLIED[image.mode])

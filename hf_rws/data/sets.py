@@ -100,7 +100,7 @@ def parse_classes(classes: str | Sequence[int] | Sequence[str], names: Sequence[
     else:
         known = {number: number for number in range(len(names))}
     if isinstance(classes, str):
-        wanted = list(_parts(classes, position, known))
+        wanted = list(_parts(classes, names, known))
     elif isinstance(classes, Iterable):
         wanted = list(classes)
     else:
@@ -122,15 +122,15 @@ def parse_classes(classes: str | Sequence[int] | Sequence[str], names: Sequence[
     return tuple(numbers)
 
 
-def _parts(text: str, position: Mapping[str, int], known: Mapping[int, int]) -> Iterator[int | str]:
+def _parts(text: str, names: Sequence[str], known: Mapping[int, int]) -> Iterator[int | str]:
     """The names and numbers in a list with commas; of names that hold commas, the longest that fits."""
     parts = text.split(",")
-    longest = 1 + max((name.count(",") for name in position), default=0)
+    there, longest = set(names), 1 + max((name.count(",") for name in names), default=0)
     first = 0
     while first < len(parts):
         for last in range(min(first + longest, len(parts)), first, -1):
             name = ",".join(parts[first:last]).strip()
-            if name in position:
+            if name in there:
                 yield name
                 break
         else:
@@ -139,7 +139,7 @@ def _parts(text: str, position: Mapping[str, int], known: Mapping[int, int]) -> 
             if match is None:
                 raise OptionError(
                     f"classes must look like '0-49,60' or 'cat,dog', got {text!r}: there is no class "
-                    f"{parts[first].strip()!r}; there are: {_some(list(position))}"
+                    f"{parts[first].strip()!r}; there are: {_some(names)}"
                 )
             low, high = int(match[1]), int(match[2] or match[1])
             yield from range(low, high + 1) if high in known else [high]  # a range may be of any length

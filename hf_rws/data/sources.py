@@ -82,6 +82,7 @@ class _Built(Mapping[str, "datasets.Dataset"]):
                     raise
                 return
         self._files = {str(split): files for split, files in (self._builder.config.data_files or {}).items()}
+        self._features = self._builder.info.features
         if folder is not None:
             self._say_what_is_left(folder, path)
 
@@ -111,6 +112,7 @@ class _Built(Mapping[str, "datasets.Dataset"]):
         files = datasets.data_files.DataFilesDict({split: self._files[split]})
         self._builder.config.data_files = files
         self._builder.info.size_in_bytes = None  # of all splits: the disk need not hold them
+        self._builder.info.features = self._features  # not those of a split that was built before
         inner = os.path.relpath(self._builder.cache_dir, datasets.config.HF_DATASETS_CACHE)
         return _prepared(self._builder, split, output_dir=os.path.join(_parts_folder(), split, inner))
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 from PIL import Image
 from torch import nn
+from torchvision import tv_tensors
 from torchvision.transforms import v2
 
 from hf_rws.corruptions import CORRUPTIONS, Corrupt, RandomCorrupt, corrupt, frost
@@ -119,3 +120,31 @@ def test_all_without_frost_says_so(monkeypatch):
 def test_mistakes_are_found_when_the_transform_is_made(make, message):
     with pytest.raises(OptionError, match=re.escape(message)):
         make()
+
+
+# --- among torchvision's own transforms ---
+
+
+@pytest.mark.parametrize("transform", [Corrupt("fog"), RandomCorrupt(["fog"])], ids=["Corrupt", "RandomCorrupt"])
+def test_an_image_of_torchvision_stays_one(transform):
+    image = tv_tensors.Image(torch.randint(0, 256, (3, 48, 32), dtype=torch.uint8))
+    found = transform(image)
+    assert type(found) is tv_tensors.Image
+    torch.manual_seed(0)
+    again = transform(image)
+    torch.manual_seed(0)
+    assert torch.equal(transform(image.as_subclass(torch.Tensor)), again.as_subclass(torch.Tensor))
+    scaled = v2.Compose([transform, v2.ToDtype({tv_tensors.Image: torch.float32, "others": None}, scale=True)])(image)
+    assert scaled.dtype == torch.float32
+    changed, label = v2.Compose([v2.ToImage(), transform])(image, 3)
+    assert (type(changed), label) == (tv_tensors.Image, 3)
+
+
+@pytest.mark.filterwarnings("ignore:.*[Ff]rost")  # whose pictures may be missing
+def test_grey_images_are_given_what_has_a_meaning_for_them():
+    grey = torch.full((64, 1, 32, 32), 128, dtype=torch.uint8)
+    torch.manual_seed(0)
+    assert RandomCorrupt("all")(grey).shape == grey.shape
+    for _ in range(3):  # whatever is drawn
+        with pytest.raises(OptionError, match="saturate: defined for colour images only; these have 1 channel"):
+            RandomCorrupt(["fog", "saturate"], clean=0.99)(grey[:1])

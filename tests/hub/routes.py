@@ -503,7 +503,7 @@ HUB: Routes = (
     ("GET", f"{_MODEL}/revision/{_REVISION}", model),
     ("GET", f"{_MODEL}/tree/{_REVISION}(/(?P<path>.+))?", tree),
     ("POST", f"{_MODEL}/paths-info/{_REVISION}", paths_info),
-    ("GET HEAD", f"/{_REPO}/resolve/{_REVISION}/(?P<path>.+)", resolve),
+    ("GET HEAD", f"/(datasets/)?{_REPO}/resolve/{_REVISION}/(?P<path>.+)", resolve),
     ("GET", "/api/whoami-v2", whoami),
     ("POST", "/api/repos/create", create_repo),
     ("DELETE", "/api/repos/delete", delete_repo),

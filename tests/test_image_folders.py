@@ -1,0 +1,243 @@
+"""A folder of images is listed by us: all files, whatever they are called, in disjoint splits; what is left is said."""
+
+import json
+import os
+
+import datasets
+import pytest
+
+from hf_rws.copies import write_corrupted_copy
+from hf_rws.data import as_images, load_split, load_splits
+from hf_rws.data.folders import _splits
+from hf_rws.data.sources import check_disjoint, open_dataset
+from hf_rws.errors import FormatError, NotFoundError, RWSError, RWSWarning
+from tests.helpers import datasets_cache, picture, toy_dataset, write_parquet  # noqa: F401
+
+pytestmark = pytest.mark.usefixtures("datasets_cache")
+
+
+def fill(folder, *paths):
+    for number, path in enumerate(paths):
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        picture(number).save(folder / path, "PNG")
+    return folder
+
+
+def layout(*paths):
+    return {name: list(zip(split.files, split.labels, strict=True)) for name, split in _splits(sorted(paths)).items()}
+
+
+# --- what is a split, and what a class ---
+
+
+@pytest.mark.parametrize(
+    ("paths", "splits"),
+    [
+        (["a.png", "train-1.png", "test.png"], {"train": {None: 3}}),
+        (["cat/train.png", "dog/test-1.png"], {"train": {"cat": 1, "dog": 1}}),
+        (["train/cat/1.png", "test/cat/1.png", "test/dog/1.png"], {"train": {"cat": 1}, "test": {"cat": 1, "dog": 1}}),
+        (["train/1.png", "test/2.png"], {"train": {None: 1}, "test": {None: 1}}),
+        (["Training/cat/1.png", "VAL/cat/2.png"], {"train": {"cat": 1}, "validation": {"cat": 1}}),
+        (["val/cat/1.png", "valid/cat/2.png"], {"val": {"cat": 1}, "valid": {"cat": 1}}),
+        (["bus/1.png", "car/2.png", "train/3.png"], {"train": {"bus": 1, "car": 1, "train": 1}}),
+        (["train/1.png", "photo.png"], {"train": {"train": 1, None: 1}}),
+        (["train/cat/1.png", "extra/cat/2.png"], {"train": {"cat": 1}, "extra": {"cat": 1}}),
+        (["data/train/cat/1.png", "data/test/cat/2.png"], {"train": {"cat": 1}, "test": {"cat": 1}}),
+        (["photos/cat/1.png", "photos/dog/2.png"], {"train": {"cat": 1, "dog": 1}}),
+        (["train/animals/cat/1.png", "test/animals/dog/1.png"], {"train": {"cat": 1}, "test": {"dog": 1}}),
+        (["train/cat/1.png", "train/2.png"], {"train": {"cat": 1, None: 1}}),
+        (["train.png/test.png"], {"train": {"train.png": 1}}),
+    ],
+)
+def test_splits_and_classes(paths, splits):
+    found = layout(*paths)
+    counted = {
+        name: {label: [one for _, one in pairs].count(label) for _, label in pairs} for name, pairs in found.items()
+    }
+    assert counted == splits
+    listed = [path for pairs in found.values() for path, _ in pairs]
+    assert sorted(listed) == sorted(paths)  # each once
+
+
+NAMES = (
+    "photos [2024]",
+    "a*b",
+    "test_set",
+    "train",
+    "a::b",
+    "a#b",
+    "what?",
+    ".hidden",
+    "{a,b}",
+    "C++ (1)",
+    "ünï",
+    "a%2 b",
+)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_whatever_a_folder_is_called(name, tmp_path):
+    folder = fill(tmp_path / name / name.lstrip("."), *(f"{name.lstrip('.')}-{number}.PNG" for number in range(3)))
+    for place in (folder, folder.parent):
+        assert len(as_images(place, side=32)) == 3
+    table = tmp_path / "tables" / name
+    table.parent.mkdir()
+    toy_dataset(tmp_path / "toy", train=8).rename(table)  # `datasets` cannot write to such a place
+    assert [len(load_split(str(table), split)) for split in ("train", "test")] == [8, 12]
+    assert len(load_splits(str(table), validation=0.25).train) == 6
+
+
+def test_a_split_that_lacks_a_class_numbers_the_others_as_the_rest_does(tmp_path):
+    folder = fill(tmp_path / "pets", "train/ant/1.png", "train/cat/1.png", "train/dog/1.png", "test/dog/1.png")
+    assert load_split(str(folder)).classes == ("ant", "cat", "dog")
+    assert load_split(str(folder)).labels.tolist() == [2]
+
+
+def test_one_split_alone(tmp_path):
+    folder = str(fill(tmp_path / "pets", *(f"{kind}/{number}.png" for kind in ("cat", "dog") for number in range(10))))
+    with pytest.raises(
+        NotFoundError, match=r"has no test split; it has: train; choose one by test_split, e\.g\. train"
+    ):
+        load_split(folder)
+    assert len(load_split(folder, "train")) == 20
+    found = load_splits(folder, test_split="train", validation=0.2)
+    parts = [found.train, found.validation, found.test]
+    assert [len(part) for part in parts] == [12, 4, 4]
+    assert len({image.numpy().tobytes() for part in parts for image in part.images}) == 20
+
+
+@pytest.mark.parametrize("name", ["val", "validation"])
+def test_a_split_by_its_folder_and_by_its_usual_name(name, tmp_path):
+    folder = fill(tmp_path / "pets", "train/cat/1.png", "val/cat/1.png")
+    assert len(load_split(str(folder), name)) == 1
+
+
+# --- what is left out ---
+
+
+@pytest.mark.parametrize(
+    ("left", "message"),
+    [
+        ("notes.heic", "1 files that are no images are left out: notes.heic"),
+        ("train/cat/clip.mp4", r"1 files that are no images are left out: train/cat/clip.mp4"),
+        ("cover.png", "1 images beside the folders of the splits are left out: cover.png"),
+    ],
+)
+def test_what_is_left_out_is_said(left, message, tmp_path):
+    folder = fill(tmp_path / "pets", "train/cat/1.png", "test/cat/1.png", left, ".hidden/x.png", "__MACOSX/1.png")
+    (folder / "README.md").write_text("# Pets\n")
+    with pytest.warns(RWSWarning, match=message):
+        assert len(load_split(str(folder))) == 1
+
+
+def test_images_in_no_class_folder_are_left_out_where_labels_are_wanted(tmp_path):
+    folder = fill(tmp_path / "pets", "train/cat/1.png", "train/dog/1.png", "train/stray.png")
+    with pytest.warns(RWSWarning, match=r"1 images that lie in no class folder are left out: train/stray.png"):
+        assert load_split(str(folder), "train").labels.tolist() == [0, 1]
+    assert len(as_images(folder, side=32)) == 3
+
+
+@pytest.mark.skipif(os.name != "posix", reason="names of bytes")
+def test_names_that_are_not_unicode(tmp_path):
+    folder = fill(tmp_path / "photos", "1.png")
+    os.link(folder / "1.png", os.fsencode(folder) + b"/\xff.png")
+    with pytest.warns(RWSWarning, match=r"1 files whose names are not Unicode are left out: \\udcff.png"):
+        assert len(as_images(folder, side=32)) == 1
+
+
+def test_links_that_lead_back_end(tmp_path):
+    folder = fill(tmp_path / "photos", "a/1.png")
+    (folder / "a" / "back").symlink_to(folder)
+    assert len(as_images(folder, side=32)) == 1
+
+
+def test_tables_that_belong_to_no_split_are_said(tmp_path):
+    folder = toy_dataset(tmp_path / "toy", train=8)
+    (folder / "extra.parquet").write_bytes((folder / "test-00000-of-00001.parquet").read_bytes())
+    with pytest.warns(RWSWarning, match=r"1 files are left out, as their names tell no split .*: extra.parquet"):
+        assert len(load_split(str(folder))) == 12
+
+
+def test_splits_that_share_a_file(tmp_path):
+    folder = toy_dataset(tmp_path / "toy", train=8)
+    files = "".join(f"  - {{split: {split}, path: train-*}}\n" for split in ("train", "test"))
+    (folder / "README.md").write_text(f"---\nconfigs:\n- config_name: default\n  data_files:\n{files}---\n")
+    with pytest.raises(FormatError, match=r"the splits 'train' and 'test' share 1 files"):
+        load_splits(str(folder), validation=0.25)
+    assert len(load_split(str(folder))) == 8
+    check_disjoint(open_dataset(str(toy_dataset(tmp_path / "other"))), "train", "test", "other")
+
+
+# --- tables stay tables ---
+
+
+def test_metadata_beside_images_are_read(tmp_path):
+    folder = fill(tmp_path / "pets", "1.png", "2.png")
+    rows = [{"file_name": "1.png", "label": "cat"}, {"file_name": "2.png", "label": "dog"}]
+    (folder / "metadata.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    found = load_split(str(folder), "train")
+    assert (found.classes, found.labels.tolist()) == (("cat", "dog"), [0, 1])
+
+
+def test_a_picture_beside_tables(tmp_path):
+    folder = fill(toy_dataset(tmp_path / "toy", train=8), "preview.png")
+    assert len(load_split(str(folder))) == 12
+
+
+def test_another_image_in_the_place_of_one_is_read_anew(tmp_path):
+    folder = fill(tmp_path / "pets", "train/cat/1.png", "train/dog/1.png")
+    before = load_split(str(folder), "train").images.clone()
+    picture(9).save(folder / "train/cat/1.png")
+    os.utime(folder / "train/cat/1.png", ns=(1, 1))
+    assert (load_split(str(folder), "train").images != before).flatten(1).any(1).tolist() == [True, False]
+
+
+def test_a_copy_keeps_the_splits_and_classes_of_a_folder(tmp_path):
+    folder = fill(tmp_path / "pets", "train/cat/1.png", "train/dog/1.png", "test/dog/[1].png")
+    copy = datasets.load_dataset(str(write_corrupted_copy(str(folder), tmp_path / "copy", "fog")))
+    assert {name: split["label"][:] for name, split in copy.items()} == {"train": [0, 1], "test": [1]}
+    assert copy["test"].features["label"].names == ["cat", "dog"]
+
+
+def test_an_empty_folder_and_one_of_other_files(tmp_path):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "texts").mkdir()
+    (tmp_path / "texts" / "a.heic").touch()
+    for name in ("empty", "texts"):
+        with pytest.raises(RWSError, match=name):
+            load_split(str(tmp_path / name))
+
+
+# --- only what is used ---
+
+
+def built(cache):
+    return sorted(path.name for path in cache.rglob("*.arrow"))
+
+
+def test_only_the_split_that_is_used_is_built(tmp_path, datasets_cache):  # noqa: F811
+    folder = str(toy_dataset(tmp_path / "toy", train=8))
+    load_split(folder)
+    assert built(datasets_cache) == ["toy-test.arrow"]
+    load_splits(folder, validation=0.25)
+    assert built(datasets_cache) == ["toy-test.arrow", "toy-train.arrow"]
+
+
+def test_what_was_built_as_a_whole_is_used(tmp_path, datasets_cache):  # noqa: F811
+    folder = str(toy_dataset(tmp_path / "toy", train=8))
+    whole = datasets.load_dataset(folder)
+    before = built(datasets_cache)
+    assert len(load_split(folder)) == len(whole["test"])
+    assert built(datasets_cache) == before
+
+
+def test_a_broken_split_does_not_matter_to_another(tmp_path):
+    folder = write_parquet(
+        tmp_path / "half",
+        datasets.Features({"image": datasets.Image(), "label": datasets.Value("int64")}),
+        test={"image": [picture(0)], "label": [0]},
+    )
+    (folder / "train-00000-of-00001.parquet").write_bytes(b"cut off")
+    assert len(load_split(str(folder))) == 1
+    with pytest.raises(FormatError, match="could not be read"):
+        load_split(str(folder), "train")
