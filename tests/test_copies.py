@@ -26,6 +26,7 @@ from hf_rws.errors import (
     MissingExtraError,
     NotFoundError,
     OptionError,
+    RWSWarning,
 )
 from tests.helpers import CLASSES, datasets_cache, picture, pil, pixels, write_parquet  # noqa: F401
 
@@ -414,3 +415,27 @@ def test_jpeg_is_what_its_quality_says(mode):
     image.save(plain, "JPEG", quality=85, optimize=True)
     pixels = np.asarray(image)
     assert Treatment("contrast", 1, 0, "auto", 85)._encode(pixels) == plain.getvalue()
+
+
+def test_broken_images_are_left_out_and_listed(tmp_path):
+    folder = tmp_path / "photos" / "train"
+    for name in ("a", "b"):
+        (folder / name).mkdir(parents=True)
+        for number in range(3):
+            picture(number).save(folder / name / f"{number}.png")
+    (folder / "a" / "1.png").write_bytes(b"no picture")
+    picture(9, width=8).save(folder / "b" / "2.png")
+    dataset = str(tmp_path / "photos")
+    with pytest.raises(FormatError, match=r"1\.png"):
+        write_corrupted_copy(dataset, tmp_path / "copy", "contrast")
+    with pytest.warns(RWSWarning, match=r"2 of 6 images are left out: .*a/1\.png .*; .*image 5 has 8x32 pixels"):
+        write_corrupted_copy(dataset, tmp_path / "copy", "contrast", skip_broken=True, num_proc=1)
+    table = pq.read_table(tmp_path / "copy" / "data")
+    assert table["label"].to_pylist() == [0, 0, 1, 1]
+    assert [Path(value["path"]).name for value in table["image"].to_pylist()] == ["0.png", "2.png", "0.png", "1.png"]
+    shown = np.asarray(Image.open(io.BytesIO(table["image"][1].as_py()["bytes"])))
+    assert np.array_equal(shown, corrupt(np.asarray(picture(2)), "contrast", severity=5, index=1))
+    for path in folder.rglob("*.png"):
+        path.write_bytes(b"none")
+    with pytest.raises(FormatError, match="no image can be used"):
+        write_corrupted_copy(dataset, tmp_path / "none", "contrast", skip_broken=True)

@@ -23,13 +23,14 @@ from hf_rws.copies.treatment import Treatment, read_images
 from hf_rws.data.datasets import dataset_name
 from hf_rws.data.decoding import find_image_column
 from hf_rws.data.sources import open_dataset
-from hf_rws.errors import NotFoundError, OptionError
+from hf_rws.errors import FormatError, NotFoundError, OptionError, warn
 
 if TYPE_CHECKING:
     import datasets
 
 _SHARD_BYTES = 2**28  # of pixels: 10,000 images of 32 px, 1,700 of 224 px
 _SHARD_IMAGES = 10_000  # at most
+_LISTED = 20  # images that are left out, by name
 
 
 def write_corrupted_copy(
@@ -46,6 +47,7 @@ def write_corrupted_copy(
     image_column: str | None = None,
     jpeg_quality: int | None = None,
     images_per_shard: int | None = None,
+    skip_broken: bool = False,
     overwrite: bool = False,
     num_proc: int = 1,
     progress: bool = False,
@@ -68,6 +70,8 @@ def write_corrupted_copy(
         image_column: Name of the image column where there are several.
         jpeg_quality: Save JPEG of this quality, as the published ImageNet-C (85), instead of lossless PNG.
         images_per_shard: Images in a file; by default files hold at most 256 MB of pixels and 10,000 images.
+        skip_broken: Leave out the rows of images that cannot be used, with a warning that lists them. All images are
+            read once more, to find them; image i is then the i-th of those that are left.
         overwrite: Replace another copy in the folder, when this one is finished.
         num_proc: Processes; in a script, above 1, the call has to stand below `if __name__ == "__main__":`.
         progress: Show a bar.
@@ -88,6 +92,8 @@ def write_corrupted_copy(
     treatment = Treatment(corruption, severity, seed, parameters, jpeg_quality)
     chosen = _chosen_splits(open_dataset(dataset, config=config, revision=revision), splits, dataset)
     column = find_image_column(next(iter(chosen.values())), image_column, dataset)
+    if skip_broken:
+        chosen = {name: _usable(split, column, f"{dataset} {name}") for name, split in chosen.items()}
     if images_per_shard is None:
         images_per_shard = _images_per_shard(chosen, column, dataset)
     record = {
@@ -108,7 +114,7 @@ def write_corrupted_copy(
     with file_errors(folder):
         if is_finished(folder, record, overwrite=overwrite):
             return folder
-        begin(folder, record_of_this_run, overwrite=overwrite)
+        begin(folder, record_of_this_run, overwrite=overwrite or skip_broken)  # a run that met a broken image
         shards = [
             Shard(rows, first, column, treatment, folder / UNFINISHED / DATA / file, f"{dataset} {name}")
             for name, split in chosen.items()
@@ -135,6 +141,25 @@ def _chosen_splits(
     if unknown:
         raise NotFoundError(f"dataset {dataset!r} has no split {', '.join(unknown)}; it has: {', '.join(loaded)}")
     return {name: loaded[name] for name in names or loaded}
+
+
+def _usable(split: "datasets.Dataset", column: str, title: str) -> "datasets.Dataset":
+    """The rows whose images can be used; a warning lists the others."""
+    good: list[int] = []
+    broken: list[str] = []
+    for first, table in zip(range(0, len(split), BATCH), split.with_format("arrow").iter(BATCH), strict=True):
+        for row in range(len(table)):
+            try:
+                read_images(table.slice(row, 1), split.features[column], column, first + row, title)
+                good.append(first + row)
+            except FormatError as error:
+                broken.append(str(error))
+    if not good:
+        raise FormatError(f"{title}: no image can be used; {broken[0] if broken else 'there are none'}")
+    if broken:
+        listed = "; ".join(broken[:_LISTED]) + ("; ..." if len(broken) > _LISTED else "")
+        warn(f"{len(broken)} of {len(split):,} images are left out: {listed}")
+    return split.select(good)
 
 
 def _images_per_shard(splits: Mapping[str, "datasets.Dataset"], column: str, dataset: str) -> int:
