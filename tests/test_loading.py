@@ -433,7 +433,7 @@ def test_a_bundle_of_a_model(study):
 
 def test_a_patched_model_is_not_bundled_as_a_base(study):
     model = hf_rws.load_patched("base", ["rws-fog"])
-    with pytest.raises(OptionError, match="bundle it after model.rws.clear"):
+    with pytest.raises(OptionError, match=r"bundle it after model.rws.clear"):
         hf_rws.hub.bundle(model, ["rws-fog"], "bundle")
     assert not (study / "bundle").exists()
 
