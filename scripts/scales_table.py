@@ -31,7 +31,7 @@ from hf_rws.study.measuring import StudyImages, patched
 from hf_rws.study.provenance import about
 
 SEVERITY = 5
-SETS = {2: 16, 3: 10, 5: 6}  # how many random sets of each size
+SETS = {2: 12, 3: 8, 5: 6}  # how many random sets of each size
 EXPONENTS = {"1/n": 1.0, "1/sqrt(n)": 0.5, "1": 0.0}  # a rule is n ** -exponent
 
 

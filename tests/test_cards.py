@@ -10,6 +10,7 @@ import pytest
 import timm
 from huggingface_hub import ModelCard
 
+import hf_rws
 from hf_rws import cards
 from hf_rws.cards import text as card_text
 from hf_rws.errors import FormatError, NotFoundError
@@ -323,6 +324,51 @@ def test_the_snippet_of_a_signature(options, path, value, call, monkeypatch, cap
     exec(snippet(cards.signature_card(changed(SIGNATURE, path, value), **options)), {})
     assert calls == [call]
     assert capsys.readouterr().out == "the patcher\n"
+
+
+def test_a_card_on_the_hub_without_a_base_does_not_make_one_up(monkeypatch, capsys):
+    card = cards.signature_card(changed(SIGNATURE, "base_model.repo_id", None), repo_id="user/rws-fog")
+    assert '"base"' not in card
+    assert 'hf_rws.load_patched(base, ["user/rws-fog"])` puts it on' in card
+    monkeypatch.setattr(hf_rws.Signature, "from_pretrained", lambda id: f"loaded {id}")
+    exec(snippet(card), {})
+    assert capsys.readouterr().out == "loaded user/rws-fog\n"
+    check_no_holes(card)
+
+
+@pytest.mark.parametrize(
+    ("card", "package"),
+    [
+        (cards.signature_card(SIGNATURE, repo_id="user/rws-fog"), "hf-rws"),
+        (cards.signature_card(SIGNATURE), "hf-rws"),
+        (cards.base_card(BASE, repo_id="user/base"), "timm"),
+        (cards.base_card({"architecture": "vgg16_gap"}, repo_id="base"), "hf-rws"),
+    ],
+)
+def test_a_card_says_what_to_install(card, package):
+    assert f"```bash\npip install {package}\n```" in card
+
+
+@pytest.mark.parametrize("name", ["photos", "cifar10", "uoft-cs/cifar10"])
+def test_only_what_is_a_datasets_id_is_called_one(name):
+    """A folder's name looks like the ids that once had no owner."""
+    config = changed(changed(SIGNATURE, "corruption.dataset", name), "metrics.dataset", name)
+    of_signature = ModelCard(cards.signature_card(config)).data
+    of_base = ModelCard(cards.base_card(BASE, metrics={"ta": 0.5, "dataset": name}, training={"dataset": name})).data
+    for data in (of_signature, of_base):
+        assert data.datasets == ([name] if "/" in name else None)
+        assert {result.dataset_type for result in data.eval_results} == {name if "/" in name else "custom"}
+
+
+@pytest.mark.parametrize("existing", ["mit", "other\nlicense_name: ours\nlicense_link: here", None])
+def test_a_license_that_is_asked_for_now_replaces_that_of_the_readme(existing):
+    old = "---\n" + (f"license: {existing}\n" if existing else "") + "tags: [mine]\n---\nMy text.\n"
+    fresh = cards.signature_card(SIGNATURE, license="apache-2.0")
+    kept, replaced = (
+        ModelCard(cards.merge_card(old, fresh, relicensed=relicensed)).data.to_dict() for relicensed in (False, True)
+    )
+    assert kept["license"] == ((existing or "apache-2.0").partition("\n")[0])
+    assert (replaced["license"], replaced.keys() & {"license_name", "license_link"}) == ("apache-2.0", set())
 
 
 def test_the_snippet_without_a_base_on_the_hub(monkeypatch):

@@ -15,7 +15,7 @@ import torch
 from huggingface_hub import DatasetCard
 from PIL import Image
 
-from hf_rws import corrupt
+from hf_rws import cards, corrupt
 from hf_rws.cards.copies import copy_card
 from hf_rws.copies import copying, shards, write_corrupted_copy
 from hf_rws.copies.treatment import Treatment
@@ -302,6 +302,44 @@ def test_other_options_in_the_same_folder(finished, source, tmp_path, monkeypatc
     with pytest.raises(OptionError, match="corruption: 'contrast' then, 'fog' now"):
         write_corrupted_copy(source, folder, "fog", severity=3, splits=["test"])
     assert files(folder) == before
+
+
+@pytest.mark.parametrize("finished", [True, False])
+def test_another_copy_is_replaced_for_those_who_mean_it(finished, source, tmp_path, monkeypatch):
+    folder = tmp_path / "copy"
+    with monkeypatch.context() as patched:
+        if not finished:
+            patched.setattr(copying, "finish", lambda *args, **options: None)
+        write_corrupted_copy(source, folder, "contrast", splits=["test"])
+    write_corrupted_copy(source, folder, "brightness", splits=["test"], overwrite=True)
+    whole = write_corrupted_copy(source, tmp_path / "whole" / "copy", "brightness", splits=["test"])
+    assert files(folder) == files(whole)
+
+
+def test_only_a_copy_and_a_readme_are_replaced(source, tmp_path):
+    (tmp_path / "README.md").write_text("mine")
+    (tmp_path / "data").mkdir()
+    with pytest.raises(OptionError, match="already has data of something else"):
+        write_corrupted_copy(source, tmp_path, "contrast", splits=["test"], overwrite=True)
+    (tmp_path / "data").rmdir()
+    write_corrupted_copy(source, tmp_path, "contrast", splits=["test"], overwrite=True)
+    assert len(datasets.load_dataset(str(tmp_path))["test"]) == 12
+
+
+@pytest.mark.parametrize("mark", ["model.safetensors", "signature.safetensors"])
+def test_a_copy_is_not_written_over_a_model(mark, source, tmp_path):
+    (tmp_path / mark).touch()
+    with pytest.raises(OptionError, match=r"holds a (model|signature), over which the copy would be written"):
+        write_corrupted_copy(source, tmp_path, "contrast")
+
+
+def test_the_card_says_where_the_copy_is(source, tmp_path):
+    folder = write_corrupted_copy(source, tmp_path / "photos-fog", "contrast", splits=["test"])
+    card = (folder / "README.md").read_text()
+    assert 'load_dataset("photos-fog")  # this folder; once it is on the Hub' in card
+    assert "pip install datasets" in card
+    pushed = cards.readdress(card, "photos-fog", {"photos-fog": "user/fog"})
+    assert 'load_dataset("user/fog")\n' in pushed
 
 
 def test_a_source_that_changed_is_not_mixed_with_what_it_was(tmp_path, monkeypatch):

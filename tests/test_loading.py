@@ -59,6 +59,19 @@ def test_scales(study):
     assert model.rws.scales == {"rws-fog": 1.0, "rws-snow": 0.5}
 
 
+def test_a_device(study, monkeypatch):
+    for device in ("cpu", torch.device("cpu")):
+        assert next(hf_rws.load_patched("base", "rws-fog", device=device).parameters()).device.type == "cpu"
+    lockfile = hf_rws.load_patched("base", "rws-fog", device="auto").rws.lockfile()
+    moved = []
+    monkeypatch.setattr(torch.nn.Module, "to", lambda self, device: moved.append((device, hasattr(self, "rws"))))
+    hf_rws.load_patched(lockfile=lockfile, device="cpu")
+    hf_rws.load_patched("base", "rws-fog")
+    assert moved == [(torch.device("cpu"), False)]  # before it is patched, and only where that is asked for
+    with pytest.raises(OptionError, match="device"):
+        hf_rws.load_patched("base", device="gpu")
+
+
 def test_one_signature_names_pairs_and_objects(study):
     assert hf_rws.load_patched("base", "rws-fog").rws.scales == {"rws-fog": 1.0}
     assert hf_rws.load_patched(study / "base", [("haze", "rws-fog")]).rws.scales == {"haze": 1.0}

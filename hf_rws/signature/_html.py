@@ -49,7 +49,8 @@ def _curve(points: Sequence[Mapping[str, float]]) -> str:
         y = _TOP + (_HEIGHT - _TOP - _BOTTOM) * (1 - accuracy)
         return f"{x:.1f},{y:.1f}"
 
-    lines, right, bottom = [], _WIDTH - _RIGHT, _HEIGHT - _BOTTOM
+    right, bottom = _WIDTH - _RIGHT, _HEIGHT - _BOTTOM
+    lines: list[str] = []
     for share in (0.0, 0.5, 1.0):
         y = at(low, share).split(",")[1]
         lines.append(f'<line x1="{_LEFT}" x2="{right}" y1="{y}" y2="{y}" stroke="#ccc"/>')
