@@ -258,6 +258,40 @@ def test_one_signature_with_its_base(hub, study):
         push_folder(study / "rws-fog", "user/fog", base="user/nothing", token=WRITE)
 
 
+@pytest.mark.parametrize("push", ["push_folder", "push_to_hub"])
+def test_a_signature_that_names_no_base_says_so(hub, study, push):
+    def pushed(**options):
+        if push == "push_folder":
+            return push_folder(study / "rws-fog", "user/fog", token=WRITE, **options)
+        return hf_rws.Signature.from_pretrained(study / "rws-fog").push_to_hub("user/fog", token=WRITE, **options)
+
+    with pytest.warns(UserWarning, match="rws-fog does not say which model.*push it again with base="):
+        pushed()
+    assert '"base"' not in hub.files("user/fog")["README.md"].decode()
+    hub.commit("user/base", {"config.json": b"{}"})
+    pushed(base="user/base", license="mit")
+    card = hub.files("user/fog")["README.md"].decode()
+    assert 'load_patched("user/base", ["user/fog"])' in card
+    assert ModelCard(card).data.license == "mit"
+    with pytest.warns(UserWarning, match="does not say which model"):
+        pushed(license="apache-2.0")
+    assert ModelCard(hub.files("user/fog")["README.md"].decode()).data.license == "apache-2.0"
+
+
+def test_a_study_can_be_given_a_license_and_keeps_what_its_signatures_have(hub, study):
+    def licenses():
+        return [ModelCard(hub.files(name)["README.md"].decode()).data.license for name in REPOS]
+
+    push_all(study, token=WRITE)
+    assert licenses() == [None, None, None]
+    (study / "base" / "README.md").write_text("---\nlicense: mit\n---\n")
+    (study / "rws-fog" / "README.md").write_text("---\nlicense: cc0-1.0\n---\n")
+    push_all(study, token=WRITE)
+    assert sorted(licenses()) == ["cc0-1.0", "mit", "mit"]
+    push_all(study, token=WRITE, license="bsd-3-clause")
+    assert licenses() == ["bsd-3-clause"] * 3
+
+
 def test_a_base_that_the_config_names_stays(hub, study):
     named = signature(NAME)
     named = replace(named, config=replace(named.config, base_model=replace(named.config.base_model, repo_id="a/b")))

@@ -471,7 +471,29 @@ def test_a_bundle_that_cannot_be_leaves_nothing_behind(study, base, signatures, 
     assert sorted(path.as_posix() for path in study.rglob("*")) == before
 
 
+def test_statistics_that_were_recalibrated_are_not_a_clean_model(study):
+    model = hf_rws.load_patched("base", [])
+    assert model.rws.is_clean
+    model.rws.recalibrate(torch.rand(8, 3, 32, 32))
+    assert not model.rws.is_clean
+    with pytest.raises(OptionError, match="has signatures on"):
+        hf_rws.hub.bundle(model, ["rws-fog"], "bundle")
+
+
 # --- Hub ids, over real HTTP on loopback ---
+
+
+def test_a_signature_is_named_by_its_id_on_the_hub(on_the_hub):
+    model = hf_rws.load_patched("user/base", ["user/rws-fog", "user/rws-snow"], scales={"user/rws-fog": 0.7})
+    assert model.rws.scales == {"rws-fog": 0.7, "rws-snow": 0.0}
+    commit = model.rws.signatures["rws-snow"].origin.revision
+    for id in ("user/rws-snow", "hf-hub:user/rws-snow", f"user/rws-snow@{commit}"):
+        with model.rws.using({id: 0.3}):
+            assert model.rws.scales == {"rws-fog": 0.0, "rws-snow": 0.3}
+    with pytest.raises(OptionError, match="no signature called 'user/rws-snow@v2'"):
+        model.rws.remove("user/rws-snow@v2")
+    model.rws.remove("user/rws-fog")
+    assert list(model.rws.scales) == ["rws-snow"]
 
 
 @pytest.fixture

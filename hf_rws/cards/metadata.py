@@ -151,7 +151,9 @@ def patched_accuracies(index: Any) -> dict[str, float]:
         for result in _entries(mapping(model).get("results"))
         for metric in _entries(mapping(result).get("metrics"))
     ]
-    found = {metric.get("name"): metric.get("value") for metric in metrics if isinstance(metric.get("name"), str)}
+    found: dict[Any, Any] = {
+        metric.get("name"): metric.get("value") for metric in metrics if isinstance(metric.get("name"), str)
+    }
     return {what: found[name] for name, what in names.items() if _is_accuracy(found.get(name))}
 
 

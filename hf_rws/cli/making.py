@@ -259,6 +259,7 @@ def _start(options: dict[str, Any], seed: int) -> "tuple[Splits, Any, dict[str, 
         "model_args": model_args,
         **given_options(skip_broken=skip_broken),
         **options,
+        **({"pretrained": True} if pretrained else {}),
     }
     if init_from is not None:
         notes["init_from"] = Path(init_from).resolve().name if Path(init_from).is_dir() else init_from
