@@ -197,13 +197,14 @@ def test_push_and_list(logged_in, study, call):  # noqa: F811
 
 def test_push_one(logged_in, study, call):  # noqa: F811
     commit = logged_in.commit("user/base", {"config.json": b"{}"})
-    asked = ["push", "rws-fog", "user/fog", "--base", "user/base", "--private"]
+    asked = ["push", "rws-fog", "user/fog", "--base", "user/base", "--private", "--license", "mit"]
     code, out, err = call(cli.cli, *asked, "--tag", "v1", "--commit-message", "my fog", "--format", "agent")
     assert (code, err) == (0, "")
     header, line = out.splitlines()
     head = logged_in.repos["user/fog"].refs["main"]
     assert (header, line) == ("repo\tcommit\turl", f"user/fog\t{head}\t{logged_in.endpoint}/user/fog")
     assert logged_in.repos["user/fog"].private
+    assert b"\nlicense: mit\n" in logged_in.files("user/fog")["README.md"]
     assert logged_in.repos["user/fog"].refs["v1"] == head
     assert json.loads(logged_in.files("user/fog")["config.json"])["base_model"]["revision"] == commit
     code, out, _ = call(cli.cli, "push", "rws-snow", "user/fog", "--base", "user/base", "--create-pr", "-q")
