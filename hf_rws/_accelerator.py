@@ -12,6 +12,7 @@ from hf_rws.errors import MissingExtraError, OptionError
 if TYPE_CHECKING:
     import torch
     from accelerate import Accelerator
+    from accelerate.state import PartialState
 
 _KINDS = ("cuda", "mps")  # of GPUs, in the order in which "auto" takes them
 
@@ -113,11 +114,11 @@ def create_accelerator(
         MissingExtraError: A tracker's package is not installed.
     """
     from accelerate import Accelerator
-    from accelerate.state import AcceleratorState, PartialState
-    from accelerate.utils import GradientAccumulationPlugin, parse_flag_from_env
+    from accelerate.state import AcceleratorState
+    from accelerate.utils import GradientAccumulationPlugin
 
     check_trackers(log_with)
-    device = PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU")).device
+    device = _process_state().device
     AcceleratorState._reset_state()  # as transformers does: a second training may want another precision
     try:
         return Accelerator(
@@ -129,6 +130,13 @@ def create_accelerator(
         )
     except ValueError as error:  # a precision that the device cannot compute
         raise OptionError(f"Accelerate refuses these training arguments: {error}") from error
+
+
+def _process_state() -> "PartialState":
+    from accelerate.state import PartialState
+    from accelerate.utils import parse_flag_from_env
+
+    return PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU"))
 
 
 def check_trackers(names: Sequence[str]) -> None:
@@ -143,6 +151,7 @@ def check_trackers(names: Sequence[str]) -> None:
     from accelerate.tracking import filter_trackers
     from accelerate.utils import LoggerType
 
+    _process_state()  # without one it cannot say what it leaves out
     for name in names:
         try:
             there = filter_trackers([name], logging_dir=".")

@@ -276,8 +276,10 @@ def test_every_command_has_the_formats_of_hf():
 
 
 def test_auto_is_agent_where_an_agent_runs_the_command(study, call, monkeypatch):  # noqa: F811
+    for name in ("AI_AGENT", "AGENT"):
+        monkeypatch.delenv(name, raising=False)
     human = call(cli.cli, "info", "rws-fog")[1]
-    monkeypatch.setenv("AI_AGENT", "1")
+    monkeypatch.setenv("AI_AGENT", "some-agent")
     agent = call(cli.cli, "info", "rws-fog", "--format", "auto")[1]
     assert human.startswith("signature  rws-fog")
     assert json.loads(agent)["id"] == "rws-fog"

@@ -8,7 +8,10 @@ import sys
 import pytest
 
 from hf_rws import cli
-from tests.models import signature
+from hf_rws.timm_repo import save_timm_repo
+from tests.hub import hub_fixture  # noqa: F401
+from tests.models import signature, trio
+from tests.test_cli import call  # noqa: F401
 
 SCRIPT = """
 import contextlib, io, json, sys
@@ -51,3 +54,35 @@ def test_what_only_looks_imports_neither_torch_nor_timm(folder):
     found = started(folder, ["--version"], ["--help"], *helps, ["info", "rws-fog"], ["ls"])
     assert found.pop("ls") == [1, False, []]  # offline
     assert set(map(str, found.values())) == {str([0, True, []])}, found
+
+
+# --- the Hub ---
+
+
+@pytest.fixture
+def local(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    models = trio("vgg16_gap")
+    for who, model in (("pretrained", models.start), ("standard", models.standard), ("robust", models.robust)):
+        save_timm_repo(model, who)
+    signature("vgg16_gap", "fog").save_pretrained("rws-fog")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--help"],
+        ["info", "rws-fog", "--base", "standard"],
+        ["extract", "robust", "standard", "pretrained", "--corruption", "fog", "--output-dir", "made"],
+        ["apply", "standard", "rws-fog", "--output-dir", "made"],
+    ],
+)
+@pytest.mark.parametrize("agent", ["", "1"])
+def test_what_needs_nothing_from_the_hub_sends_nothing_to_it(words, agent, local, hub, call, monkeypatch):  # noqa: F811
+    monkeypatch.setattr("huggingface_hub.utils._detect_agent._registry", None)
+    monkeypatch.setattr("huggingface_hub.constants.AGENT_HARNESSES_PATH", "no-list-of-agents")
+    monkeypatch.setenv("AI_AGENT", agent)
+    code, out, err = call(cli.cli, *words)  # stdout is no terminal
+    assert (code, err) == (0, "")
+    assert out
+    assert hub.requests == []

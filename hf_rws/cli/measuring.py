@@ -2,7 +2,6 @@
 # ruff: noqa: D301 (a raw docstring would take the meaning from click's \b, "leave these lines as they are")
 
 import json
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -124,7 +123,7 @@ def evaluate(
             seed=seed,
             batch_size=batch_size or _AT_A_TIME,
             device=device,
-            progress=sys.stderr.isatty(),
+            progress=True,
             **options,
         )
     if as_csv:

@@ -38,7 +38,7 @@ _WARM_UP = 0.3  # share of the run in which the learning rate climbs, from 0.04 
 _FLOAT16_MAX = torch.finfo(torch.float16).max  # beyond it no signature with codes can be stored
 _ROUNDED = 0.5  # share of the run, at its end, in which quantization-aware steps see rounded weights
 _COARSE = (1, 2, 3, "ternary")  # the bit widths at which rounding costs accuracy that such steps bring back
-_TOO_FEW = 0.25  # share of the usual steps below which a run changes little
+_TOO_FEW = 0.25  # share of the usual steps that brings most of the gain; half of it brings little
 _BLOCK = 8  # batches that are corrupted at once: corruptions are slow on a few images, and a mixture divides them
 _EVALUATION_BATCH = 500
 

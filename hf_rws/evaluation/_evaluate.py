@@ -8,10 +8,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from tqdm.auto import tqdm
 
 from hf_rws._accelerator import resolve_device
 from hf_rws._ambient import unaffected
+from hf_rws._progress import bar
 from hf_rws.corruptions import corrupt
 from hf_rws.corruptions.batch import check_severity
 from hf_rws.corruptions.registry import all_names, find
@@ -183,7 +183,7 @@ def _evaluations(
     rows: list[list[Row]] = [[] for _ in states]
     with _on(model, device):
         place = _first_parameter(model).device
-        for name, severity in tqdm(settings, desc="evaluating", disable=not progress, leave=False):
+        for name, severity in bar(settings, shown=progress, desc="evaluating", leave=False):
             if isinstance(images, Benchmark):
                 parts = images.batches(name, severity, batch_size=batch_size, limit=limit)
             else:
