@@ -5,6 +5,7 @@ works as expected. Names from elsewhere stand in many messages, so all of them a
 character shows; `args` holds the message as it was raised.
 """
 
+import contextlib
 import sys
 import warnings
 from pathlib import Path
@@ -49,7 +50,8 @@ def warn(message: str) -> None:
     level, depth, frame = 1, 1, sys._getframe()
     while frame.f_back is not None:
         frame, depth = frame.f_back, depth + 1
-        if frame.f_code.co_filename.startswith(_PACKAGE):
+        file = frame.f_code.co_filename
+        if file.startswith(_PACKAGE) or (file == contextlib.__file__ and level == depth - 1):  # a decorator of ours
             level = depth
     warnings.warn(message, RWSWarning, stacklevel=level + 1)
 

@@ -19,6 +19,8 @@ from hf_rws.errors import MismatchError, RWSError, RWSWarning
 from hf_rws.hub.catalogue import _listed
 from hf_rws.patching import patch
 from hf_rws.signature.config import parse_config
+from hf_rws.study import run_study
+from tests import helpers
 from tests.models import signature, trio
 from tests.test_cards import BASE, LOCKFILE
 from tests.test_cli import call  # noqa: F401
@@ -93,6 +95,15 @@ def test_every_warning_is_of_our_category_and_names_the_callers_line():
             assert not [call for call in ("warnings.warn(", "RWSWarning(") if call in path.read_text()], module
     with pytest.warns(RWSWarning, match="is a transfer") as caught:
         patch(deepcopy(trio(NAME).robust), [signature(NAME)])
+    assert caught[0].filename == __file__
+
+
+def test_a_warning_out_of_a_decorated_function_names_the_callers_line(monkeypatch, tmp_path):
+    """`run_study` is called by a context manager of the standard library, which decorates it."""
+    monkeypatch.setattr("hf_rws.study.run.check_trackers", lambda names: errors.warn("something"))
+    monkeypatch.setattr("hf_rws.study.run._keep_start", None)
+    with pytest.warns(RWSWarning, match="something") as caught, pytest.raises(TypeError):
+        run_study(trio(NAME).start, helpers.splits(), tmp_path / "study", helpers.arguments(), corruptions=["fog"])
     assert caught[0].filename == __file__
 
 
