@@ -381,17 +381,6 @@ def test_mean_and_deviation_of_the_channels():
     assert std == pytest.approx(values.std((0, 2, 3), unbiased=False).tolist(), abs=1e-4)
 
 
-def test_numbers_are_no_names(tmp_path):
-    folder = _tiny(tmp_path / "numbers", datasets.Value("int32"), labels=(0, 1, 2, 2))
-    assert not load_split(folder).has_names
-    chosen = load_split(folder, classes=[2, 0])
-    assert (chosen.classes, chosen.has_names) == (("2", "0"), False)
-    assert load_split(_tiny(tmp_path / "names")).has_names
-    assert not ImageSet(pixels(2), torch.zeros(2, dtype=torch.int64), ()).has_names
-    digits = datasets.ClassLabel(names=["0", "1"])
-    assert not load_split(_tiny(tmp_path / "digits", digits)).has_names
-
-
 # --- labels and classes by name ---
 
 
@@ -401,7 +390,6 @@ def test_text_as_labels(tmp_path):
     found = load_splits(folder, validation=0.25)
     assert found.train.classes == found.test.classes == ("ant", "cat", "dog", "emu")
     assert found.test.labels.tolist() == [2, 3, 2]
-    assert load_split(folder).has_names
     with pytest.raises(FormatError, match="leaves images without a label"):
         load_split(_tiny(tmp_path / "gaps", datasets.Value("string"), labels=("cat", None, "", "dog")))
 

@@ -27,7 +27,7 @@ TEST_NAMES = ("test", "validation", "valid", "val")  # in this order: some datas
 
 @unaffected
 def load_splits(
-    dataset: str,
+    dataset: str | Path,
     *,
     classes: str | Sequence[int] | Sequence[str] | None = None,
     validation: float = 0.1,
@@ -74,6 +74,7 @@ def load_splits(
     """
     if not 0 < validation < 1:
         raise OptionError(f"validation must be a share between 0 and 1, got {validation!r}")
+    dataset = str(dataset)
     reading = _Reading(dataset, resolve(preprocessing, image_size), image_column, label_column, cache_dir, skip_broken)
     _check_limit(limit)
     splits = open_dataset(dataset, config=config, revision=revision)
@@ -105,7 +106,7 @@ def load_splits(
 
 @unaffected
 def load_split(
-    dataset: str,
+    dataset: str | Path,
     split: str = "test",
     *,
     classes: str | Sequence[int] | Sequence[str] | None = None,
@@ -126,6 +127,7 @@ def load_split(
     at random by `seed`. They keep their order, and no others are decoded.
     """
     _check_limit(limit)
+    dataset = str(dataset)
     reading = _Reading(dataset, resolve(preprocessing, image_size), image_column, label_column, cache_dir, skip_broken)
     splits = open_dataset(dataset, config=config, revision=revision)
     rows = reading.rows(splits, _choose(splits, TEST_NAMES if split == "test" else (split,), dataset, split))
@@ -230,14 +232,16 @@ class _Reading:
             there = torch.isin(rows.numbers, decoded.rows)
             pixels = pixels[torch.searchsorted(decoded.rows, rows.numbers[there])]
             labels = replace(labels, values=labels.values[there])
-        return ImageSet(pixels, labels.values, labels.classes, dataset_name(self.dataset), labels.named)
+        return ImageSet(pixels, labels.values, labels.classes, dataset_name(self.dataset))
 
 
 def _choose(splits: Mapping[str, "datasets.Dataset"], names: Sequence[str], dataset: str, role: str) -> str:
     for name in names:
         if (found := pick(splits, name)) is not None:
             return found
-    advice = "" if role == "training" else f"; choose one by test_split, e.g. {next(iter(splits), 'train')}"
+    advice = (
+        "" if role == "training" else f"; choose one by test_split (split in load_split), e.g. {next(iter(splits))}"
+    )
     raise NotFoundError(f"dataset {dataset!r} has no {role} split; it has: {', '.join(splits)}{advice}")
 
 

@@ -88,7 +88,8 @@ def readable(where: str) -> Iterator[None]:
     except RWSError:
         raise
     except UNREADABLE as error:
-        why = "it is no image of a kind that is known" if isinstance(error, UnidentifiedImageError) else error
+        unknown = isinstance(error, UnidentifiedImageError)
+        why = "it is no image of a kind that is known" if unknown else error  # which would name a place in memory
         raise FormatError(f"{where} cannot be decoded: {why}") from error
 
 

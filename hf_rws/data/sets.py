@@ -21,16 +21,14 @@ class ImageSet:
     Attributes:
         images: uint8 tensor of shape (N, 3, H, W), on any device; may be memory-mapped.
         labels: int64 tensor of shape (N,), values 0 .. len(classes) - 1, on the CPU.
-        classes: Class names by label.
+        classes: Class names by label; numbers as text where they have no names.
         name: What the images are called in tables and cards, e.g. "uoft-cs/cifar10".
-        named: Whether the classes have names; else `classes` holds their numbers as text.
     """
 
     images: Tensor
     labels: Tensor
     classes: tuple[str, ...]
     name: str = ""
-    named: bool = True
 
     def __post_init__(self) -> None:
         if self.images.dtype != torch.uint8 or self.images.ndim != 4 or self.images.shape[1] != 3:
@@ -45,11 +43,6 @@ class ImageSet:
 
     def __len__(self) -> int:
         return len(self.labels)
-
-    @property
-    def has_names(self) -> bool:
-        """Whether `classes` says more than the labels do: names that are not just "0", "1", ... in this order."""
-        return self.named and self.classes != tuple(map(str, range(len(self.classes))))
 
     def subset(self, indices: Tensor | slice) -> "ImageSet":
         """The images at `indices`, in that order."""

@@ -1,7 +1,7 @@
 """Images without labels, of any kind that users have them in, as one uint8 tensor."""
 
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import count
 from pathlib import Path
 from types import GeneratorType
@@ -109,6 +109,7 @@ def _paths(images: Any) -> list[str] | None:
 
 
 def _read(images: Any, wanted: Preprocessing, image_column: str | None, *, skip_broken: bool) -> Tensor:
+    files: Sequence[Any] = ()
     if isinstance(images, ImageSet):
         return images.images
     if isinstance(images, Tensor | np.ndarray):
@@ -116,9 +117,10 @@ def _read(images: Any, wanted: Preprocessing, image_column: str | None, *, skip_
     if hasattr(images, "features") and hasattr(images, "select_columns"):  # of the library datasets, streamed
         images = _streamed(images, image_column)
     elif hasattr(images, "__len__") and hasattr(images, "__getitem__") and not isinstance(images, Iterable | Mapping):
+        files = getattr(images, "samples", ())  # of torchvision's folders: pairs of a path and a label
         images = map(images.__getitem__, range(len(images)))  # of torch or torchvision
     if isinstance(images, Iterable) and not isinstance(images, Mapping):
-        parts = list(_read_parts(iter(images), wanted, skip_broken=skip_broken))
+        parts = list(_read_parts(iter(images), wanted, files, skip_broken=skip_broken))
         if parts and len({part.shape[1:] for part in parts}) == 1:
             return torch.cat(parts)
         raise OptionError("images: there are none, or their sizes differ" if parts else "images: there are none")
@@ -144,10 +146,12 @@ def _streamed(images: Any, image_column: str | None) -> Iterator[Image.Image]:
     return map(decoded, enumerate(rows))  # no generator, which would end with the first that is broken
 
 
-def _read_parts(parts: Iterator[Any], wanted: Preprocessing, *, skip_broken: bool) -> Iterator[Tensor]:
+def _read_parts(
+    parts: Iterator[Any], wanted: Preprocessing, files: Sequence[Any], *, skip_broken: bool
+) -> Iterator[Tensor]:
     broken = []
     for number in count():
-        where, part = f"images: number {number}", None
+        where, part = str(files[number][0]) if number < len(files) else f"images: number {number}", None
         try:
             with readable(where):  # which may be decoded only now
                 try:
