@@ -393,7 +393,7 @@ def test_the_training_split_of_a_dataset_is_used(tmp_path):
         ({"images": 3}, "an array, a tensor, a dataset"),
         ({"images": {"a": IMAGES}}, "an array, a tensor, a dataset"),
         ({"images": []}, "there are none"),
-        ({"images": ["a", "b"]}, "a batch must be an array"),
+        ({"images": [1, 2]}, "a batch must be an array"),
         ({"corruption": lambda x: x[:, :, :16]}, r"custom must give back uint8 images of the shape .*, it gave"),
         ({"corruption": lambda x: x.float()}, "it gave torch.float32"),
         ({"corruption": lambda x: x.numpy()}, "it gave ndarray"),

@@ -5,6 +5,8 @@ import os
 
 import datasets
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from hf_rws.copies import write_corrupted_copy
 from hf_rws.data import as_images, load_split, load_splits
@@ -57,6 +59,20 @@ def test_splits_and_classes(paths, splits):
     assert counted == splits
     listed = [path for pairs in found.values() for path, _ in pairs]
     assert sorted(listed) == sorted(paths)  # each once
+
+
+FOLDERS = st.lists(st.sampled_from(["train", "test", "Val", "cat", "dog", "data"]), max_size=4)
+
+
+@given(st.lists(st.tuples(FOLDERS, st.sampled_from(["1.png", "train.png"])), min_size=1, unique_by=str))
+def test_every_image_is_in_one_split_or_beside_the_folders_of_splits(places):
+    paths = ["/".join([*folders, name]) for folders, name in places]
+    found = layout(*paths)
+    listed = [path for pairs in found.values() for path, _ in pairs]
+    assert len(listed) == len(set(listed))
+    beside = set(paths) - set(listed)
+    top = min(path.count("/") for path in paths)
+    assert all(path.count("/") == top for path in beside)
 
 
 NAMES = (
