@@ -143,36 +143,38 @@ def list_files(folder: Path) -> list[str]:
 
 
 def _splits(images: Sequence[str]) -> dict[str, _Split]:
-    top, groups = _outermost([path.split(os.sep) for path in images])
+    top, groups = _outermost(images)
     loose = len(images) > sum(map(len, groups.values()))
     words = [name for name in groups if name.lower() in _SPLIT_WORDS]
-    classed = any(len(parts) > top + 2 for name in words for parts in groups[name])
+    classed = any(path.count(os.sep) > top + 1 for name in words for path in groups[name])
     if not words or (not classed and (loose or len(words) < len(groups))):
-        return {_ONE_SPLIT: _labelled([path.split(os.sep) for path in images], top)}
+        return {_ONE_SPLIT: _labelled(images, top)}
     names = [split_of(name) for name in groups]
     names = names if len(set(names)) == len(names) else list(groups)
     return {name: _labelled(group, top + 1) for name, group in zip(names, groups.values(), strict=True)}
 
 
-def _outermost(images: Sequence[list[str]]) -> tuple[int, dict[str, list[list[str]]]]:
+def _outermost(images: Sequence[str]) -> tuple[int, dict[str, list[str]]]:
     """The depth of the folders that may be splits, below folders that are alone, and the images in each of them."""
     top = 0
     while True:
-        groups: dict[str, list[list[str]]] = {}
-        for parts in images:
-            if len(parts) > top + 1:
-                groups.setdefault(parts[top], []).append(parts)
-        alone = len(groups) == 1 and len(images) == len(next(iter(groups.values())))
-        inner = {parts[top + 1].lower() for parts in images if len(parts) > top + 2} if alone else set()
-        if not inner & _SPLIT_WORDS.keys() or next(iter(groups)).lower() in _SPLIT_WORDS:
+        groups: dict[str, list[str]] = {}
+        for path in images:
+            if path.count(os.sep) > top:
+                groups.setdefault(path.split(os.sep, top + 1)[top], []).append(path)
+        first = next(iter(groups), "")
+        if not groups or len(groups[first]) < len(images) or first.lower() in _SPLIT_WORDS:
+            return top, groups
+        inner = {path.split(os.sep, top + 2)[top + 1].lower() for path in images if path.count(os.sep) > top + 1}
+        if not inner & _SPLIT_WORDS.keys():
             return top, groups
         top += 1
 
 
-def _labelled(images: Sequence[list[str]], depth: int) -> _Split:
+def _labelled(images: Sequence[str], depth: int) -> _Split:
     """The class of an image is the folder that it lies in, below `depth`."""
-    labels = [intern(parts[-2]) if len(parts) > depth + 1 else None for parts in images]
-    return _Split([os.sep.join(parts) for parts in images], labels)
+    labels = [intern(path.rsplit(os.sep, 2)[-2]) if path.count(os.sep) > depth else None for path in images]
+    return _Split(images, labels)
 
 
 def _is_image(path: str) -> bool:
