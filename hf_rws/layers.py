@@ -19,6 +19,7 @@ __all__ = [
     "StopForward",
     "architecture",
     "check_loaded",
+    "check_scores",
     "find_layers",
     "first_layers",
     "head_names",
@@ -130,6 +131,17 @@ def takes_images_of(shape: Sequence[int]) -> Iterator[None]:
         raise
     except (RuntimeError, AssertionError) as error:  # AssertionError: timm's answer to other image sizes
         raise OptionError(f"the model cannot take images of shape {tuple(shape)}: {error}") from error
+
+
+def check_scores(model: nn.Module, scores: Any) -> Tensor:
+    """A model's output as scores of classes, of shape (N, classes); OptionError if it is something else."""
+    if isinstance(scores, Tensor) and scores.ndim == 2:
+        return scores
+    what = f"shape {tuple(scores.shape)}" if isinstance(scores, Tensor) else type(scores).__name__
+    raise OptionError(
+        f"this {type(unwrap(model)).__name__} gives no scores of classes, of shape (N, classes), but {what}; a timm "
+        "model with its classifier does"
+    )
 
 
 class StopForward(Exception):

@@ -9,6 +9,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import timm
 import torch
 
 import hf_rws
@@ -584,3 +585,21 @@ def test_the_command_keeps_what_cannot_be_pushed(tmp_path, capsys, monkeypatch):
     Path("file").touch()
     assert run("--push-to", "no id")[0] == 1
     assert run("--output-dir", "file")[0] == 1
+
+
+# --- models of other kinds ---
+
+
+def test_a_base_without_scores_of_classes_is_told_before_a_step():
+    features = timm.create_model("resnet18", features_only=True, channels=(8, 8, 8, 8))
+    features.pretrained_cfg = dict(features.pretrained_cfg, input_size=(3, 32, 32))
+    with pytest.raises(OptionError, match="this FeatureListNet gives no scores of classes"):
+        distill(features, IMAGES, **QUICK)
+
+
+def test_a_base_of_one_channel_learns_from_grey_images():
+    grey = timm.create_model("resnet18", in_chans=1, num_classes=4, channels=(8, 8, 8, 8)).eval()
+    grey.pretrained_cfg = dict(grey.pretrained_cfg, input_size=(3, 32, 32))
+    signature = distill(grey, IMAGES, **QUICK)
+    hf_rws.patch(grey, signature)
+    assert signature.deltas()["conv1.weight"].shape == grey.conv1.weight.shape == (64, 1, 7, 7)

@@ -332,7 +332,10 @@ def test_what_gives_no_classes_or_takes_other_channels_is_told():
     for given, message in (
         (timm.create_model("resnet18", num_classes=0, **small), r"this ResNet has no classifier \(num_classes=0\)"),
         (features, "this FeatureListNet gives no scores of classes, of shape .* but list"),
-        (timm.create_model("resnet18", in_chans=4, **small), "takes images of 4 channels; only those for 3 or 1"),
+        (
+            timm.create_model("resnet18", in_chans=4, **small),
+            "takes images of 4 channels; only models for 3 or 1",
+        ),
     ):
         for call in (lambda one: evaluate(one, image_set(4), []), lambda one: predict(one, pixels(4))):
             with pytest.raises(OptionError, match=message):

@@ -84,7 +84,7 @@ def test_one_size_is_chosen(tmp_path):
     ("config", "message"),
     [
         ({"input_size": None}, r"must give an input_size \(3, height, width\), it gives None"),
-        ({"input_size": (1, 32, 32)}, r"it gives \(1, 32, 32\)"),
+        ({"input_size": (4, 32, 32)}, r"it gives \(4, 32, 32\)"),
         ({"input_size": (3, 32)}, "must give an input_size"),
         ({"input_size": (3, 0, 32)}, "a height and a width of at least 1"),
         ({"crop_pct": -1}, "crop_pct must be a number above 0, got -1"),

@@ -9,11 +9,14 @@ from typing import Any
 import timm.data
 import torch
 from PIL import Image
+from timm.models import get_model_input_config
 from torch import Tensor, nn
 
 from hf_rws.errors import OptionError
 
 _INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "box", "hamming", "lanczos")
+# Weights of red, green and blue in grey, in 1/65536, as Pillow has them (ITU-R 601-2).
+_LUMA = (19595, 38470, 7471)
 _CROP_MODES = ("center", "squash", "border")
 
 
@@ -64,14 +67,15 @@ class Preprocessing:
                 that they were trained with.
 
         Raises:
-            OptionError: The model has no `pretrained_cfg` with the size of images of 3 channels, or it makes no sense.
+            OptionError: The model has no `pretrained_cfg` with the size of images of 3 channels or of 1, or that makes no
+                sense.
         """
         config: Any = getattr(model, "pretrained_cfg", None) or {}
         found: dict[str, Any] = {}
         if config.get("input_size"):
             found = timm.data.resolve_data_config(pretrained_cfg=dict(config), use_test_size=use_test_size)
         size = found.get("input_size")
-        if not isinstance(size, Sequence) or len(size) != 3 or size[0] != 3:
+        if not isinstance(size, Sequence) or len(size) != 3 or size[0] not in (1, 3):
             raise OptionError(
                 f"the model's pretrained_cfg must give an input_size (3, height, width), it gives {size!r}"
             )
@@ -80,7 +84,7 @@ class Preprocessing:
             mean = (0, 0, 0)
         elif not isinstance(mean, Sequence) or not all(_is_number(value, int | float) for value in mean):
             raise OptionError(f"the model's pretrained_cfg must give a mean of three numbers, it gives {mean!r}")
-        fill: Any = tuple(round(255 * value) for value in mean)
+        fill: Any = tuple(round(255 * value) for value in (mean if len(mean) == 3 else [*mean] * 3))
         height, width = size[1:]
         return cls((height, width), found["crop_pct"], found["interpolation"], crop_mode, fill)
 
@@ -148,13 +152,40 @@ class Normalize(nn.Module):
 
     @classmethod
     def of(cls, model: nn.Module) -> "Normalize":
-        """The normalisation in a timm model's `pretrained_cfg`."""
+        """The normalisation in a timm model's `pretrained_cfg`; for a model of one channel after making images grey."""
         config: Any = getattr(model, "pretrained_cfg", None) or {}
         if config.get("mean") is None or config.get("std") is None:
             raise OptionError("the model has no pretrained_cfg with mean and std; give it one, as timm models have")
-        return cls(config["mean"], config["std"])
+        channels = _channels(model)
+        if channels not in (1, 3):
+            raise OptionError(
+                f"this {type(model).__name__} takes images of {channels} channels; only models for 3 or 1 can be used"
+            )
+        kind = cls if channels == 3 else _Grey
+        return kind(config["mean"], config["std"])
 
     def forward(self, images: Tensor) -> Tensor:
         """Normalise uint8 images of shape (N, 3, H, W)."""
         images = images.to(torch.float32, memory_format=torch.channels_last)
         return torch.addcmul(self.shift, images, self.scale)
+
+
+class _Grey(Normalize):
+    """For models of one channel: Pillow's grey, normalised by the mean over the channels, as timm's loader does it."""
+
+    def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
+        super().__init__(*([sum(values) / len(values)] for values in (mean, std)))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Make uint8 images of shape (N, 3, H, W) grey, and normalise them."""
+        red, green, blue = (images[:, channel].to(torch.int32) * weight for channel, weight in enumerate(_LUMA))
+        return super().forward(((red + green + blue + 0x8000) >> 16).to(torch.uint8).unsqueeze(1))
+
+
+def _channels(model: nn.Module) -> int:
+    """How many channels the images have that a timm model takes; 3 where it does not say."""
+    try:
+        channels = get_model_input_config(model)["input_size"][0]
+    except (TypeError, LookupError):  # a pretrained_cfg without a size
+        return 3
+    return channels if isinstance(channels, int) else 3

@@ -21,7 +21,7 @@ from hf_rws.distillation.mixtures import Corrupter
 from hf_rws.distillation.objective import Objective, softened_divergence
 from hf_rws.errors import OptionError, warn
 from hf_rws.extraction import difference
-from hf_rws.layers import LayerTensor
+from hf_rws.layers import LayerTensor, check_scores
 from hf_rws.logging import get_logger
 from hf_rws.signature.bits import Bits
 from hf_rws.signature.quantization import rounded
@@ -385,7 +385,7 @@ def _answers(accelerator: "Accelerator", normalize: Normalize, model: nn.Module,
     found = []
     with accelerator.autocast():
         for part in images.split(_EVALUATION_BATCH):
-            found.append(model(normalize(part.to(accelerator.device))).float().cpu())
+            found.append(check_scores(model, model(normalize(part.to(accelerator.device)))).float().cpu())
     return torch.cat(found)
 
 

@@ -23,11 +23,9 @@ from hf_rws.errors import OptionError
 from hf_rws.evaluation.copied import copied_by
 from hf_rws.evaluation.labels import ClassMap, check_labels, match_classes
 from hf_rws.evaluation.tables import CLEAN, Comparison, Evaluation, Row
-from hf_rws.layers import check_loaded, takes_images_of, unwrap
+from hf_rws.layers import check_loaded, check_scores, takes_images_of, unwrap
 
 _State = Callable[[], AbstractContextManager[Any]]  # what a model is put into for a while: its signatures off, or on
-# Weights of red, green and blue in grey, in 1/65536, as Pillow has them (ITU-R 601-2).
-_LUMA = (19595, 38470, 7471)
 
 
 @unaffected
@@ -256,63 +254,22 @@ def predict(model: nn.Module, images: Tensor, *, batch_size: int = 500) -> Tenso
     """
     _check_answers_classes(model)
     first = _first_parameter(model)
-    prepare = _preparation(model).to(first.device)
+    normalize = Normalize.of(model).to(first.device)
     found = []
     with _evaluating(model), torch.inference_mode():
         for chunk in images.split(batch_size):
             with takes_images_of(chunk.shape):
-                scores = model(prepare(chunk.to(first.device)).to(first.dtype))
-            if not isinstance(scores, Tensor) or scores.ndim != 2:
-                shape = tuple(scores.shape) if isinstance(scores, Tensor) else type(scores).__name__
-                raise OptionError(f"{_kind(model)} gives no scores of classes, of shape (N, classes), but {shape}")
-            found.append(scores.argmax(1).cpu())
+                scores = model(normalize(chunk.to(first.device)).to(first.dtype))
+            found.append(check_scores(model, scores).argmax(1).cpu())
     return torch.cat(found) if found else torch.empty(0, dtype=torch.int64)
 
 
 def _check_answers_classes(model: nn.Module) -> None:
     """OptionError if a model has no classifier, as far as it says so itself."""
     if getattr(unwrap(model), "num_classes", None) == 0:
-        raise OptionError(f"{_kind(model)} has no classifier (num_classes=0): it gives features, no classes")
-
-
-def _kind(model: nn.Module) -> str:
-    return f"this {type(unwrap(model)).__name__}"
-
-
-def _preparation(model: nn.Module) -> nn.Module:
-    """From uint8 RGB images to what a model takes."""
-    normalize, channels = Normalize.of(model), _channels(unwrap(model))
-    if channels == 1:
-        return _Grey(normalize)
-    if channels != 3:
-        raise OptionError(f"{_kind(model)} takes images of {channels} channels; only those for 3 or 1 are measured")
-    return normalize
-
-
-def _channels(model: nn.Module) -> int:
-    """How many channels the images have that a timm model takes; 3 where it does not say."""
-    config: Any = getattr(model, "pretrained_cfg", None) or {}
-    name = config.get("first_conv")
-    weight = getattr(dict(model.named_modules()).get(name), "weight", None) if isinstance(name, str) else None
-    if isinstance(weight, Tensor) and weight.ndim == 4:
-        return weight.shape[1]
-    channels: Any = getattr(model, "in_chans", 3)
-    return channels if isinstance(channels, int) else 3
-
-
-class _Grey(nn.Module):
-    """As `Normalize`, for a model of one channel: Pillow's grey, and the mean of what RGB is normalised by, as timm."""
-
-    def __init__(self, normalize: Normalize) -> None:
-        super().__init__()
-        scale, shift = normalize.scale.flatten(), normalize.shift.flatten()
-        std = 1 / (255 * scale)
-        self.normalize = Normalize([float((-shift * std).mean())], [float(std.mean())])
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Grey and normalise uint8 images of shape (N, 3, H, W)."""
-        red, green, blue = (images[:, channel].to(torch.int32) * weight for channel, weight in enumerate(_LUMA))
-        return self.normalize(((red + green + blue + 0x8000) >> 16).to(torch.uint8).unsqueeze(1))
+        raise OptionError(
+            f"this {type(unwrap(model)).__name__} has no classifier (num_classes=0): it gives features, no classes"
+        )
 
 
 def _first_parameter(model: nn.Module) -> Tensor:
