@@ -13,6 +13,7 @@ from torchvision.transforms.functional import normalize
 from hf_rws import corrupt, evaluate
 from hf_rws.copies import write_corrupted_copy
 from hf_rws.corruptions import CORRUPTIONS
+from hf_rws.data import load_split
 from hf_rws.data.preprocessing import Normalize
 from hf_rws.data.sets import ImageSet
 from hf_rws.errors import OptionError
@@ -243,11 +244,11 @@ def test_what_a_dataset_may_be(tmp_path):
     folder = toy_dataset(tmp_path / "toy", test_images=8)
     expected = ImageSet(pixels(8, seed=1), torch.arange(8) % 4, CLASSES, "toy")
     for given in (str(folder), folder):
-        found, preprocessing = _as_image_set(model(), given, None, {})
+        found, preprocessing = _as_image_set(model(), given, None, 0, {})
         assert preprocessing == "32 px, bilinear, crop 1 (the model's own)"
         assert torch.equal(found.images, expected.images)
         assert (found.labels.tolist(), found.classes, found.name) == (expected.labels.tolist(), CLASSES, "toy")
-    pair, preprocessing = _as_image_set(model(), (expected.images.numpy(), expected.labels.tolist()), None, {})
+    pair, preprocessing = _as_image_set(model(), (expected.images.numpy(), expected.labels.tolist()), None, 0, {})
     assert preprocessing == "32x32, as given"
     created = model()
     results = {evaluate(created, given, "fog").rows for given in (str(folder), expected, pair)}
@@ -352,3 +353,22 @@ def test_the_model_comes_back_from_the_device(device):
     assert next(created.parameters()).device == torch.device("cpu")
     with pytest.raises(OptionError, match="there is no device 'cuda:99' here"):
         evaluate(created, images, [], device="cuda:99")
+
+
+# --- part of a dataset ---
+
+
+@pytest.mark.usefixtures("datasets_cache")
+def test_a_limit_draws_at_random_and_says_so(tmp_path):
+    """Many datasets are sorted by class, so the first images would be of one."""
+    folder = tmp_path / "sorted" / "test"
+    for label, name in enumerate(CLASSES):
+        (folder / name).mkdir(parents=True)
+        for number in range(10):
+            picture(10 * label + number).save(folder / name / f"{number}.png")
+    asked = model()
+    whole, part = (evaluate(asked, tmp_path / "sorted", [], limit=limit) for limit in (None, 12))
+    assert (whole.rows[0].n, part.rows[0].n) == (40, 12)
+    assert (whole.notes, part.notes) == ((), ("12 images drawn at random",))
+    labels = load_split(str(tmp_path / "sorted"), limit=12).labels
+    assert len(set(labels.tolist())) == 4

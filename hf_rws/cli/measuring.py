@@ -57,7 +57,7 @@ def _tried(context: click.Context, option: click.Parameter, path: Path | None) -
     "--severity", "severities", type=click.IntRange(1, 5), multiple=True, default=[5], show_default=True,
     help="Repeatable.",
 )  # fmt: skip
-@click.option("--limit", type=click.IntRange(1), help="Use only the first so many images.")
+@click.option("--limit", type=click.IntRange(1), help="Use only so many images, drawn at random by --seed.")
 @seed_option
 @batch_size_option
 @device_option

@@ -67,8 +67,8 @@ class Preprocessing:
                 that they were trained with.
 
         Raises:
-            OptionError: The model has no `pretrained_cfg` with the size of images of 3 channels or of 1, or that makes no
-                sense.
+            OptionError: The model has no `pretrained_cfg` with the size of images of 3 channels or 1, or one that makes
+                no sense.
         """
         config: Any = getattr(model, "pretrained_cfg", None) or {}
         found: dict[str, Any] = {}
@@ -84,7 +84,7 @@ class Preprocessing:
             mean = (0, 0, 0)
         elif not isinstance(mean, Sequence) or not all(_is_number(value, int | float) for value in mean):
             raise OptionError(f"the model's pretrained_cfg must give a mean of three numbers, it gives {mean!r}")
-        fill: Any = tuple(round(255 * value) for value in (mean if len(mean) == 3 else [*mean] * 3))
+        fill: Any = tuple(round(255 * value) for value in ([*mean] * 3 if len(mean) == size[0] == 1 else mean))
         height, width = size[1:]
         return cls((height, width), found["crop_pct"], found["interpolation"], crop_mode, fill)
 

@@ -59,9 +59,10 @@ def evaluate(
         corruptions: Names, one name, or "all" (all that this machine can make, or all in the benchmark).
         severities: Severities, 1 to 5.
         clean: Whether to measure clean images too (published benchmarks have none).
-        seed: Seed of the corruptions' draws.
+        seed: Seed of the corruptions' draws, and of that of `limit`.
         batch_size: Images at a time.
-        limit: Use only the first so many images.
+        limit: Use only so many images: of a dataset by its name drawn at random by `seed` (many are sorted by class), and
+            no others are decoded; of others the first.
         class_map: What classes of the dataset are among the model's, where names do not agree: {"car": "automobile"}.
         device: Where to measure: "auto" is the GPU where there is one; the model comes back afterwards. By default
             where it is.
@@ -167,9 +168,11 @@ def _evaluations(
         images: ImageSet | Benchmark = benchmark
         preprocessing = str(benchmark.preprocessing or "as they are published")
     else:
-        images, preprocessing = _as_image_set(model, dataset, limit, dataset_options)
-        if dataset_options.get("test_split"):
-            notes.append(f"split {dataset_options['test_split']!r}")
+        images, preprocessing = _as_image_set(model, dataset, limit, seed, dataset_options)
+        if isinstance(dataset, str | Path):
+            split = dataset_options.get("test_split")
+            notes += [f"split {split!r}"] if split else []
+            notes += [f"{len(images):,} images drawn at random"] if limit == len(images) else []
     if isinstance(images, ImageSet):
         if not len(images):
             raise OptionError("there are no images to evaluate on")
@@ -317,10 +320,12 @@ def _as_benchmark(dataset: Any, options: dict[str, Any]) -> Benchmark | None:
     return dataset if isinstance(dataset, Benchmark) else None
 
 
-def _as_image_set(model: nn.Module, dataset: Any, limit: int | None, options: dict[str, Any]) -> tuple[ImageSet, str]:
+def _as_image_set(
+    model: nn.Module, dataset: Any, limit: int | None, seed: int, options: dict[str, Any]
+) -> tuple[ImageSet, str]:
     """An `ImageSet` from what `evaluate` takes, its labels on the CPU, and how its images came to their size."""
     if isinstance(dataset, str | Path):
-        return _loaded(model, str(dataset), limit, options)
+        return _loaded(model, str(dataset), options, limit=limit, seed=seed)
     if options:
         raise OptionError(f"{', '.join(sorted(options))}: only for a dataset that is read, by its id or folder")
     if isinstance(dataset, ImageSet):
@@ -341,11 +346,11 @@ def _as_image_set(model: nn.Module, dataset: Any, limit: int | None, options: di
     return found, f"{width}x{height}, as given"
 
 
-def _loaded(model: nn.Module, dataset: str, limit: int | None, options: dict[str, Any]) -> tuple[ImageSet, str]:
+def _loaded(model: nn.Module, dataset: str, given: dict[str, Any], **drawn: Any) -> tuple[ImageSet, str]:
     """The test split of a dataset, its images as the model wants them, or as `image_size` says."""
-    options = dict(options)
+    options = given | drawn
     split = options.pop("test_split", None) or "test"
     wanted = resolve(options.pop("preprocessing", None), options.pop("image_size", None))
     preprocessing = wanted or Preprocessing.of(model)
-    images = load_split(dataset, split, preprocessing=preprocessing, **options).subset(slice(limit))
+    images = load_split(dataset, split, preprocessing=preprocessing, **options)
     return images, str(preprocessing) if wanted else f"{preprocessing} (the model's own)"
