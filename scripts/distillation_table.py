@@ -35,7 +35,7 @@ from hf_rws.data.preprocessing import Normalize
 from hf_rws.data.sets import ImageSet
 from hf_rws.signature.signature import Signature
 from hf_rws.study.layout import StudyFolder
-from hf_rws.study.measuring import StudyImages, patched
+from hf_rws.study.measuring import StudyImages, patched, recovery, recovery_cell
 from hf_rws.study.provenance import about
 
 EPOCH, TIMED_STEPS, BATCH = 50_000, 12, 128
@@ -191,9 +191,9 @@ def lines(rows: Sequence[Row]) -> list[str]:
         robust, base = by_seed.get(("robust models", 0)), by_seed.get(("base", 0))
         own = by_seed.get((name, 0))
         if robust and base and own and name != "base":
-            gains = [(own.ra[c] - base.ra[c], robust.ra[c] - base.ra[c]) for c in CORRUPTIONS]
-            gained, gap = (sum(column) for column in zip(*gains, strict=True))
-            cells += [f"{gained / gap:.3f}", f"{mean(a / b for a, b in gains):.3f}"]
+            each = [[row.ra[c] for c in CORRUPTIONS] for row in (base, own, robust)]
+            ratios = [recovery([a], [b], [c]) for a, b, c in zip(*each, strict=True)]
+            cells += [recovery_cell([value], f"{value:.3f}") for value in (recovery(*each), mean(ratios))]
         else:
             cells += ["", ""]
         cells.append(", ".join(f"{row.epochs:.2f}" for row in mine if row.epochs is not None))

@@ -34,7 +34,7 @@ from hf_rws.corruptions import corrupt
 from hf_rws.data.datasets import load_split
 from hf_rws.data.sets import ImageSet
 from hf_rws.evaluation import accuracy
-from hf_rws.study.measuring import measure_scales, recovery
+from hf_rws.study.measuring import measure_scales, recovery, recovery_cell
 from hf_rws.training.arguments import TrainingArguments
 
 # (name, projection, bits): what is measured of every study
@@ -74,7 +74,7 @@ class Measured:
     def mean_of_ratios(self) -> float:
         """Mean over the corruptions of each one's ratio."""
         rows = zip(self.standard_ra, self.patched_ra, self.robust_ra, strict=True)
-        return mean((patched - standard) / (robust - standard) for standard, patched, robust in rows)
+        return mean(recovery([standard], [patched], [robust]) for standard, patched, robust in rows)
 
 
 def measure(folder: Path, test: ImageSet, num_layers: int | None) -> list[Measured]:
@@ -150,7 +150,8 @@ def _row(architecture: str, name: str, rows: Sequence[Measured], who: str, ta: S
     cells = [architecture, name, str(len(rows)), _percent(ta), _percent([mean(getattr(m, f"{who}_ra")) for m in rows])]
     if who == "patched":
         size, base = rows[0].signature_nbytes, rows[0].base_nbytes
-        cells += [_spread([m.recovery for m in rows]), _spread([m.mean_of_ratios for m in rows])]
+        gains = [m.recovery for m in rows], [m.mean_of_ratios for m in rows]
+        cells += [recovery_cell(values, _spread(values)) for values in gains]
         cells += [f"{size / 1000:.0f}", f"{base / size:.0f}x"]
     else:
         cells += [""] * 4

@@ -334,7 +334,7 @@ def test_what_gives_no_classes_or_takes_other_channels_is_told():
         (timm.create_model("resnet18", num_classes=0, **small), r"this ResNet has no classifier \(num_classes=0\)"),
         (features, "this FeatureListNet gives no scores of classes, of shape .* but list"),
         (
-            timm.create_model("resnet18", in_chans=4, **small),
+            timm.create_model("resnet18", in_chans=4, num_classes=4, **small),
             "takes images of 4 channels; only models for 3 or 1",
         ),
     ):

@@ -1,4 +1,5 @@
 import json
+import math
 import re
 import shutil
 import warnings
@@ -16,7 +17,7 @@ from hf_rws.data.sets import ImageSet, Splits
 from hf_rws.errors import OptionError
 from hf_rws.evaluation import accuracy
 from hf_rws.fingerprints import weights_digest
-from hf_rws.study.measuring import Study, StudyRow, measure_scales, recovery
+from hf_rws.study.measuring import Study, StudyRow, measure_scales, recovery, recovery_cell
 from hf_rws.study.run import create_start, run_study
 from hf_rws.timm_repo import save_timm_repo
 from hf_rws.training.arguments import TrainingArguments
@@ -227,6 +228,26 @@ def test_recovery_is_a_ratio_of_means():
         "standard_ra": 0.2, "extracted_ra": 0.6, "robust_ra": 0.7,
         "extracted_nbytes": 5_000, "extracted_download_nbytes": 7_000,
     }  # fmt: skip
+
+
+@pytest.mark.parametrize("robust", [0.19, 0.2, 0.23])
+def test_where_the_robust_models_are_no_better_there_is_no_recovery(robust):
+    """Neither NaN nor a quotient of two chances (4.33) is a result."""
+    ra = {"standard": 0.2, "extracted": 0.33, "robust": robust}
+    row = StudyRow("fog", 5, 100, ra, ra, {"extracted": 5_000}, {"extracted": 7_000}, 400_000)
+    study = Study(None, (row,))
+    assert math.isnan(study.recovery()) == (robust <= 0.2)
+    words = study.to_markdown().splitlines()[-1]
+    shown = f"no better than the standard one (RA {100 * robust:.1f} and 20.0; differences up to 11"
+    assert words.startswith("recovery: not known, as the robust models are")
+    assert shown in words
+    assert "nan" not in words
+    assert "4.33" not in words
+
+
+def test_a_cell_without_a_recovery_says_why():
+    assert recovery_cell([0.5, 0.7], "0.60") == "0.60"
+    assert recovery_cell([0.5, recovery([0.3], [0.4], [0.3])], "nan") == "robust no better"
 
 
 def test_every_table_states_the_recipe(finished):

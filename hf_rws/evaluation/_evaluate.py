@@ -61,8 +61,8 @@ def evaluate(
         clean: Whether to measure clean images too (published benchmarks have none).
         seed: Seed of the corruptions' draws, and of that of `limit`.
         batch_size: Images at a time.
-        limit: Use only so many images: of a dataset by its name drawn at random by `seed` (many are sorted by class), and
-            no others are decoded; of others the first.
+        limit: Use only so many images: the first, but of a dataset by its name drawn at random by `seed`, as many are
+            sorted by class, and no others are decoded.
         class_map: What classes of the dataset are among the model's, where names do not agree: {"car": "automobile"}.
         device: Where to measure: "auto" is the GPU where there is one; the model comes back afterwards. By default
             where it is.

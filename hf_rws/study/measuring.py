@@ -1,5 +1,6 @@
 """What the models of a study are worth: TA, RA and recovery, as tables."""
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -60,9 +61,22 @@ class Study:
     recipe: str = ""
 
     def recovery(self, who: str = "extracted") -> float:
-        """(mean RA of `who` - mean RA standard) / (mean RA robust - mean RA standard)."""
+        """(mean RA of `who` - mean RA standard) / (mean RA robust - mean RA standard); NaN as `recovery` says."""
         standard, patched, robust = ([row.ra[name] for row in self.rows] for name in ("standard", who, "robust"))
         return recovery(standard, patched, robust)
+
+    def _recovery_in_words(self, kinds: Sequence[str]) -> str:
+        """The recovery of each kind; or, where it would be a quotient of two chances, that it is not known."""
+        standard, robust = (_mean([row.ra[name] for row in self.rows]) for name in ("standard", "robust"))
+        n = self.rows[0].n
+        by_chance = 1.96 * math.sqrt((standard * (1 - standard) + robust * (1 - robust)) / n)
+        if robust - standard > by_chance:
+            return f"recovery: {', '.join(f'{name} {self.recovery(name):.2f}' for name in kinds)}"
+        return (
+            f"recovery: not known, as the robust models are no better than the standard one (RA {100 * robust:.1f} and "
+            f"{100 * standard:.1f}; differences up to {100 * by_chance:.1f} may be chance); train longer, or on more "
+            "images"
+        )
 
     def to_markdown(self) -> str:
         """A table in percent, kB (weight file; whole download) and times smaller than the base's weight file."""
@@ -76,8 +90,7 @@ class Study:
             kB = [f"{size[largest] / 1000:.1f}" for size in (row.nbytes, row.download_nbytes)]
             ratio = f"{row.base_nbytes / row.nbytes[largest]:.0f}x"
             lines.append(f"| {' | '.join([f'{row.corruption}-{row.severity}', *cells, *kB, ratio])} |")
-        gains = [f"{name} {self.recovery(name):.2f}" for name in kinds if "robust" in models]
-        facts = [f"recovery: {', '.join(gains)}"] if gains else []
+        facts = [self._recovery_in_words(kinds)] if kinds and "robust" in models else []
         facts += [f"n = {self.rows[0].n} test images", f"recipe: {self.recipe}"]
         return "\n".join([*lines, "", "; ".join(facts)])
 
@@ -85,12 +98,21 @@ class Study:
 def recovery(standard: Sequence[float], patched: Sequence[float], robust: Sequence[float]) -> float:
     """Share of the robust models' gain in RA that patching brings: a ratio of means over corruptions.
 
+    NaN where the robust models are no better than the standard one: there is no gain to have a share of.
+
     Example:
         >>> recovery([0.2, 0.4], patched=[0.5, 0.7], robust=[0.6, 0.8])
         0.75
+        >>> recovery([0.5], patched=[0.7], robust=[0.4])
+        nan
     """
     gained, gap = (sum(values) - sum(standard) for values in (patched, robust))
-    return gained / gap if gap else float("nan")
+    return gained / gap if gap > 0 else math.nan
+
+
+def recovery_cell(values: Sequence[float], shown: str) -> str:
+    """A cell of a table of recoveries: `shown`, unless one of them is NaN."""
+    return "robust no better" if any(map(math.isnan, values)) else shown
 
 
 def measure_scales(
@@ -105,6 +127,10 @@ def measure_scales(
     patcher.clear()
     patcher.bake()
     return points
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)
 
 
 class StudyImages:
