@@ -1,24 +1,35 @@
-"""Figures. They show what they are given and compute nothing; all need `pip install "hf-rws[plots]"`."""
+"""Figures of results: they show what they are given and compute nothing.
+
+Every function returns a matplotlib `Figure`, which a notebook shows as it is; `figure.savefig(...)`, or `save=` beside
+it, writes it. All need `pip install "hf-rws[plots]"`.
+
+```python
+signature = hf_rws.Signature.from_pretrained("rws-fog")
+hf_rws.plots.before_and_after(signature.config.metrics, save="fog.png")
+```
+"""
 
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
 from torch import Tensor
 
+from hf_rws._files import write_whole
 from hf_rws._text import one_line
-from hf_rws.errors import MissingExtraError
+from hf_rws.errors import MissingExtraError, OptionError
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 __all__ = [
-    "Comparison",
+    "OverviewRow",
     "before_and_after",
     "corruption_sheet",
     "layer_differences",
@@ -27,8 +38,6 @@ __all__ = [
     "similarity",
 ]
 
-_Target = TypeVar("_Target", Path, io.BytesIO)
-
 _RIGHT, _WRONG, _CLEAN, _CORRUPTED = "#1a7f37", "#c0392b", "#57606a", "#0969da"
 _TILE, _GAP, _LABEL, _LINE, _DOTS = 64, 2, 108, 16, 100  # of a sheet, in pixels; and pixels per inch
 _LONGEST_NAME = 60  # characters
@@ -36,8 +45,8 @@ _BARS = (("standard", "before"), ("patched", "after"), ("robust", "robust model"
 
 
 @dataclass(frozen=True)
-class Comparison:
-    """What the figure shows of one corruption.
+class OverviewRow:
+    """What an overview shows of one corruption.
 
     Attributes:
         corruption: Its name.
@@ -55,26 +64,33 @@ class Comparison:
 
 
 def overview(
-    clean: Tensor, labels: Sequence[str], predicted: Sequence[str], comparisons: Sequence[Comparison], path: str | Path
-) -> Path:
+    clean: Tensor,
+    labels: Sequence[str],
+    predicted: Sequence[str],
+    rows: Sequence[OverviewRow],
+    *,
+    save: str | Path | None = None,
+) -> "Figure":
     """Images clean and corrupted with predictions before and after patching, and a scale curve for each corruption.
 
     Args:
         clean: Clean images, uint8 of shape (N, 3, H, W).
         labels: Their class names.
         predicted: What the clean model takes them for.
-        comparisons: One row each; the same images corrupted.
-        path: PNG to write.
+        rows: One for each corruption; the same images corrupted.
+        save: File to write, as its name ends: .png, .pdf, .svg, ...
 
     Returns:
-        The path.
+        The figure.
 
     Raises:
         MissingExtraError: matplotlib is not installed.
+        OptionError: matplotlib writes no files of that ending.
+        AccessError: The file cannot be written.
     """
-    columns, rows = len(clean), len(comparisons) + 1
-    figure = _figure(1.25 * columns + 4.2, 1.62 * rows)
-    grid = figure.add_gridspec(rows, columns + 3, wspace=0.12, hspace=0.5)
+    columns, lines = len(clean), len(rows) + 1
+    figure = _figure(1.25 * columns + 4.2, 1.62 * lines)
+    grid = figure.add_gridspec(lines, columns + 3, wspace=0.12, hspace=0.5)
     for column in range(columns):
         ax = figure.add_subplot(grid[0, column])
         _show(ax, clean[column], [(predicted[column], predicted[column] == labels[column])])
@@ -86,35 +102,40 @@ def overview(
     legend.text(0.12, 0.7, "corrupted: before the patch, then after it", fontsize=8, va="top")
     legend.text(0.12, 0.5, "right", fontsize=8, va="top", color=_RIGHT)
     legend.text(0.28, 0.5, "wrong", fontsize=8, va="top", color=_WRONG)
-    for row, comparison in enumerate(comparisons, start=1):
+    for line, row in enumerate(rows, start=1):
         for column in range(columns):
-            ax = figure.add_subplot(grid[row, column])
-            names = (comparison.before[column], comparison.after[column])
-            _show(ax, comparison.images[column], [(name, name == labels[column]) for name in names])
+            ax = figure.add_subplot(grid[line, column])
+            names = (row.before[column], row.after[column])
+            _show(ax, row.images[column], [(name, name == labels[column]) for name in names])
             if column == 0:
-                ax.set_ylabel(_title(comparison.corruption), fontsize=9)
-        curve = figure.add_subplot(grid[row, columns:])
+                ax.set_ylabel(_title(row.corruption), fontsize=9)
+        curve = figure.add_subplot(grid[line, columns:])
         box = curve.get_position()
         curve.set_position((box.x0 + 0.06, box.y0 + 0.015, box.width - 0.06, box.height - 0.01))
-        scale_curve(curve, comparison.curve, legend=row == 1, axis_label=row == rows - 1)
-    _save(figure, Path(path))
-    return Path(path)
+        _draw_curve(curve, row.curve, legend=line == 1, axis_label=line == lines - 1)
+    return _finished(figure, save)
 
 
-def before_and_after(metrics: Mapping[str, Any]) -> bytes:
+def before_and_after(metrics: Mapping[str, Any] | None, *, save: str | Path | None = None) -> "Figure":
     """The picture of a signature's card: bars of TA and RA before and after the patch, and the scale curve.
 
     Args:
         metrics: Of the signature's config: "standard", "patched" and perhaps "robust", each {"ta", "ra"} in [0, 1], and
             perhaps "scale_curve".
+        save: File to write, as its name ends: .png, .pdf, .svg, ...
 
     Returns:
-        A PNG of 10 to 30 kB; the same bytes for the same metrics, with the same version of matplotlib.
+        The figure. Its PNG has 10 to 30 kB, and the same bytes for the same metrics with the same matplotlib.
 
     Raises:
         MissingExtraError: matplotlib is not installed.
+        OptionError: The metrics hold no such accuracies, or matplotlib writes no files of that ending.
+        AccessError: The file cannot be written.
     """
+    metrics = metrics or {}
     models = [(key, title) for key, title in _BARS if key in metrics]
+    if not models:
+        raise OptionError("there are no results to show: metrics must hold the accuracies of one model at least")
     curve = metrics.get("scale_curve", ())
     figure = _figure(6.4 if curve else 3.2, 2.3)
     bars, *right = figure.subplots(1, 2 if curve else 1, squeeze=False)[0]
@@ -129,14 +150,33 @@ def before_and_after(metrics: Mapping[str, Any]) -> bytes:
     bars.legend(fontsize=7, loc="lower left", bbox_to_anchor=(-0.02, 0.99), frameon=False, ncols=2)
     if curve:
         figure.subplots_adjust(wspace=0.28)
-        scale_curve(right[0], curve, legend=False)
-    return _save(figure, io.BytesIO()).getvalue()
+        _draw_curve(right[0], curve, legend=False)
+    return _finished(figure, save)
 
 
-def scale_curve(
+def scale_curve(curve: Sequence[Mapping[str, float]], *, save: str | Path | None = None) -> "Figure":
+    """Accuracy on clean (TA) and corrupted images (RA) against the scale of a signature.
+
+    Args:
+        curve: Points {"scale", "ta", "ra"}, accuracies in [0, 1], as `metrics["scale_curve"]` of a config holds them.
+        save: File to write, as its name ends: .png, .pdf, .svg, ...
+
+    Returns:
+        The figure.
+
+    Raises:
+        MissingExtraError: matplotlib is not installed.
+        OptionError: matplotlib writes no files of that ending.
+        AccessError: The file cannot be written.
+    """
+    figure = _figure(3.6, 2.6)
+    _draw_curve(figure.add_subplot(), curve)
+    return _finished(figure, save)
+
+
+def _draw_curve(
     ax: "Axes", curve: Sequence[Mapping[str, float]], *, legend: bool = True, axis_label: bool = True
 ) -> None:
-    """Accuracy on clean (TA) and corrupted images (RA) against the scale of a signature."""
     scales = [point["scale"] for point in curve]
     for key, name, colour in (("ra", "corrupted", _CORRUPTED), ("ta", "clean", _CLEAN)):
         ax.plot(scales, [100 * point[key] for point in curve], color=colour, marker="o", markersize=3, label=name)
@@ -150,16 +190,21 @@ def scale_curve(
         ax.legend(fontsize=7, loc="lower right", frameon=False)
 
 
-def similarity(matrix: Tensor, names: Sequence[str], path: str | Path) -> Path:
+def similarity(matrix: Tensor, names: Sequence[str], *, save: str | Path | None = None) -> "Figure":
     """Cosines between signatures, as coloured squares.
 
     Args:
         matrix: (n, n), values in [-1, 1], as `hf_rws.signature.similarity` gives it.
         names: n names of signatures.
-        path: PNG to write.
+        save: File to write, as its name ends: .png, .pdf, .svg, ...
 
     Returns:
-        The path.
+        The figure.
+
+    Raises:
+        MissingExtraError: matplotlib is not installed.
+        OptionError: matplotlib writes no files of that ending.
+        AccessError: The file cannot be written.
     """
     side = 1.6 + 0.34 * len(names)
     figure = _figure(side, side)
@@ -176,19 +221,23 @@ def similarity(matrix: Tensor, names: Sequence[str], path: str | Path) -> Path:
                     column, row, f"{value:.2f}".replace("0.", "."), ha="center", va="center", fontsize=5, color=colour
                 )
     figure.colorbar(shown, ax=ax, fraction=0.046, pad=0.03).ax.tick_params(labelsize=7)
-    _save(figure, Path(path))
-    return Path(path)
+    return _finished(figure, save)
 
 
-def layer_differences(curves: Mapping[str, Sequence[float]], path: str | Path) -> Path:
+def layer_differences(curves: Mapping[str, Sequence[float]], *, save: str | Path | None = None) -> "Figure":
     """How far robust models are from the standard one, layer by layer.
 
     Args:
         curves: For each corruption the relative differences of `hf_rws.extraction.relative_differences`.
-        path: PNG to write.
+        save: File to write, as its name ends: .png, .pdf, .svg, ...
 
     Returns:
-        The path.
+        The figure.
+
+    Raises:
+        MissingExtraError: matplotlib is not installed.
+        OptionError: matplotlib writes no files of that ending.
+        AccessError: The file cannot be written.
     """
     figure = _figure(6, 3.6)
     ax = figure.add_subplot()
@@ -203,20 +252,24 @@ def layer_differences(curves: Mapping[str, Sequence[float]], path: str | Path) -
     ax.tick_params(labelsize=7)
     ax.grid(alpha=0.3)
     ax.legend(fontsize=6, ncols=2, frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
-    _save(figure, Path(path))
-    return Path(path)
+    return _finished(figure, save)
 
 
-def corruption_sheet(images: Mapping[str, Tensor], path: str | Path) -> Path:
+def corruption_sheet(images: Mapping[str, Tensor], *, save: str | Path | None = None) -> "Figure":
     """A row for each corruption: the clean image, then one column for each severity, pixel by pixel.
 
     Args:
         images: For each corruption the clean image and the image at severity 1, 2, ..., uint8 of shape (N, 3, H, W),
             the same shape for all; small ones are shown enlarged.
-        path: PNG to write.
+        save: File to write, as its name ends: .png, .pdf, .svg, ...
 
     Returns:
-        The path.
+        The figure.
+
+    Raises:
+        MissingExtraError: matplotlib is not installed.
+        OptionError: matplotlib writes no files of that ending.
+        AccessError: The file cannot be written.
     """
     first = next(iter(images.values()))
     count, _, height, width = first.shape
@@ -226,7 +279,7 @@ def corruption_sheet(images: Mapping[str, Tensor], path: str | Path) -> Path:
     rows = -(-len(images) // blocks)
     block_width, title = _LABEL + count * across, 2 * _LINE
     page = (blocks * block_width + (blocks - 1) * _LINE, title + rows * down)
-    figure = _figure(page[0] / _DOTS, page[1] / _DOTS)
+    figure = _figure(page[0] / _DOTS, page[1] / _DOTS, pixel_by_pixel=True)
     figure.set_dpi(_DOTS)
 
     def write(text: str, x: float, y: float, **options: Any) -> None:
@@ -243,16 +296,56 @@ def corruption_sheet(images: Mapping[str, Tensor], path: str | Path) -> Path:
                 write(str(column) if column else "clean", x + width * zoom / 2, top - _GAP, ha="center", va="bottom")
         if place % rows == 0:
             write("severity", left + _LABEL + across + (count - 1) * across / 2, _GAP, ha="center", va="top")
-    _save_pixels(figure, Path(path))
-    return Path(path)
+    return _finished(figure, save)
 
 
-def _figure(width: float, height: float) -> "Figure":
+def png(figure: "Figure") -> bytes:
+    """A figure of this module as a PNG; the same bytes for the same figure."""
+    if getattr(figure, "pixel_by_pixel", False):
+        return _exact_png(figure)
+    return _file(figure, "png", metadata={"Software": None})
+
+
+@cache
+def _figure_class() -> Any:
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
         raise MissingExtraError('figures need matplotlib: pip install "hf-rws[plots]"') from error
-    return Figure(figsize=(width, height), layout=None)
+
+    class NotebookFigure(Figure):
+        """A figure that notebooks show without pyplot."""
+
+        pixel_by_pixel = False  # nothing cut off, nothing resampled
+
+        def _repr_png_(self) -> bytes:
+            return png(self)
+
+    return NotebookFigure
+
+
+def _figure(width: float, height: float, *, pixel_by_pixel: bool = False) -> Any:
+    figure = _figure_class()(figsize=(width, height), layout=None)
+    figure.pixel_by_pixel = pixel_by_pixel
+    return figure
+
+
+def _finished(figure: "Figure", save: str | Path | None) -> "Figure":
+    """The figure, written if a file is named."""
+    if save is not None:
+        ending = Path(save).suffix.lower().removeprefix(".") or "png"
+        known = figure.canvas.get_supported_filetypes()
+        if ending not in known:
+            endings = ", ".join(f".{name}" for name in sorted(known))
+            raise OptionError(f"no figure can be saved as {Path(save).name!r}: its name may end in {endings}")
+        write_whole(Path(save), png(figure) if ending == "png" else _file(figure, ending))
+    return figure
+
+
+def _file(figure: "Figure", ending: str, **options: Any) -> bytes:
+    stream = io.BytesIO()
+    figure.savefig(stream, format=ending, dpi=110, bbox_inches="tight", facecolor="white", **options)
+    return stream.getvalue()
 
 
 def _label(name: str) -> str:
@@ -277,16 +370,11 @@ def _show(ax: "Axes", image: Tensor, captions: Sequence[tuple[str, bool]]) -> No
         )  # fmt: skip
 
 
-def _save_pixels(figure: "Figure", path: Path) -> None:
+def _exact_png(figure: "Figure") -> bytes:
     """Nothing cut off, nothing resampled, and as small as can be."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-    canvas = FigureCanvasAgg(figure)
+    canvas, stream = FigureCanvasAgg(figure), io.BytesIO()
     canvas.draw()
-    Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3]).save(path, "PNG", optimize=True)
-
-
-def _save(figure: "Figure", target: _Target) -> _Target:
-    options: dict[str, Any] = {"dpi": 110, "bbox_inches": "tight", "facecolor": "white"}
-    figure.savefig(target, format="png", metadata={"Software": None}, **options)
-    return target
+    Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3]).save(stream, "PNG", optimize=True)
+    return stream.getvalue()

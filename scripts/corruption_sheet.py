@@ -36,7 +36,7 @@ def main() -> None:
             clean = torch.from_numpy(np.array(as_array(picture, resolve(None, arguments.size))))
     else:
         clean = load_split(str(SAMPLE)).images[arguments.index]
-    print(corruption_sheet({name: row(clean, name) for name in available()}, arguments.output))
+    corruption_sheet({name: row(clean, name) for name in available()}, save=arguments.output)
 
 
 def row(clean: Tensor, name: str) -> Tensor:

@@ -22,8 +22,8 @@ def main() -> None:
     base = study.base()
     curves = {name: relative_differences(study.robust(name), base) for name in study.corruptions}
     options.output_dir.mkdir(parents=True, exist_ok=True)
-    print(plots.similarity(similarity(signatures), study.corruptions, options.output_dir / "similarity.png"))
-    print(plots.layer_differences(curves, options.output_dir / "layers.png"))
+    plots.similarity(similarity(signatures), study.corruptions, save=options.output_dir / "similarity.png")
+    plots.layer_differences(curves, save=options.output_dir / "layers.png")
     for name, values in curves.items():
         print(name, *(f"{value:.3f}" for value in values), sep="\t")
 

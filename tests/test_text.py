@@ -285,10 +285,10 @@ def test_names_in_plots_are_text(tmp_path, monkeypatch):
     names = [HOSTILE, r"a$\frac{", "$x$"]
     images = torch.zeros(3, 3, 32, 32, dtype=torch.uint8)
     curve = [{"scale": 0.0, "ta": 0.5, "ra": 0.2}]
-    rows = [hf_rws.plots.Comparison(name, images, names, names, curve) for name in names]
+    rows = [hf_rws.plots.OverviewRow(name, images, names, names, curve) for name in names]
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # of characters that the font has not
-        hf_rws.plots.overview(images, names, names, rows, tmp_path / "a.png")
-        hf_rws.plots.similarity(torch.eye(3), names, tmp_path / "b.png")
-        hf_rws.plots.layer_differences({name: [1.0, 2.0] for name in names}, tmp_path / "c.png")
-        hf_rws.plots.corruption_sheet(dict.fromkeys(names, images[:2]), tmp_path / "d.png")
+        hf_rws.plots.overview(images, names, names, rows, save=tmp_path / "a.png")
+        hf_rws.plots.similarity(torch.eye(3), names, save=tmp_path / "b.png")
+        hf_rws.plots.layer_differences({name: [1.0, 2.0] for name in names}, save=tmp_path / "c.png")
+        hf_rws.plots.corruption_sheet(dict.fromkeys(names, images[:2]), save=tmp_path / "d.png")

@@ -53,7 +53,7 @@ def signature_files(
     files = {}
     if "ta" in metrics.get("patched", {}) and "ra" in metrics.get("patched", {}):
         try:
-            files[PICTURE_NAME] = plots.before_and_after(metrics)
+            files[PICTURE_NAME] = plots.png(plots.before_and_after(metrics))
             names = [PICTURE_NAME]
         except MissingExtraError:
             pass

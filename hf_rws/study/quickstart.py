@@ -97,14 +97,16 @@ def _draw(study: Study, test: ImageSet) -> Path:
     def names(images: ImageSet) -> list[str]:
         return [test.classes[label] for label in predict(model, images.images).tolist()]
 
-    comparisons = []
+    rows = []
     for row in study.rows:
         images = replace(shown, images=corrupt(shown.images, row.corruption, row.severity))
         model.rws.clear()
         before, name = names(images), signatures[row.corruption]
         model.rws.set({name: 1.0})
         curve = (model.rws.signatures[name].config.metrics or {}).get("scale_curve", ())
-        comparisons.append(plots.Comparison(row.corruption, images.images, before, names(images), curve))
+        rows.append(plots.OverviewRow(row.corruption, images.images, before, names(images), curve))
     model.rws.clear()
     labels = [test.classes[label] for label in shown.labels.tolist()]
-    return plots.overview(shown.images, labels, names(shown), comparisons, study.folder / _PICTURE)
+    path = study.folder / _PICTURE
+    plots.overview(shown.images, labels, names(shown), rows, save=path)
+    return path
