@@ -178,7 +178,7 @@ def _evaluations(
             raise OptionError("there are no images to evaluate on")
         check_labels(model, images)
     answers = match_classes(model, images.classes, class_map=class_map, name=images.name)
-    plain = None if benchmark else copied_by(dataset)
+    plain = None if benchmark else copied_by(dataset, dataset_options.get("revision"))
     if clean and not benchmark:
         settings.insert(0, (CLEAN, 0))
     rows: list[list[Row]] = [[] for _ in states]

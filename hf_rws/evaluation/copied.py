@@ -6,19 +6,22 @@ from typing import Any
 from hf_rws._files import read_json
 from hf_rws.errors import RWSError
 
-_RECORD = "corruption.json"  # in the folder of a copy
+_RECORD = "corruption.json"  # in a copy's folder or repo
 
 
-def copied_by(dataset: Any) -> tuple[str, int] | None:
+def copied_by(dataset: Any, revision: str | None = None) -> tuple[str, int] | None:
     """The corruption and the severity of a copy that `hf-rws corrupt` wrote, as a table names them.
 
     Args:
-        dataset: What `evaluate` takes. Only a folder says where its images are from.
+        dataset: What `evaluate` takes. Only a dataset of a folder or of the Hub says where its images are from.
+        revision: Of one of the Hub.
 
     Returns:
-        E.g. ("fog (copy)", 5); None of what is no copy.
+        E.g. ("fog (copy)", 5); None of what is no copy, or where the Hub cannot be asked and did not say it before.
     """
-    path = Path(dataset, _RECORD) if isinstance(dataset, str | Path) else None
+    if not isinstance(dataset, str | Path):
+        return None
+    path = Path(dataset, _RECORD) if Path(dataset).is_dir() else _fetched(str(dataset), revision)
     if path is None or not path.is_file():
         return None
     try:
@@ -29,3 +32,15 @@ def copied_by(dataset: Any) -> tuple[str, int] | None:
     if not isinstance(corruption, str) or not isinstance(severity, int):
         return None
     return f"{corruption} (copy)", severity
+
+
+def _fetched(dataset: str, revision: str | None) -> Path | None:
+    """The record in a dataset's repo, which `datasets` fetches as it fetched the data before."""
+    import datasets
+
+    once = datasets.DownloadConfig(max_retries=0, disable_tqdm=True)
+    manager = datasets.DownloadManager(download_config=once, record_checksums=False)
+    try:
+        return Path(manager.download(f"hf://datasets/{dataset}@{revision or 'main'}/{_RECORD}"))
+    except OSError:  # there is none; or no connection, which does not change the images
+        return None
