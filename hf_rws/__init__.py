@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from hf_rws import corruptions as corruptions
     from hf_rws import data as data
     from hf_rws import errors as errors
+    from hf_rws import evaluation as evaluation
     from hf_rws import hub as hub
     from hf_rws import logging as logging
     from hf_rws import models as models
@@ -52,7 +53,7 @@ else:
             "patching": ["patch"],
             "signature": ["Signature"],
         },
-        inner=["corruptions", "data", "errors", "hub", "logging", "models", "plots", "study", "training"],
+        inner=["corruptions", "data", "errors", "evaluation", "hub", "logging", "models", "plots", "study", "training"],
     )
 
 __all__ = [

@@ -113,6 +113,22 @@ def test_a_word_for_two_classes_is_refused_and_can_be_told():
     assert match_classes(IMAGENET, ["crane", "tench"], class_map={"crane": "n03126707"}).right == ((517,), (0,))
 
 
+def test_small_and_capital_letters_count_where_they_tell_classes_apart():
+    """A Cardigan is a dog, a cardigan is none; 264 and 474."""
+    assert match_classes(IMAGENET, ["cardigan", "Cardigan"]).right == ((474,), (264,))
+    with pytest.raises(OptionError, match="'CARDIGAN' may be several"):
+        match_classes(IMAGENET, ["CARDIGAN", "tench"])
+
+
+def test_all_thousand_by_their_first_words():
+    """As a file system needs them, "crane_2" where a word is taken: in ImageNet's order, and said where it counts."""
+    first = [words.split(",")[0].replace(" ", "_") for words in ImageNetInfo("imagenet-1k").label_descriptions()]
+    unique = [name if name not in first[:number] else f"{name}_2" for number, name in enumerate(first)]
+    assert (unique[517], len(set(unique))) == ("crane_2", 1000)
+    with pytest.warns(RWSWarning, match="'crane_2' is taken for the model's 'n03126707'"):
+        assert match_classes(IMAGENET, unique).right is None
+
+
 def test_words_of_a_model_of_ours_and_synsets_of_a_folder():
     assert match_classes(knows(["goldfish", "tench"]), ["n01440764", "n01443537"]).right == ((1,), (0,))
 

@@ -1,9 +1,10 @@
 """Which of a model's answers are right for a dataset's classes: matched by name, whatever the order or the subset."""
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import product
 from typing import Any, TypeAlias
 
 import torch
@@ -17,6 +18,7 @@ from hf_rws.layers import unwrap
 ClassMap: TypeAlias = Mapping[str | int, str | int | Sequence[str | int]]
 
 _SYNSET = re.compile(r"n\d{8}")
+_EXACT = 3  # levels on which a name is looked for as it is written, before capital letters do not count
 _MOST_NAMED = 5  # in a message
 
 
@@ -158,7 +160,10 @@ class _Known:
             return {label: (number,) for label, number in self._by_number(classes, wanted, where).items()}
         found = {label: self._candidates(classes[label]) for label in wanted}
         if len(classes) == self.count:  # of several that are called so, the one in the same place
-            found = {label: [label] if label in numbers else numbers for label, numbers in found.items()}
+            found = {
+                label: [label] if label in self._candidates(classes[label], all_levels=True) else numbers
+                for label, numbers in found.items()
+            }
         unclear = [label for label in wanted if len(found[label]) != 1]
         in_place = all(numbers in ([label], []) for label, numbers in found.items())
         if unclear and len(classes) == self.count and in_place:
@@ -204,13 +209,16 @@ class _Known:
         )
         return in_order
 
-    def _candidates(self, name: str) -> list[int]:
-        """The model's classes that are called so: by the name itself, else by its description, else by a word of it."""
-        for level in self._levels():
-            for form in _forms(name):
-                if numbers := {number for key in form for number in level.get(key, ())}:
-                    return sorted(numbers)
-        return []
+    def _candidates(self, name: str, *, all_levels: bool = False) -> list[int]:
+        """The model's classes that are called so: at the first level at which there are any, or at all levels."""
+        found: set[int] = set()
+        exact, small = self._levels()[:_EXACT], self._levels()[_EXACT:]
+        forms = _forms(name)
+        for level, form in [*product(exact, forms), *product(small, ([key.casefold() for key in f] for f in forms))]:
+            found |= {number for key in form for number in level.get(key, ())}
+            if found and not all_levels:
+                break
+        return sorted(found)
 
     def _levels(self) -> list[dict[str, list[int]]]:
         return _levels(self.names, tuple((self.descriptions or {}).items()))
@@ -270,8 +278,8 @@ def _imagenet(subset: str) -> ImageNetInfo:
 
 
 def _key(name: str) -> str:
-    """What is left of a name when its spelling is not looked at."""
-    return re.sub(r"[\s_-]+", " ", name).strip().casefold()
+    """A name whichever way its words are joined."""
+    return re.sub(r"[\s_-]+", " ", name).strip()
 
 
 def _words(description: str) -> list[str]:
@@ -288,22 +296,26 @@ def _description(synset: str) -> str:
         return synset
 
 
-def _forms(name: str) -> Iterable[list[str]]:
-    """What a name may be written like, the exact ones first."""
-    yield [_key(name)]
+def _forms(name: str) -> list[list[str]]:
+    """What a class of this name may be called, the name itself first."""
     described = _description(name)
-    yield [_key(described)]
-    yield _words(described)
+    return [[_key(name)], [_key(described)], _words(described)]
 
 
 @lru_cache(maxsize=4)
 def _levels(names: tuple[str, ...], descriptions: tuple[tuple[str, str], ...]) -> list[dict[str, list[int]]]:
-    """The numbers of classes by their names, by their descriptions, and by each word of those."""
+    """The numbers of classes by what they are called.
+
+    By their names, their whole descriptions, and each word of these, as they are written ("Cardigan" is a dog,
+    "cardigan" is none); then in small letters, where a description and a word count the same.
+    """
     described = dict(descriptions)
-    levels: list[dict[str, list[int]]] = [{}, {}, {}]
+    levels: list[dict[str, list[int]]] = [{}, {}, {}, {}, {}]
     for number, name in enumerate(names):
-        words = str(described.get(name) or _description(name))
-        for level, keys in zip(levels, ([_key(name)], [_key(words)], _words(words)), strict=True):
+        description = str(described.get(name) or _description(name))
+        exact = [[_key(name)], [_key(description)], _words(description)]
+        small = [[key.casefold() for key in keys] for keys in (exact[0], exact[1] + exact[2])]
+        for level, keys in zip(levels, exact + small, strict=True):
             for key in dict.fromkeys(keys):
                 if key:
                     level.setdefault(key, []).append(number)
