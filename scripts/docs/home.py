@@ -1,4 +1,4 @@
-"""The README as the first page of the site: its links as they are from `scripts/`, the folder of all pages, and those to it."""
+"""The README as the first page of the site, with its links as they are from `scripts/`, the folder of all pages."""
 
 from pathlib import Path
 
