@@ -1,4 +1,4 @@
-"""Draw all corruptions at all severities: the README's picture, scripts/results/corruptions.png.
+"""Draw all corruptions at all severities: the picture of the guide, scripts/results/corruptions.png.
 
     python scripts/corruption_sheet.py
 

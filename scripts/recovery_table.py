@@ -1,4 +1,4 @@
-r"""How much of the robust models' gain do their signatures bring? The README's table.
+r"""How much of the robust models' gain do their signatures bring? A table of scripts/results.
 
     hf-rws train --model vgg16_gap --model-arg width=0.25 --dataset uoft-cs/cifar100 --recipe short --epochs 8 \
         --lr 0.05 --output-dir cifar100-vgg16_gap-first

@@ -3,6 +3,7 @@ import os
 import re
 import subprocess
 import sys
+import tarfile
 import zipfile
 from pathlib import Path
 
@@ -40,6 +41,18 @@ def test_the_wheel_holds_the_package_and_its_templates(wheel):
     expected = {path.relative_to(ROOT).as_posix() for path in MODULES}
     assert package == expected | {"hf_rws/py.typed"} | {f"hf_rws/model_cards/{name}" for name in TEMPLATES}
     assert any(name.endswith("LICENSE") for name in names - package)
+
+
+def test_the_sdist_holds_the_guides(tmp_path):
+    command = [sys.executable, "-m", "hatchling", "build", "--target", "sdist", "--directory", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    (path,) = tmp_path.iterdir()
+    with tarfile.open(path) as archive:
+        names = {name.partition("/")[2] for name in archive.getnames()}
+    docs = [path for path in (ROOT / "scripts" / "docs").rglob("*.*") if path.suffix in (".md", ".py", ".yml")]
+    assert {path.relative_to(ROOT).as_posix() for path in docs} <= names
+    assert {"README.md", "CONTRIBUTING.md", "CHANGELOG.md", "tests/test_site.py"} <= names
 
 
 INSIDE = """

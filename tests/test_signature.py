@@ -1,8 +1,10 @@
 import hashlib
 import json
+import re
 import shutil
 import struct
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -24,6 +26,7 @@ from hf_rws.signature.arrays import _ARRAYS
 from hf_rws.signature.signature import similarity
 from tests.models import moved, signature, trio
 
+BYTE_FORMAT = Path(__file__).resolve().parent.parent / "scripts" / "docs" / "byte-format.md"
 BITS = [None, 8, 4, 3, 1, "ternary", "small", [8, 8, 4, 4, 3, "ternary", "ternary"]]
 
 
@@ -46,55 +49,16 @@ def test_saved_and_loaded_is_the_same(tmp_path, bits):
     assert {path.name: path.read_bytes() for path in (tmp_path / "rws-fog").iterdir()} == first
 
 
-def read_with_numpy(folder):
-    """A reader written from the README's description of the format, without this library, torch or safetensors."""
-    config = json.loads((folder / "config.json").read_text())
-    raw = (folder / "signature.safetensors").read_bytes()
-    size = struct.unpack("<Q", raw[:8])[0]
-    header = json.loads(raw[8 : 8 + size])
-    kinds = {"U8": np.uint8, "F16": np.float16, "F32": np.float32}
-    arrays = {}
-    for key, entry in header.items():
-        if key != "__metadata__":
-            first, last = (8 + size + offset for offset in entry["data_offsets"])
-            arrays[key] = np.frombuffer(raw[first:last], kinds[entry["dtype"]])
-    position = dict.fromkeys(("codes", "scales", "vectors", "values"), 0)
-
-    def take(key, count):
-        position[key] += count
-        return arrays[key][position[key] - count : position[key]]
-
-    tensors = {}
-    for entry in config["tensors"]:
-        shape, bits = entry["shape"], entry["bits"]
-        count = int(np.prod(shape))
-        if bits in (16, 32):
-            tensors[entry["name"]] = (
-                take("vectors" if bits == 16 else "values", count).astype(np.float32).reshape(shape)
-            )
-            continue
-        if bits == "ternary":
-            fractions = take("codes", -(-count // 5)).astype(int) * 3 ** np.arange(5)[:, None] % 256
-            integers, unit = (3 * fractions // 256).reshape(-1)[:count] - 1, 1
-        elif bits == 8:
-            integers, unit = take("codes", count).view(np.int8), 1 / 64
-        else:
-            codes, shift = np.zeros(count, int), 0
-            for width in {3: (2, 1), 5: (4, 1), 6: (4, 2), 7: (4, 2, 1)}.get(bits, (bits,)):
-                planes = take("codes", -(-count * width // 8)) >> (width * np.arange(8 // width)[:, None])
-                codes += (planes & (2**width - 1)).reshape(-1)[:count].astype(int) << shift
-                shift += width
-            integers, unit = 2 * codes - (2**bits - 1), 2 / 2**bits
-        steps = take("scales", shape[0]).astype(np.float32) * np.float32(unit)
-        tensors[entry["name"]] = (steps[:, None] * integers.reshape(shape[0], -1).astype(np.float32)).reshape(shape)
-    assert all(position[key] == len(array) for key, array in arrays.items())
-    return tensors
-
-
 @pytest.mark.parametrize("bits", BITS, ids=str)
-def test_the_format_can_be_read_with_numpy_alone(tmp_path, bits):
+def test_the_guides_reader_in_numpy_alone_reads_what_we_write(tmp_path, bits):
+    reader = re.search(r"^```python\n(.*?)^```", BYTE_FORMAT.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)[1]
+    imported = set(re.findall(r"^(?:import|from) (\w+)", reader, re.MULTILINE))
+    assert imported == {"json", "math", "numpy", "pathlib", "struct"}
+    names = {}
+    exec(reader, names)
     made = signature("vgg16_bn_gap").quantize(bits)
-    found = read_with_numpy(made.save_pretrained(tmp_path / "s"))
+    found = names["read_signature"](made.save_pretrained(tmp_path / "s"))
+    assert found.keys() == made.deltas().keys()
     for key, delta in made.deltas().items():
         np.testing.assert_array_equal(found[key], delta.numpy())
 
