@@ -56,11 +56,13 @@ def documented(site: Path) -> set[str]:
 
 
 def public_names() -> set[str]:
-    """What the package and its modules have in `__all__`."""
+    """What the package and its modules have in `__all__`, but for numbers (the levels of Python's logging)."""
     names = {f"hf_rws.{name}" for name in hf_rws.__all__}
-    for module in pkgutil.iter_modules(hf_rws.__path__, "hf_rws."):
-        if not module.name.startswith("hf_rws._") and module.name not in INNER:
-            names |= {f"{module.name}.{name}" for name in getattr(importlib.import_module(module.name), "__all__", ())}
+    for found in pkgutil.iter_modules(hf_rws.__path__, "hf_rws."):
+        if not found.name.startswith("hf_rws._") and found.name not in INNER:
+            module = importlib.import_module(found.name)
+            public = getattr(module, "__all__", ())
+            names |= {f"{found.name}.{name}" for name in public if not isinstance(getattr(module, name), int)}
     return names
 
 
