@@ -75,4 +75,5 @@ def test_the_site(tmp_path):
     assert "WARNING" not in done.stderr
     assert broken_links(tmp_path) == []
     assert sorted(public_names() - documented(tmp_path)) == []
+    assert not [page for page in tmp_path.glob("docs/api/*.html") if "<blockquote>" in page.read_text()]  # examples
     assert not list(tmp_path.rglob("*.py"))  # nothing but pages and pictures of scripts/
