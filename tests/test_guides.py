@@ -132,6 +132,15 @@ def test_the_blocks_of_a_page_run(page, quickstart, hub_account, capsys):
         CHECKS[page](names, capsys.readouterr().out)
 
 
+@pytest.mark.parametrize("page", [name for name, text in PAGES.items() if blocks("python", text)])
+def test_what_a_page_uses_of_a_module_needs_no_other_import(page):
+    """In one process with other tests every module has been imported; in a user's only what `hf_rws` offers."""
+    text = "".join(blocks("python", PAGES[page]))
+    imported = set(re.findall(r"^import hf_rws\.(\w+)", text, re.MULTILINE))
+    used = set(re.findall(r"(?<!import )\bhf_rws\.(\w+)", re.sub(r"^from .*", "", text, flags=re.MULTILINE)))
+    assert used <= {*dir(hf_rws), *imported}
+
+
 def test_the_snippets_of_the_cards_on_the_hub(quickstart, hub_account, capsys):
     hf_rws.hub.push_all(".", name="vgg16")
     Path("base").rename("elsewhere")  # only the Hub has it now
