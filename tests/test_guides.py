@@ -181,6 +181,11 @@ def test_a_command_line_is_one_that_there_is(words, quickstart):
             command.make_context(name, rest, parent=context)
 
 
+def test_the_guide_to_the_commands_has_them_all():
+    listed = re.findall(r"^\| `([\w-]+)` \|", PAGES["commands.md"], re.MULTILINE)
+    assert sorted(listed) == sorted(cli.cli.list_commands(click.Context(cli.cli)))
+
+
 def test_the_commands_of_the_readme_run(quickstart, capsys):
     lines = [words for words in command_lines(PAGES["README.md"]) if words[0] == "hf-rws" and len(words) > 2]
     assert [words[1] for words in lines] == ["distill", "evaluate"]
