@@ -22,7 +22,7 @@ from hf_rws.distillation import loop
 from hf_rws.distillation._distill import distill
 from hf_rws.distillation.arguments import DistillationArguments, default_steps
 from hf_rws.distillation.loop import Distiller, _one_cycle
-from hf_rws.errors import MismatchError, OptionError
+from hf_rws.errors import MismatchError, OptionError, RWSWarning
 from hf_rws.layers import first_layers
 from hf_rws.timm_repo import save_timm_repo
 from tests import helpers
@@ -294,7 +294,8 @@ def test_a_time_budget(monkeypatch):
     monkeypatch.setattr(
         Distiller, "learn", lambda self, *given, **options: (rates.append(given[2]), learn(self, *given, **options))
     )
-    signature = distill(base(), IMAGES, corruption=darker, minutes=0.5, **QUICK | {"steps": None})
+    with pytest.warns(RWSWarning, match=r"0.5 minutes are enough for about \d+ steps"):
+        signature = distill(base(), IMAGES, corruption=darker, minutes=0.5, **QUICK | {"steps": None})
     report = signature.config.method.training
     assert (report["minutes"], report["steps"]) == (0.5, len(rates))
     assert 5 < len(rates) < 30

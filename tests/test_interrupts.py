@@ -70,6 +70,16 @@ def test_the_best_so_far_comes_with_the_interrupt(monkeypatch):
     assert any(bool(value.any()) for value in kept.deltas().values())
 
 
+def test_a_run_of_minutes_says_how_far_it_came(monkeypatch):
+    stops(monkeypatch, at=3)
+    monkeypatch.setattr(Distiller, "_fraction", lambda self: self.step / 10)
+    monkeypatch.setattr("hf_rws.distillation.loop.default_steps", lambda *arguments, **options: 10)
+    with pytest.raises(DistillationStopped) as stopped:
+        hf_rws.distill(base(), helpers.pixels(40), minutes=1, **{**QUICK, "steps": None})
+    training = stopped.value.signature.config.method.training
+    assert training["stopped_early"] == "at step 3, after 30 % of 1 minutes"
+
+
 @pytest.mark.parametrize(("at", "better"), [(0, True), (3, False)])
 def test_what_is_no_better_than_the_base_is_not_kept(at, better, monkeypatch):
     stops(monkeypatch, at=at, better=better)

@@ -140,7 +140,7 @@ class Distiller:
         self.held_out, self.rows = order[:held_out].sort().values, order[held_out:]
         self.ask = partial(_answers, self.accelerator, self.normalize)
         self.teacher = _Teacher(partial(self.ask, copy.deepcopy(self.student)), images)
-        self.step, self.judged, self.stopped = 0, False, ""
+        self.step, self.reached, self.judged, self.stopped = 0, 0.0, False, ""
         self.steps = arguments.steps or default_steps(len(self.rows), len(corrupter.names))
         self.optimizer_name = arguments.optimizer
         if arguments.optimizer == "auto":
@@ -197,7 +197,7 @@ class Distiller:
             self.learn(images, answers, self.peak * _one_cycle(fraction), as_stored=fraction >= coarse_from)
             self.step += 1
             self.bar.update()
-            fraction = self._fraction()
+            self.reached = fraction = self._fraction()
             self._check_budget(fraction)
             if int(fraction * _LOOKS) > looks:
                 looks = int(fraction * _LOOKS)
@@ -220,7 +220,7 @@ class Distiller:
         """How far the run is, in words."""
         if self.arguments.minutes is None:
             return f"step {self.step} of {self.steps}"
-        return f"step {self.step}, after {100 * self._fraction():.0f} % of {self.arguments.minutes:g} minutes"
+        return f"step {self.step}, after {100 * self.reached:.0f} % of {self.arguments.minutes:g} minutes"
 
     def _check_budget(self, fraction: float) -> None:
         """Say once, as soon as that can be told, that `minutes` are too few for the steps that help."""
