@@ -62,7 +62,7 @@ def test_quickstart_from_any_folder_leaves_what_the_design_says(quick, tmp_path,
 
 
 def test_without_matplotlib_there_is_a_table_all_the_same(quick, tmp_path, monkeypatch):
-    def missing(*arguments):
+    def missing(*arguments, **options):
         raise hf_rws.errors.MissingExtraError('figures need matplotlib: pip install "hf-rws[plots]"')
 
     monkeypatch.setattr(module.plots, "overview", missing)
