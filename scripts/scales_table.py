@@ -32,7 +32,7 @@ from hf_rws.study.measuring import StudyImages, patched
 from hf_rws.study.provenance import about
 
 SEVERITY = 5
-SETS = {2: 16, 3: 12, 5: 8}  # how many random sets of each size
+SETS = {2: 8, 3: 6, 5: 4}  # how many random sets of each size
 EXPONENTS = {"1/n": 1.0, "1/sqrt(n)": 0.5, "1": 0.0}  # a rule is n ** -exponent
 
 
