@@ -16,14 +16,21 @@ from typing import TYPE_CHECKING
 from hf_rws._lazy import lazy_names
 
 if TYPE_CHECKING:
+    from hf_rws import bases as bases
+    from hf_rws import copies as copies
     from hf_rws import corruptions as corruptions
     from hf_rws import data as data
+    from hf_rws import distillation as distillation
     from hf_rws import errors as errors
     from hf_rws import evaluation as evaluation
+    from hf_rws import extraction as extraction
     from hf_rws import hub as hub
+    from hf_rws import loading as loading
     from hf_rws import logging as logging
     from hf_rws import models as models
+    from hf_rws import patching as patching
     from hf_rws import plots as plots
+    from hf_rws import signature as signature
     from hf_rws import study as study
     from hf_rws import training as training
     from hf_rws._choices import CORRUPTIONS
@@ -53,7 +60,25 @@ else:
             "patching": ["patch"],
             "signature": ["Signature"],
         },
-        inner=["corruptions", "data", "errors", "evaluation", "hub", "logging", "models", "plots", "study", "training"],
+        inner=[
+            "bases",
+            "copies",
+            "corruptions",
+            "data",
+            "distillation",
+            "errors",
+            "evaluation",
+            "extraction",
+            "hub",
+            "loading",
+            "logging",
+            "models",
+            "patching",
+            "plots",
+            "signature",
+            "study",
+            "training",
+        ],
     )
 
 __all__ = [

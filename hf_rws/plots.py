@@ -135,7 +135,7 @@ def before_and_after(metrics: Mapping[str, Any] | None, *, save: str | Path | No
     metrics = metrics or {}
     models = [(key, title) for key, title in _BARS if key in metrics]
     if not models:
-        raise OptionError("there are no results to show: metrics must hold the accuracies of one model at least")
+        raise OptionError("there are no results to show: give metrics with the accuracies of one model at least")
     curve = metrics.get("scale_curve", ())
     figure = _figure(6.4 if curve else 3.2, 2.3)
     bars, *right = figure.subplots(1, 2 if curve else 1, squeeze=False)[0]

@@ -48,7 +48,8 @@ def metrics(ra):
 @pytest.fixture(autouse=True)
 def no_drawing(monkeypatch):
     """Drawing takes longer than pushing."""
-    monkeypatch.setattr(plots, "before_and_after", lambda metrics: b"\x89PNG of " + repr(metrics["patched"]).encode())
+    monkeypatch.setattr(plots, "before_and_after", lambda metrics: metrics["patched"])
+    monkeypatch.setattr(plots, "png", lambda figure: b"\x89PNG of " + repr(figure).encode())
 
 
 @pytest.fixture(scope="module")

@@ -7,6 +7,7 @@ import sys
 from importlib.util import find_spec
 from itertools import product
 
+import pytest
 from huggingface_hub import constants
 
 from hf_rws._transport.pushing import push_folder_files
@@ -45,6 +46,7 @@ print(json.dumps(results))
 """
 
 
+@pytest.mark.filterwarnings("ignore:.*which model on the Hub it was made from")
 def test_pushed_here_and_pulled_in_a_fresh_process(hub, tmp_path, monkeypatch):
     made = {False: signature("vgg16_bn_gap"), True: signature("vgg16_bn_gap", "snow")}
     jobs, expected, without_a_token = [], [], []

@@ -233,7 +233,7 @@ def test_a_full_disk_is_named(largest, tmp_path):
 
 def test_a_place_without_folders_is_named(tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(AccessError, match=r"file.run cannot be written: .*Not a directory"):
+    with pytest.raises(AccessError, match=r"cannot save the training run in .*file.run: Not a directory"):
         train(model(), splits(), tmp_path / "file" / "run", arguments())
 
 
@@ -295,7 +295,7 @@ def test_a_folder_that_holds_something_is_refused(tmp_path):
 
 def test_a_file_in_the_place_of_the_folder_is_an_error(tmp_path):
     (tmp_path / "run").write_text("mine")
-    with pytest.raises(OptionError, match="run is a file; choose a folder"):
+    with pytest.raises(OptionError, match="run is a file; give a folder to save the training run in"):
         train(model(), splits(), tmp_path / "run", arguments(epochs=1))
 
 
