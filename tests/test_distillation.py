@@ -323,10 +323,14 @@ def test_the_clean_share_is_that_of_the_batch_over_all_processes(processes, clea
     assert max(counts) - min(counts) <= 1
 
 
-def test_what_is_worse_than_nothing_is_not_kept():
+def test_what_is_worse_than_nothing_is_not_kept(tmp_path):
     with pytest.warns(UserWarning, match="did not help"):
         signature = distill(base(), IMAGES, corruption=lambda images: images, bits=None, **QUICK | {"lr": 0.5})
     assert not any(delta.any() for delta in signature.deltas().values())
+    training = signature.config.method.training
+    assert (training["helped"], training["divergence"]["after"]) == (False, training["divergence"]["before"])
+    signature.save_pretrained(tmp_path)
+    assert "This one changes nothing" in (tmp_path / "README.md").read_text()
 
 
 def test_the_learning_rate_runs_through_one_cycle():

@@ -119,6 +119,7 @@ def distillation_report(training: Mapping[str, Any], names: Sequence[str]) -> di
     shares = {kind: mapping(agreement.get(kind)) for kind in ("clean", "corrupted")}
     labels = {"clean": "clean", "corrupted": f"under {' + '.join(names)}" if 0 < len(names) < 4 else "corrupted"}
     rows = [(labels[k], row) for k, row in shares.items() if _is_accuracy(row.get("before"), row.get("after"))]
+    found |= {"helped": False} if training.get("helped") is False else {}
     return found | ({"agreement": rows} if rows else {})
 
 

@@ -154,12 +154,15 @@ def distill(
     origin = replace(signature.config.base_model, repo_id=loaded.origin.repo_id, revision=loaded.origin.revision)
     signature = signature.with_results(base_model=origin)
     made_by = signature.config.method.training
+    asked, taken, divergence = options["steps"], made_by["steps"], made_by["divergence"]
+    early = f" (of {asked}: it got no better)" if asked and taken < asked and not stopped else ""
     note(
-        f"{made_by['steps']} steps of {made_by['batch_size']} images, drawn from {made_by['images']}; "
+        f"{taken} steps{early} of {made_by['batch_size']} images, drawn from {made_by['images']}; "
         f"of {made_by['held_out']} others agree with the base:"
     )
     for kind, share in made_by["agreement"].items():
         note(f"{kind}: {share['before']:.3f} -> {share['after']:.3f}")
+    note(f"divergence from its answers, which is made small: {divergence['before']:.4g} -> {divergence['after']:.4g}")
     folder = None if output_dir is None else _save(signature, output_dir, overwrite=overwrite)
     if stopped:
         folder = folder or _save_elsewhere(signature, str(push_to).rpartition("/")[2])

@@ -113,8 +113,9 @@ def distill(
 
     Returns:
         The signature. Its `config.method.training` holds the hyper-parameters and a report: how many images there were
-        to learn from and were held out, and the share of the latter, clean and corrupted, that get the base's answer on
-        the clean image, before and after.
+        to learn from and were held out, and of the latter, before and after, the share, clean and corrupted, that get
+        the base's answer on the clean image, and the divergence of all answers from the base's, by which the best state
+        is chosen; where none was better than the base, "helped" is false and all differences are zero.
 
     Raises:
         OptionError: Too few images, or of another size than the base takes; a callable that changes shape or dtype; an
@@ -156,13 +157,16 @@ def distill(
     coded = {spec.name: spec.bits for spec in specs if spec.bits not in (16, 32)}
     run = loop(model, tensors, coded, clean, corrupter, arguments, objective=objective, progress=progress)
     before, after = run.run()
-    if not after.loss < before.loss:
+    helped = after.loss < before.loss
+    if not helped:
         warn(
-            f"the distillation did not help: on held-out images the answers diverge by {after.loss:.3g} from the "
-            f"base's, {before.loss:.3g} before; more images, more steps or a lower lr may do",
+            "the distillation did not help, so the signature is empty and changes nothing: on held-out images no state "
+            f"of the run had answers that diverge less from the base's than the base's own on corrupted images do "
+            f"({before.loss:.3g}); more images, more steps or a lower lr may do",
         )
     deltas = after.deltas
-    training = run.record() | {"agreement": _agreement(before, after)}
+    training = run.record() | {"agreement": _agreement(before, after), "divergence": _divergence(before, after)}
+    training |= {} if helped else {"helped": False}
     config = SignatureConfig(
         base_model=describe_base(model, {name: state[name] for name in deltas}, origin),
         corruption=CorruptionSpec(corrupter.names, corrupter.severity, dataset),
@@ -192,3 +196,8 @@ def _agreement(before: Snapshot, after: Snapshot) -> dict[str, dict[str, float]]
         kind: {"before": round(getattr(before, kind), 4), "after": round(getattr(after, kind), 4)}
         for kind in ("clean", "corrupted")
     }
+
+
+def _divergence(before: Snapshot, after: Snapshot) -> dict[str, float]:
+    """What is made small: four digits."""
+    return {"before": float(f"{before.loss:.4g}"), "after": float(f"{after.loss:.4g}")}

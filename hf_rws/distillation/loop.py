@@ -4,7 +4,7 @@ import copy
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -181,7 +181,8 @@ class Distiller:
         except KeyboardInterrupt:
             self.stopped = self._progress()
             if self.step and self.accelerator.num_processes == 1:  # several do not stop at the same place
-                self._keep_if_better(self._snapshot(check))
+                with suppress(OptionError):  # diverged since; what was better before is kept
+                    self._keep_if_better(self._snapshot(check))
             if not self.best.loss < before.loss:
                 raise
         finally:
