@@ -62,6 +62,22 @@ def test_whatever_the_order_or_the_subset(classes):
     assert evaluate(asked, wrong, [])["clean"] == 0
 
 
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int8, torch.int16, torch.int32])
+def test_labels_may_be_narrow_integers(dtype):
+    """The number of a pair of classes (40 * 40) is more than a narrow integer holds."""
+    names = [f"class {letter}{digit}" for letter in "abcd" for digit in range(10)]
+    images = ImageSet(shown(range(40)), torch.arange(39, -1, -1), tuple(names[::-1]))
+    narrow = replace(images, labels=images.labels.to(dtype))
+    assert evaluate(knows(names), narrow, [])["clean"] == evaluate(knows(names), images, [])["clean"] == 1
+
+
+def test_two_classes_for_one_of_the_model_are_refused_and_can_be_told():
+    asked = knows(["cat", "dog", "bird"])
+    with pytest.raises(OptionError, match=r"pets: its classes 'Cat' and 'cat' are both called like the model's 'cat'"):
+        match_classes(asked, ["Cat", "cat"], name="pets")
+    assert match_classes(asked, ["Cat", "cat"], class_map={"Cat": "cat"}).right == ((0,), (0,))
+
+
 def test_the_answer_is_chosen_among_all_classes_of_the_model():
     """An image of a class that the dataset has, taken for one that it has not, is wrong; the table says so."""
     images = ImageSet(shown([3, 4, 0, 1]), torch.tensor([0, 1, 0, 1]), ("cat", "dog"))

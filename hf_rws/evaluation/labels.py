@@ -36,6 +36,7 @@ class Answers:
 
     def correct(self, predicted: Tensor, labels: Tensor) -> Tensor:
         """Which predictions are right: bool of shape (N,), of numbers of the model's and of the images' classes."""
+        predicted, labels = predicted.to(torch.int64), labels.to(torch.int64)
         if self.right is None:
             return predicted == labels
         pairs = torch.tensor([(label, answer) for label, answers in enumerate(self.right) for answer in answers])
@@ -67,8 +68,8 @@ def match_classes(
         does not have.
 
     Raises:
-        OptionError: A class is none of the model's; there are more classes than it knows, without names; `class_map`
-            names a class that is not there.
+        OptionError: A class is none of the model's; two are called like one of the model's; there are more classes than
+            it knows, without names; `class_map` names a class that is not there.
 
     Example:
         >>> model = timm.create_model("resnet18")
@@ -113,7 +114,7 @@ def _check_count(count: int, known: int | None, where: str) -> None:
     """OptionError if there are more classes than a model knows, where that is known."""
     if known and known < count:
         raise OptionError(
-            f"{where} has {count} classes, the model knows {known}: choose those that it knows by classes"
+            f"{where} has {count} classes, the model knows {known}: choose those that it knows by classes=..."
         )
 
 
@@ -176,6 +177,13 @@ class _Known:
             return {label: (label,) for label in wanted}
         if unclear:
             raise OptionError(self._unclear(where, [classes[label] for label in unclear], len(classes)))
+        first: dict[int, int] = {}  # which class of the images is called like one of the model's
+        for label, (number, *_) in found.items():
+            if (other := first.setdefault(number, label)) != label:
+                raise OptionError(
+                    f"{where}: its classes {classes[other]!r} and {classes[label]!r} are both called like the model's "
+                    f"{self.names[number]!r}; class_map says what is meant"
+                )
         return {label: (numbers[0],) for label, numbers in found.items()}
 
     def number_of(self, name: str | int) -> tuple[int, ...]:
@@ -232,8 +240,8 @@ class _Known:
         own = "ImageNet's, as it has as many" if self.guessed else _some([repr(name) for name in self.names])
         return (
             f"{where}: {len(names)} of its {count} classes are none of the model's {self.count:,}: "
-            f"{_some([repr(name) for name in names])}; the model's are {own}. Leave them out by classes, or say which "
-            "of the model's they are by class_map"
+            f"{_some([repr(name) for name in names])}; the model's are {own}. Leave them out by classes=..., or say "
+            "which of the model's they are by class_map"
         )
 
 
