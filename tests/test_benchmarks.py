@@ -264,7 +264,9 @@ def test_evaluate_takes_a_benchmark(arrays):
     for row in found.rows:
         (alone,) = evaluate(created, benchmark.load(row.corruption, row.severity), [], clean=True).rows
         assert row.accuracy == alone.accuracy
-    assert evaluate(created, benchmark, "fog", limit=5).rows[0].n == 5
+    part = evaluate(created, benchmark, "fog", limit=5)
+    assert (part.rows[0].n, part.notes) == (5, ("the first 5 images",))
+    assert evaluate(created, benchmark, "fog", limit=8).notes == found.notes == ()
     assert evaluate(created, str(arrays), ["contrast"], severities=[1, 5]).rows == found.rows[2:]
 
 

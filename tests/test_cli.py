@@ -1,6 +1,9 @@
 import csv
 import io
 import json
+import subprocess
+import sys
+from pathlib import Path
 
 import click
 import numpy as np
@@ -43,6 +46,16 @@ COMMANDS = cli.cli.commands
 
 
 # --- exit codes and streams ---
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device that takes nothing")
+@pytest.mark.parametrize("words", [["--version"], ["evaluate", "--help"]])
+def test_what_stdout_does_not_take_is_told_in_a_line(words):
+    with open("/dev/full", "w") as full:
+        ended = subprocess.run(
+            [sys.executable, "-m", "hf_rws.cli", *words], stdout=full, stderr=subprocess.PIPE, text=True, timeout=60
+        )
+    assert (ended.returncode, ended.stderr) == (1, "error: No space left on device\n")
 
 
 @pytest.mark.parametrize("name", COMMANDS)

@@ -68,13 +68,36 @@ def test_csv_and_files(here, call):  # noqa: F811
 
 
 @pytest.mark.parametrize(
-    ("file", "message"), [("base", "is a folder; name a file"), ("base/config.json/x", "is a file")]
+    ("file", "message"),
+    [
+        ("base", "is a folder; name a file"),
+        ("base/config.json/x", "is a file"),
+        ("table.xlsx", "cannot write the table to table.xlsx: its name must end in .csv, .json, .md, .html"),
+    ],
 )
 def test_where_nothing_can_be_written_no_work_begins(here, call, monkeypatch, file, message):  # noqa: F811
     monkeypatch.setattr("hf_rws.loading.load_patched", None)
     code, out, err = call(cli.cli, *ASKED, "--output", file)
     assert (code, out) == (1, "")
     assert message in err
+
+
+@pytest.mark.parametrize("format", [["--json"], ["--format", "agent"], ["-q"]])
+def test_csv_is_a_format_beside_others(here, call, format):  # noqa: F811
+    code, out, err = call(cli.cli, *ASKED, "--csv", *format)
+    assert (code, out) == (2, "")
+    assert "give only one of --csv, --format, --json and --quiet" in err
+
+
+def test_agents_read_four_digits_and_the_notes(here, call):  # noqa: F811
+    code, out, _ = call(cli.cli, *ASKED, "--limit", "7", "--format", "agent")
+    assert code == 0
+    found = expected(limit=7)
+    names, *rows = [line.split("\t") for line in out.splitlines()]
+    for row, record in zip(rows, found.records(), strict=True):
+        shown = dict(zip(names, row, strict=True))
+        assert shown["notes"] == "7 images drawn at random"
+        assert shown["low"] == str(round(record["low"], 4)) != str(record["low"])
 
 
 @pytest.mark.parametrize(

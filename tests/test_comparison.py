@@ -112,6 +112,16 @@ def test_other_rows_cannot_be_compared():
             one.compare(Evaluation(other))
 
 
+def test_other_images_cannot_be_compared():
+    """What a table says of its images holds for both sides; of published figures it may not be known."""
+    rows = (rated("fog", 5, 0.5),)
+    small, large = (Evaluation(rows, f"{side}x{side}") for side in (32, 224))
+    with pytest.raises(OptionError, match="before, they are 32x32; after, 224x224"):
+        small.compare(large)
+    assert small.compare(Evaluation(rows, "32x32 (the model's own)")).mean().value == 0
+    assert Evaluation(rows).compare(large).mean().value == 0
+
+
 # --- the field's means ---
 
 STANDARD = Evaluation((rated("clean", 0, 0.9), rated("fog", 1, 0.8), rated("fog", 5, 0.4), rated("snow", 5, 0.5)))
@@ -138,7 +148,32 @@ def test_mce_where_it_is_not_defined():
     assert "mCE" not in clean.compare(clean).to_markdown()
 
 
+def test_a_copy_as_it_is_counts_in_means_only_alone():
+    extra = (
+        (rated("contrast (copy)", 5, 0.1), rated("fog", 5, 0.4)),
+        (rated("contrast (copy)", 5, 0.2), STANDARD.rows[2]),
+    )
+    before, after = map(Evaluation, extra)
+    found = before.compare(after)
+    assert (before.mean(), found.mean().value, found.mce()) == (0.4, after.mean() - 0.4, 1)
+    assert "| mean of corruptions |  | 40.0 |" in before.to_markdown()
+    alone = Evaluation(before.rows[:1]).compare(Evaluation(after.rows[:1]))
+    assert (alone.before.mean(), alone.mean().value) == (0.1, 0.1)
+    assert alone.mce() == pytest.approx(0.8 / 0.9)
+
+
 # --- what is shown ---
+
+
+@pytest.mark.parametrize("table", [STANDARD, STANDARD.compare(ROBUST)])
+def test_print_shows_the_table(table):
+    assert str(table) == table.to_markdown()
+
+
+def test_records_hold_the_notes():
+    noted = Evaluation(STANDARD.rows, "32 px", ("split 'train'", "12 images drawn at random"))
+    for table in (noted, STANDARD.compare(noted)):
+        assert {record["notes"] for record in table.records()} == {"split 'train'; 12 images drawn at random"}
 
 
 def test_markdown_of_a_comparison():

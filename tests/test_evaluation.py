@@ -16,9 +16,10 @@ from hf_rws.corruptions import CORRUPTIONS
 from hf_rws.data import load_split
 from hf_rws.data.preprocessing import Normalize
 from hf_rws.data.sets import ImageSet
-from hf_rws.errors import OptionError
-from hf_rws.evaluation import Evaluation, Row, accuracy, predict
+from hf_rws.errors import OptionError, RWSWarning
+from hf_rws.evaluation import Evaluation, Row, _evaluate, accuracy, predict
 from hf_rws.evaluation._evaluate import _as_image_set, _evaluating
+from hf_rws.evaluation.copied import copied_by
 from tests.helpers import (  # noqa: F401
     CLASSES,
     datasets_cache,
@@ -372,3 +373,42 @@ def test_a_limit_draws_at_random_and_says_so(tmp_path):
     assert (whole.notes, part.notes) == ((), ("12 images drawn at random",))
     labels = load_split(str(tmp_path / "sorted"), limit=12).labels
     assert len(set(labels.tolist())) == 4
+
+
+@pytest.mark.usefixtures("datasets_cache")
+def test_a_limit_that_draws_nothing_is_not_said_and_one_that_does_always(tmp_path):
+    folder = tmp_path / "photos" / "test"
+    for number, name in enumerate(CLASSES):
+        (folder / name).mkdir(parents=True)
+        picture(number).save(folder / name / "a.png")
+        (folder / name / "b.png").write_bytes(b"broken")
+    asked, photos = model(), tmp_path / "photos"
+    with pytest.warns(RWSWarning, match="left out"):
+        whole = evaluate(asked, photos, [], limit=8, skip_broken=True)
+        part = evaluate(asked, photos, [], limit=7, skip_broken=True)
+    assert (whole.rows[0].n, whole.notes) == (4, ())
+    assert part.notes == (f"{part.rows[0].n} images drawn at random",)
+    assert part.rows[0].n < 7
+
+
+class ConnectError(Exception):
+    """What the Hub's HTTP client raises is not an `OSError`."""
+
+
+@pytest.mark.parametrize("error", [ConnectError("refused"), FileNotFoundError("none"), PermissionError(13, "closed")])
+def test_where_the_hub_cannot_say_what_a_copy_is_it_is_measured_all_the_same(monkeypatch, error):
+    asked = []
+
+    def refuse(*_):
+        asked.append(1)
+        raise error
+
+    monkeypatch.setattr("datasets.DownloadManager.download", refuse)
+    assert copied_by("user/photos") is None
+    assert asked == [1]
+
+
+@pytest.mark.usefixtures("datasets_cache")
+def test_without_a_clean_row_nobody_is_asked_for_a_copy(tmp_path, monkeypatch):
+    monkeypatch.setattr(_evaluate, "copied_by", None)
+    assert len(evaluate(model(), toy_dataset(tmp_path / "toy"), "contrast", clean=False).rows) == 1

@@ -1,11 +1,12 @@
-"""The command `hf-rws`: data on stdout, messages on stderr; exit codes 0, 1 (RWSError), 2 (usage), 130 (Ctrl-C)."""
+"""The command `hf-rws`: data on stdout, messages on stderr; exit codes 0, 1 (errors), 2 (usage), 130 (Ctrl-C)."""
 # ruff: noqa: D301 (a raw docstring would take the meaning from click's \b, "leave these lines as they are")
 
 import io
+import os
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import click
 
@@ -49,10 +50,25 @@ def run(command: click.Command, arguments: Sequence[str] | None = None) -> None:
         for line in shown.getvalue().splitlines():
             note(line)
         sys.exit(error.exit_code)
+    except OSError as error:  # e.g. a full disk, under stdout
+        note(f"error: {error.strerror or error}" + (f": {error.filename}" if error.filename else ""))
+        _give_up_stdout()
+        sys.exit(1)
     except (KeyboardInterrupt, click.Abort):
         note("stopped" + _AFTER_A_STOP.get(str(called.name), ""))
         sys.exit(130)
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _give_up_stdout() -> None:
+    """Where stdout takes nothing more, drop what it still holds: Python would complain of it at its end."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        with suppress(OSError):
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, sys.stdout.fileno())
+            os.close(nowhere)
 
 
 def _called(command: click.Command, words: Sequence[str]) -> click.Command:

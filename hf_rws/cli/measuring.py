@@ -15,6 +15,7 @@ from hf_rws.cli.options import (
     dataset_options,
     device_option,
     for_all_it_calls,
+    given_options,
     output_dir,
     scale_option,
     seed_option,
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
 
 _AT_A_TIME = 500  # images, where --batch-size is not given
+_ENDINGS = (".csv", ".json", ".md", ".html", ".htm")
 
 
 def _tried(context: click.Context, option: click.Parameter, path: Path | None) -> Path | None:
@@ -35,6 +37,8 @@ def _tried(context: click.Context, option: click.Parameter, path: Path | None) -
     if path is not None:
         if path.is_dir():
             raise OptionError(f"cannot write the table to {path}: it is a folder; name a file")
+        if path.suffix and path.suffix.lower() not in _ENDINGS:
+            raise OptionError(f"cannot write the table to {path}: its name must end in {', '.join(_ENDINGS)}")
         check_writable(path.parent, "the table")
     return path
 
@@ -57,7 +61,10 @@ def _tried(context: click.Context, option: click.Parameter, path: Path | None) -
     "--severity", "severities", type=click.IntRange(1, 5), multiple=True, default=[5], show_default=True,
     help="Repeatable.",
 )  # fmt: skip
-@click.option("--limit", type=click.IntRange(1), help="Use only so many images, drawn at random by --seed.")
+@click.option(
+    "--limit", type=click.IntRange(1),
+    help="Use only so many images, drawn at random by --seed; of a published benchmark the first.",
+)  # fmt: skip
 @seed_option
 @batch_size_option
 @device_option
@@ -106,10 +113,11 @@ def evaluate(
     from hf_rws.evaluation import evaluate as evaluate_model
     from hf_rws.loading import load_patched
 
+    if as_csv and output.asked:
+        raise click.UsageError("give only one of --csv, --format, --json and --quiet")
     if clean_only and (corruption or is_benchmark(dataset)):
         raise click.UsageError("--clean-only goes without --corruption, and not with a published benchmark")
-    given = {"config": dataset_config, "revision": dataset_revision, **read_options}
-    options: dict[str, Any] = {key: value for key, value in given.items() if value not in (None, False)}
+    options = given_options(config=dataset_config, revision=dataset_revision, **read_options)
     if class_map is not None:
         options["class_map"] = read_json(class_map, str(class_map))
     with environment({"HF_TOKEN": token} if token else {}):

@@ -21,9 +21,11 @@ class Output:
 
     Attributes:
         style: "human", "agent" (tab-separated, whole values), "json" or "quiet" (one id a line).
+        asked: Whether an option said so.
     """
 
     style: str
+    asked: bool = False
 
     def table(self, rows: Sequence[Mapping[str, Any]], *, id_key: str, human: str | None = None) -> None:
         """Rows with the same keys.
@@ -41,7 +43,7 @@ class Output:
         elif not rows:
             click.echo("No results found.")
         elif self.style == "agent":
-            for line in (list(rows[0]), *([_cell(value) for value in row.values()] for row in rows)):
+            for line in (list(rows[0]), *([_cell(_short(value)) for value in row.values()] for row in rows)):
                 click.echo("\t".join(line))
         else:
             click.echo(columns(rows) if human is None else _lines(human))
@@ -78,7 +80,7 @@ def output_options(command: Callable[..., Any]) -> Callable[..., Any]:
         given = [name for name in (style, "json" if as_json else None, "quiet" if quiet else None) if name]
         if len(given) > 1:
             raise click.UsageError("give only one of --format, --json and --quiet")
-        printer = Output(_resolved(*given))
+        printer = Output(_resolved(*given), asked=bool(given))
         if printer.style != "quiet":
             return command(*args, output=printer, **options)
 
@@ -116,6 +118,11 @@ def _cell(value: Any) -> str:
     if value is None:
         return ""
     return one_line(", ".join(map(str, value)) if isinstance(value, list | tuple) else value)
+
+
+def _short(value: Any) -> Any:
+    """Accuracies and the like as far as they mean something."""
+    return round(value, 4) if isinstance(value, float) else value
 
 
 def _lines(text: str) -> str:

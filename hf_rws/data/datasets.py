@@ -135,9 +135,10 @@ def load_split(
         rows = rows.of(classes)
         if not len(rows.numbers):
             raise OptionError(f"{dataset}: no images are left of the classes {classes}")
-    if limit is not None and limit < len(rows.numbers):
-        rows = rows.at(drawn(len(rows.numbers), limit, seed))
-    return reading.images(rows, reading.decoded(rows))
+    if limit is None or limit >= len(rows.numbers):
+        return reading.images(rows, reading.decoded(rows))
+    part = rows.at(drawn(len(rows.numbers), limit, seed))
+    return replace(reading.images(part, reading.decoded(part)), drawn_from=len(rows.numbers))
 
 
 def drawn(count: int, limit: int, seed: int) -> Tensor:

@@ -23,12 +23,14 @@ class ImageSet:
         labels: int64 tensor of shape (N,), values 0 .. len(classes) - 1, on the CPU.
         classes: Class names by label; numbers as text where they have no names.
         name: What the images are called in tables and cards, e.g. "uoft-cs/cifar10".
+        drawn_from: How many there were, where a `limit` drew these from them at random.
     """
 
     images: Tensor
     labels: Tensor
     classes: tuple[str, ...]
     name: str = ""
+    drawn_from: int | None = None
 
     def __post_init__(self) -> None:
         if self.images.dtype != torch.uint8 or self.images.ndim != 4 or self.images.shape[1] != 3:

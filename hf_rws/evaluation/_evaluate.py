@@ -22,7 +22,7 @@ from hf_rws.data.sets import ImageSet
 from hf_rws.errors import OptionError
 from hf_rws.evaluation.copied import copied_by
 from hf_rws.evaluation.labels import ClassMap, check_labels, match_classes
-from hf_rws.evaluation.tables import CLEAN, Comparison, Evaluation, Row
+from hf_rws.evaluation.tables import CLEAN, OWN, Comparison, Evaluation, Row
 from hf_rws.layers import check_loaded, check_scores, takes_images_of, unwrap
 
 _State = Callable[[], AbstractContextManager[Any]]  # what a model is put into for a while: its signatures off, or on
@@ -61,8 +61,8 @@ def evaluate(
         clean: Whether to measure clean images too (published benchmarks have none).
         seed: Seed of the corruptions' draws, and of that of `limit`.
         batch_size: Images at a time.
-        limit: Use only so many images: the first, but of a dataset by its name drawn at random by `seed`, as many are
-            sorted by class, and no others are decoded.
+        limit: Use only so many images: the first (also of a published benchmark), but of a dataset by its name drawn at
+            random by `seed`, as many are sorted by class, and no others are decoded.
         class_map: What classes of the dataset are among the model's, where names do not agree: {"car": "automobile"}.
         device: Where to measure: "auto" is the GPU where there is one; the model comes back afterwards. By default
             where it is.
@@ -167,18 +167,20 @@ def _evaluations(
     if benchmark:
         images: ImageSet | Benchmark = benchmark
         preprocessing = str(benchmark.preprocessing or "as they are published")
+        if limit is not None and any(benchmark.count(name, severity) > limit for name, severity in settings):
+            notes.append(f"the first {limit:,} images")
     else:
         images, preprocessing = _as_image_set(model, dataset, limit, seed, dataset_options)
         if isinstance(dataset, str | Path):
             split = dataset_options.get("test_split")
             notes += [f"split {split!r}"] if split else []
-            notes += [f"{len(images):,} images drawn at random"] if limit == len(images) else []
+            notes += [f"{len(images):,} images drawn at random"] if images.drawn_from else []
     if isinstance(images, ImageSet):
         if not len(images):
             raise OptionError("there are no images to evaluate on")
         check_labels(model, images)
     answers = match_classes(model, images.classes, class_map=class_map, name=images.name)
-    plain = None if benchmark else copied_by(dataset, dataset_options.get("revision"))
+    plain = copied_by(dataset, dataset_options.get("revision")) if clean and not benchmark else None
     if clean and not benchmark:
         settings.insert(0, (CLEAN, 0))
     rows: list[list[Row]] = [[] for _ in states]
@@ -353,4 +355,4 @@ def _loaded(model: nn.Module, dataset: str, given: dict[str, Any], **drawn: Any)
     wanted = resolve(options.pop("preprocessing", None), options.pop("image_size", None))
     preprocessing = wanted or Preprocessing.of(model)
     images = load_split(dataset, split, preprocessing=preprocessing, **options)
-    return images, str(preprocessing) if wanted else f"{preprocessing} (the model's own)"
+    return images, str(preprocessing) if wanted else f"{preprocessing}{OWN}"

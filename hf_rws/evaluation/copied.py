@@ -5,6 +5,7 @@ from typing import Any
 
 from hf_rws._files import read_json
 from hf_rws.errors import RWSError
+from hf_rws.evaluation.tables import COPIED
 
 _RECORD = "corruption.json"  # in a copy's folder or repo
 
@@ -31,7 +32,7 @@ def copied_by(dataset: Any, revision: str | None = None) -> tuple[str, int] | No
     corruption, severity = record.get("corruption"), record.get("severity")
     if not isinstance(corruption, str) or not isinstance(severity, int):
         return None
-    return f"{corruption} (copy)", severity
+    return corruption + COPIED, severity
 
 
 def _fetched(dataset: str, revision: str | None) -> Path | None:
@@ -40,7 +41,10 @@ def _fetched(dataset: str, revision: str | None) -> Path | None:
 
     once = datasets.DownloadConfig(max_retries=0, disable_tqdm=True)
     manager = datasets.DownloadManager(download_config=once, record_checksums=False)
+    url = f"hf://datasets/{dataset}@{revision or 'main'}/{_RECORD}"
     try:
-        return Path(manager.download(f"hf://datasets/{dataset}@{revision or 'main'}/{_RECORD}"))
-    except OSError:  # there is none; or no connection, which does not change the images
+        return Path(manager.download(url))
+    except (
+        Exception
+    ):  # there is none; or no connection, by errors of any HTTP library, which does not change the images
         return None

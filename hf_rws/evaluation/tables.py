@@ -14,6 +14,8 @@ from torch import Tensor
 from hf_rws.errors import OptionError
 
 CLEAN = "clean"
+COPIED = " (copy)"  # after the name of a corruption: images as they are, of a copy that was made so
+OWN = " (the model's own)"  # after a preprocessing
 _QUANTILE = 1.959964  # of the normal distribution, for 95 %
 
 
@@ -76,6 +78,10 @@ class _Table:
         facts = f"<p>{html.escape('; '.join(self._facts()))}</p>" if self._facts() else ""
         return f"<table>{body}</table>{facts}"
 
+    def __str__(self) -> str:
+        """What `print` shows: the Markdown table."""
+        return self.to_markdown()
+
     def _repr_html_(self) -> str:
         """What a notebook shows."""
         return self.to_html()
@@ -113,7 +119,9 @@ class Evaluation(_Table):
         return _mean(chosen)
 
     def mean(self) -> float:
-        """RA: mean accuracy over all corrupted rows (clean images are not in it).
+        """RA: mean accuracy over all corrupted rows (images as they are, clean or of a copy, are not in it).
+
+        Of a copy that is measured only as it is, e.g. "fog (copy)", it is the accuracy of that row.
 
         Over the 15 corruptions of CIFAR-10-C and all five severities this is RobustBench's accuracy for corruptions.
         """
@@ -123,7 +131,7 @@ class Evaluation(_Table):
         """This evaluation beside that of another model, or of the same one patched, on the same images.
 
         Raises:
-            OptionError: They do not have the same rows.
+            OptionError: They do not have the same rows, or not the same preprocessing.
         """
         return Comparison(self, after)
 
@@ -136,6 +144,7 @@ class Evaluation(_Table):
                 "accuracy": row.accuracy,
                 "n": row.n,
                 "preprocessing": self.preprocessing,
+                "notes": "; ".join(self.notes),
             }
             for row in self.rows
         ]
@@ -186,6 +195,12 @@ class Comparison(_Table):
             differing = [*(set(rows[0]) ^ set(rows[1]))][:3]
             shown = ", ".join(f"{name}-{severity} ({n} images)" for name, severity, n in sorted(differing))
             raise OptionError(f"the two evaluations do not have the same rows: {shown or 'their order differs'}")
+        sizes = [one.preprocessing.removesuffix(OWN) for one in (self.before, self.after)]
+        if all(sizes) and sizes[0] != sizes[1]:  # of published figures it may not be known
+            raise OptionError(
+                f"the two evaluations do not show the same images: before, they are {sizes[0]}; after, {sizes[1]}. "
+                "Give both the same preprocessing"
+            )
 
     def __getitem__(self, key: str | tuple[str, int]) -> Difference:
         """The difference in one row, `["fog", 5]`, or of the means over the severities of one corruption, `["fog"]`."""
@@ -197,7 +212,7 @@ class Comparison(_Table):
 
     def mean(self) -> Difference:
         """The difference of the means over all corrupted rows (RA)."""
-        return _difference([pair for pair in self._pairs if _is_corrupted(pair[0])])
+        return _difference(self._corrupted_pairs)
 
     def mce(self) -> float:
         """Mean corruption error, relative to `before`, as Hendrycks & Dietterich (ICLR 2019) define it; NaN without.
@@ -234,6 +249,7 @@ class Comparison(_Table):
                     "high": high,
                     "n": after.n,
                     "preprocessing": self.after.preprocessing,
+                    "notes": "; ".join(self.after.notes),
                 }
             )
         return records
@@ -242,16 +258,19 @@ class Comparison(_Table):
     def _pairs(self) -> list[tuple[Row, Row]]:
         return list(zip(self.before.rows, self.after.rows, strict=True))
 
+    @property
+    def _corrupted_pairs(self) -> list[tuple[Row, Row]]:
+        return list(zip(_corrupted(self.before.rows), _corrupted(self.after.rows), strict=True))
+
     def _errors(self, clean_before: float, clean_after: float) -> float:
         """The mean over corruptions of the quotient of the sums of errors, each less the error on clean images."""
         sums: dict[str, tuple[float, float]] = {}
-        for before, after in self._pairs:
-            if _is_corrupted(before):
-                one, other = sums.get(before.corruption, (0.0, 0.0))
-                sums[before.corruption] = (
-                    one + 1 - before.accuracy - clean_before,
-                    other + 1 - after.accuracy - clean_after,
-                )
+        for before, after in self._corrupted_pairs:
+            one, other = sums.get(before.corruption, (0.0, 0.0))
+            sums[before.corruption] = (
+                one + 1 - before.accuracy - clean_before,
+                other + 1 - after.accuracy - clean_after,
+            )
         if any(before <= 0 for before, _ in sums.values()):
             return math.nan
         return _mean(after / before for before, after in sums.values())
@@ -286,12 +305,10 @@ def _difference(pairs: Sequence[tuple[Row, Row]]) -> Difference:
     return Difference(value, (max(-1.0, middle - half), min(1.0, middle + half)))
 
 
-def _is_corrupted(row: Row) -> bool:
-    return row.corruption != CLEAN
-
-
 def _corrupted(rows: Iterable[Row]) -> list[Row]:
-    return [row for row in rows if _is_corrupted(row)]
+    """The rows of means: those that were corrupted here, or else those of a corrupted copy as it is."""
+    found = [row for row in rows if row.corruption != CLEAN]
+    return [row for row in found if not row.corruption.endswith(COPIED)] or found
 
 
 def _severity(row: Row) -> str:
