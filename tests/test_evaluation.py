@@ -385,6 +385,7 @@ def test_a_limit_that_draws_nothing_is_not_said_and_one_that_does_always(tmp_pat
     asked, photos = model(), tmp_path / "photos"
     with pytest.warns(RWSWarning, match="left out"):
         whole = evaluate(asked, photos, [], limit=8, skip_broken=True)
+    with pytest.warns(RWSWarning, match="left out"):
         part = evaluate(asked, photos, [], limit=7, skip_broken=True)
     assert (whole.rows[0].n, whole.notes) == (4, ())
     assert part.notes == (f"{part.rows[0].n} images drawn at random",)

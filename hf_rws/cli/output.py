@@ -20,7 +20,7 @@ class Output:
     """The printer of one command.
 
     Attributes:
-        style: "human", "agent" (tab-separated, whole values), "json" or "quiet" (one id a line).
+        style: "human", "agent" (tab-separated, fractions to 4 digits), "json" or "quiet" (one id a line).
         asked: Whether an option said so.
     """
 
