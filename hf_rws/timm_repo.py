@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import MappingProxyType
@@ -64,6 +64,22 @@ def save_timm_repo(
     return folder
 
 
+def drop_test_settings(config: dict[str, Any], given: Collection[str]) -> None:
+    """Take from a `pretrained_cfg` what its architecture says of test images, where other images are `given`.
+
+    timm prefers test_input_size and test_crop_pct to input_size and crop_pct, and those are of weights that are gone.
+
+    Args:
+        config: The `pretrained_cfg`, which changes.
+        given: Keys that are set anew. A crop belongs to a size, and so goes with either.
+    """
+    if "input_size" in given:
+        config.pop("test_input_size", None)
+        config.pop("test_pool_size", None)
+    if "input_size" in given or "crop_pct" in given:
+        config.pop("test_crop_pct", None)
+
+
 def _weights(model: nn.Module) -> dict[str, Tensor]:
     """The state dict as safetensors takes it: no channels_last layout, and no two names for the same memory.
 
@@ -95,6 +111,7 @@ def _config(model: nn.Module, label_names: Sequence[str], preprocessing: Mapping
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise OptionError(f"this model cannot be saved, its pretrained_cfg is none of timm's: {error}") from error
         config = parse_json(path.read_bytes(), CONFIG_NAME)
+    drop_test_settings(config["pretrained_cfg"], preprocessing)
     if names := config["pretrained_cfg"].pop("label_names", None):
         config.setdefault("label_names", names)
     return json.dumps(config, indent=2).encode()

@@ -76,8 +76,9 @@ def patch(
     plain: Any = unwrap(model)
     present = getattr(plain, "rws", None)
     if not (isinstance(present, Patcher) and present._model is plain and not present._attached):
-        present = Patcher(model, strict=strict)
+        present = Patcher(model)
     present._attach(as_list(signatures), scales, load_options, strict=strict)
+    present._strict = strict
     plain.rws = present
     return present
 
@@ -110,7 +111,7 @@ class Patcher:
     see some tensors of the old and some of the new setting. A process that is forked gets a lock of its own.
     """
 
-    def __init__(self, model: nn.Module, *, strict: bool = False) -> None:
+    def __init__(self, model: nn.Module) -> None:
         """Use `patch`. Raises OptionError if the model carries a patcher already."""
         self._model: Any = unwrap(model)
         if isinstance(self._model, torch.jit.ScriptModule):
@@ -123,7 +124,7 @@ class Patcher:
                 "patched weights and start anew"
             )
         self.base: Location | None = None  # where the model was loaded from, if `load_patched` did
-        self._strict = strict
+        self._strict = False  # what `patch` was told, for what is added later
         self._attached: dict[str, _Attached] = {}
         self._measured = Measured()
         self._touched = Touched(self._model)
@@ -292,7 +293,7 @@ class Patcher:
             OptionError: The name is taken, or the scale is not a finite number.
         """
         given = [signature if name is None else (name, signature)]
-        self._attach(given, [ADDED if scale is None else scale], load_options)
+        self._attach(given, [ADDED if scale is None else scale], load_options, strict=self._strict)
 
     def remove(self, name: str) -> None:
         """Take a signature off and detach it, by its name or id; OptionError if it is not attached."""
@@ -342,7 +343,7 @@ class Patcher:
         scales: ScalesLike | None,
         load_options: Mapping[str, Any],
         *,
-        strict: bool = False,
+        strict: bool,
     ) -> None:
         named = [_open(item, load_options) for item in given]
         signatures = dict(named)
@@ -367,7 +368,7 @@ class Patcher:
                 reasons = transfer_reasons(signature, self._model, touched)
                 if reasons:  # a broken base looks like another one
                     check_values(touched, kinds)
-                if reasons and (strict or self._strict):
+                if reasons and strict:
                     raise MismatchError(f"{name}: {'; '.join(reasons)} (strict=True)")
                 wanted[name] = _Attached(signature, reasons, scale)
             for name, attached in wanted.items():

@@ -1,7 +1,7 @@
 """Scales: in which ways they may be given, which they are where none are given, and whose they are."""
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Real
 from typing import TypeAlias
@@ -32,13 +32,13 @@ OFF = Scale(0.0)
 ADDED = Scale(1.0, "1")  # what one more signature has
 
 
-def _default_scale(signatures: Collection[Signature]) -> Scale:
-    """What each of several signatures has that are put on together: 1 if it is one, 1/n of n.
+def _default_scale(count: int) -> Scale:
+    """What each of `count` signatures has that are put on together: 1 if it is one, 1/n of n.
 
     The sum of several extracted signatures falls below the clean model, their mean does not. Of two distilled ones
     1/sqrt(n) keeps a little more, of three and more it keeps less than 1/n (scripts/results).
     """
-    return Scale(1 / len(signatures), "1/n" if len(signatures) > 1 else "1") if signatures else OFF
+    return Scale(1 / count, "1/n" if count > 1 else "1")
 
 
 def as_scales(given: ScalesLike | None, signatures: Mapping[str, Signature]) -> list[Scale]:
@@ -53,7 +53,7 @@ def as_scales(given: ScalesLike | None, signatures: Mapping[str, Signature]) -> 
     """
     count = len(signatures)
     if given is None:
-        return [_default_scale(signatures.values())] * count
+        return [_default_scale(count) for _ in signatures]
     if isinstance(given, Mapping):
         return list(by_name(given, signatures).values())
     if isinstance(given, Sequence) and not isinstance(given, str):

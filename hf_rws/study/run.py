@@ -28,7 +28,7 @@ from hf_rws.signature.config import CONFIG_NAME, PROJECTIONS, with_bits
 from hf_rws.signature.signature import Signature
 from hf_rws.study.layout import BASE, RESULTS_NAME, START, robust_name, signature_name
 from hf_rws.study.measuring import CURVE_SCALES, Study, StudyRow, measure_scales
-from hf_rws.timm_repo import MODEL_NAME, TRAINING_NAME, save_timm_repo
+from hf_rws.timm_repo import MODEL_NAME, TRAINING_NAME, drop_test_settings, save_timm_repo
 from hf_rws.training.arguments import TrainingArguments
 from hf_rws.training.trainer import TrainingResult, train
 
@@ -67,7 +67,8 @@ def create_start(
         torch.manual_seed(seed)
         start.reset_classifier(classes)
     config = dict(start.pretrained_cfg, num_classes=classes, input_size=size, crop_pct=1.0, tag=None)
-    for key in ("label_names", "label_descriptions", "test_input_size", "test_crop_pct"):  # of what it was before
+    drop_test_settings(config, ("input_size", "crop_pct"))
+    for key in ("label_names", "label_descriptions"):  # of what it was before
         config.pop(key, None)
     if normalization == "dataset" or (is_name and not pretrained):
         config["mean"], config["std"] = data.train.mean_std()

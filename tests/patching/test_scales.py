@@ -178,6 +178,20 @@ def test_strict_is_asked_of_what_is_put_on_then():
     patcher.bake()
 
 
+def test_strict_stays_with_what_was_asked_last():
+    model = trio(NAME).robust
+    hf_rws.load_patched(model, [])
+    patcher = hf_rws.patch(model, [], strict=True)
+    with pytest.raises(MismatchError, match="strict"):
+        patcher.add(made("fog")[0])
+    assert hf_rws.patch(model, []) is patcher
+    with pytest.warns(UserWarning, match="transfer"):
+        patcher.add(made("fog")[0])
+    patcher.remove("fog")
+    with pytest.warns(UserWarning, match="transfer"):
+        hf_rws.patch(model, made("fog"), strict=False)
+
+
 def test_a_clean_patcher_does_not_keep_a_model_from_being_packed(tmp_path):
     model = hf_rws.load_patched(fresh(), [])
     bundle(model, made("fog"), tmp_path / "bundle")
