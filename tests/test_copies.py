@@ -427,7 +427,7 @@ def test_frost_without_its_pictures(source, tmp_path, monkeypatch):
     ("image", "message"),
     [
         (picture(0, 28, 40), "image 1 has 28x40 pixels; corruptions are defined from 32 on each side: enlarge"),
-        (Image.new("I;16", (32, 32)), r"image 1 has more than 8 bits a channel \(mode I;16\)"),
+        (Image.new("F", (32, 32)), r"image 1 cannot be decoded: its numbers \(Pillow's mode F\) may mean anything"),
         (None, "image 1 is missing"),
         ({"bytes": b"not an image", "path": None}, "image 1 cannot be decoded"),
     ],
@@ -437,6 +437,15 @@ def test_images_that_cannot_be_corrupted(image, message, tmp_path):
     with pytest.raises(FormatError, match=f"odd test: {message}"):
         write_corrupted_copy(source, tmp_path / "copy", "contrast")
     assert not any(Path(name).suffix == ".parquet" for name in files(tmp_path / "copy"))
+
+
+def test_sixteen_bits_are_scaled_to_eight(tmp_path):
+    grey = np.asarray(picture(0).convert("L"))
+    deep = Image.fromarray(grey.astype(np.uint16) * 257)
+    assert deep.mode == "I;16"
+    copy = write_corrupted_copy(one_split(tmp_path / "deep", [deep]), tmp_path / "copy", "contrast")
+    content = pq.read_table(copy / "data")["image"][0].as_py()["bytes"]
+    assert np.array_equal(np.asarray(Image.open(io.BytesIO(content))), corrupt(grey[..., None], "contrast")[..., 0])
 
 
 @pytest.mark.parametrize("quality", [85, 94, 100])
@@ -477,3 +486,30 @@ def test_broken_images_are_left_out_and_listed(tmp_path):
         path.write_bytes(b"none")
     with pytest.raises(FormatError, match="no image can be used"):
         write_corrupted_copy(dataset, tmp_path / "none", "contrast", skip_broken=True)
+
+
+def test_what_is_unfinished_gives_way_to_the_same_copy_without_its_broken_images_alone(tmp_path):
+    source = one_split(tmp_path / "photos", [picture(0), None])
+    with pytest.raises(FormatError, match="missing"):
+        write_corrupted_copy(source, tmp_path / "copy", "contrast", images_per_shard=1)
+    before = files(tmp_path / "copy")
+    with (
+        pytest.warns(RWSWarning, match="1 of 2 images"),
+        pytest.raises(OptionError, match="'contrast' then, 'brightness' now"),
+    ):
+        write_corrupted_copy(source, tmp_path / "copy", "brightness", images_per_shard=1, skip_broken=True)
+    assert files(tmp_path / "copy") == before
+    with pytest.warns(RWSWarning, match="1 of 2 images"):
+        write_corrupted_copy(source, tmp_path / "copy", "contrast", images_per_shard=1, skip_broken=True)
+    assert pq.read_table(tmp_path / "copy" / "data").num_rows == 1
+
+
+def test_a_readme_of_ones_own_keeps_its_text(source, tmp_path):
+    folder = tmp_path / "copy"
+    folder.mkdir()
+    (folder / "README.md").write_text("my readme\n")
+    with pytest.raises(OptionError, match=r"README\.md of something else"):
+        write_corrupted_copy(source, folder, "contrast")
+    write_corrupted_copy(source, folder, "contrast", overwrite=True)
+    assert "my readme\n" in (folder / "README.md").read_text()
+    datasets.load_dataset(str(folder))

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 _SHARD_BYTES = 2**28  # of pixels: 10,000 images of 32 px, 1,700 of 224 px
 _SHARD_IMAGES = 10_000  # at most
+_LEFT_OUT = ("splits", "source")  # what a record says otherwise where images are left out
 _LISTED = 20  # images that are left out, by name
 
 
@@ -55,7 +56,7 @@ def write_corrupted_copy(
     """Write a dataset with its images corrupted and everything else as it is.
 
     A call that was interrupted is repeated: finished shards are kept. Grey images stay grey where the corruption has a
-    meaning for them; transparency is dropped. The draws of image i are the same in every split.
+    meaning for them; 16 bits are scaled to 8, transparency is dropped. The draws of image i are the same in all splits.
 
     Args:
         dataset: Hub id or folder, as for `datasets.load_dataset`.
@@ -82,7 +83,7 @@ def write_corrupted_copy(
     Raises:
         OptionError: An option makes no sense, or the folder holds something else, e.g. a copy made with other options.
         NotFoundError: There is no such dataset, split or column.
-        FormatError: An image cannot be used: missing, broken, smaller than 32 pixels, deeper than 8 bits.
+        FormatError: An image cannot be used: missing, broken, smaller than 32 pixels, of 32 bits or floating point.
         AccessError: The folder cannot be written to, or the disk is full.
         MissingExtraError: Frost, and its pictures are not installed.
     """
@@ -114,7 +115,8 @@ def write_corrupted_copy(
     with file_errors(folder):
         if is_finished(folder, record, overwrite=overwrite):
             return folder
-        begin(folder, record_of_this_run, overwrite=overwrite or skip_broken)  # a run that met a broken image
+        may_differ = _LEFT_OUT if skip_broken else ()  # of a run that met a broken image
+        begin(folder, record_of_this_run, overwrite=overwrite, may_differ=may_differ)
         shards = [
             Shard(rows, first, column, treatment, folder / UNFINISHED / DATA / file, f"{dataset} {name}")
             for name, split in chosen.items()

@@ -2,12 +2,13 @@
 
 import json
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hf_rws._files import COPY, README_NAME, check_room, read_json, write_whole
+from hf_rws.cards import updated
 from hf_rws.cards.copies import copy_card
 from hf_rws.errors import AccessError, FormatError, IntegrityError, OptionError, RWSError
 
@@ -33,10 +34,16 @@ def is_finished(folder: Path, record: Mapping[str, Any], *, overwrite: bool = Fa
     return False
 
 
-def begin(folder: Path, record: Mapping[str, Any], *, overwrite: bool = False) -> None:
-    """Make the hidden folder for what is not finished, or check the one that is there."""
+def begin(
+    folder: Path, record: Mapping[str, Any], *, overwrite: bool = False, may_differ: Collection[str] = ()
+) -> None:
+    """Make the hidden folder for what is not finished, or check the one that is there.
+
+    One whose record says otherwise is removed with `overwrite`, or where it does so of what `may_differ` alone.
+    """
     work = folder / UNFINISHED
-    if overwrite and (work / RECORD).exists() and _differing(work / RECORD, record):
+    differing = _differing(work / RECORD, record) if (work / RECORD).exists() else {}
+    if differing and (overwrite or differing.keys() <= set(may_differ)):
         shutil.rmtree(work)
     (work / DATA).mkdir(parents=True, exist_ok=True)
     for left in work.rglob("*.tmp"):
@@ -82,7 +89,8 @@ def finish(folder: Path, splits: Mapping[str, "datasets.Dataset"], *, on_hub: bo
     if (folder / DATA).exists():  # of another copy, which is to be replaced
         (folder / DATA).replace(work / "earlier")
     write_whole(folder / RECORD, json.dumps(record, indent=2) + "\n")
-    write_whole(folder / README_NAME, copy_card(record, info, name=folder.resolve().name, on_hub=on_hub))
+    card = copy_card(record, info, name=folder.resolve().name, on_hub=on_hub)
+    write_whole(folder / README_NAME, updated(folder / README_NAME, card))
     (work / DATA).replace(folder / DATA)
     shutil.rmtree(work)
 

@@ -13,7 +13,7 @@ from PIL import Image
 from hf_rws.corruptions import corrupt
 from hf_rws.corruptions.images import MIN_SIDE
 from hf_rws.corruptions.registry import find
-from hf_rws.data.pictures import as_rgb, decoded_image
+from hf_rws.data.pictures import as_rgb, decoded_image, readable
 from hf_rws.errors import FormatError, OptionError
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 _GREY = ("1", "L", "LA")
-_DEEP = ("I", "F")  # how Pillow's modes of more than 8 bits begin
+_DEEP = ("I", "F")  # how Pillow's modes of more than 8 bits begin, which are all grey
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ def read_images(table: "pa.Table", feature: "datasets.Image", column: str, first
     """The images of some rows, numbered from `first` on for error messages.
 
     Raises:
-        FormatError: One is missing, broken, smaller than 32 pixels or deeper than 8 bits.
+        FormatError: One is missing, broken, smaller than 32 pixels, or of numbers without a known range.
     """
     return [
         _image(value, feature, f"{title}: image {number}")
@@ -101,6 +101,7 @@ def _image(value: Any, feature: "datasets.Image", where: str) -> Image.Image:
             f"{where} has {image.width}x{image.height} pixels; corruptions are defined from {MIN_SIDE} on each side: "
             "enlarge the images first"
         )
-    if image.mode.startswith(_DEEP):
-        raise FormatError(f"{where} has more than 8 bits a channel (mode {image.mode}): convert the images first")
-    return image.convert("L") if image.mode in _GREY else as_rgb(image)
+    if image.mode in _GREY:
+        return image.convert("L")
+    with readable(where):
+        return as_rgb(image).convert("L") if image.mode.startswith(_DEEP) else as_rgb(image)
