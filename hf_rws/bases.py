@@ -19,6 +19,7 @@ from torch.nn.modules.module import (
 )
 
 import hf_rws.models  # noqa: F401  (registers vgg16_gap and vgg16_bn_gap with timm)
+from hf_rws import cards
 from hf_rws._ambient import random_state_kept
 from hf_rws._files import read_json
 from hf_rws._transport.headers import Header, read_header
@@ -28,7 +29,7 @@ from hf_rws.errors import FormatError, MismatchError, NotFoundError, OptionError
 from hf_rws.layers import head_names
 from hf_rws.timm_repo import CONFIG_NAME, MODEL_NAME, TRAINING_NAME
 
-__all__ = ["Base", "base_of_weights", "check_preprocessing", "load_base", "named_model"]
+__all__ = ["Base", "base_of_weights", "check_preprocessing", "license_of", "load_base", "named_model"]
 
 _PICKLED = "pytorch_model.bin"  # what timm's save_for_hf writes by default
 _STATE_DICT = "save model.state_dict(), best with safetensors.torch.save_file"
@@ -88,8 +89,8 @@ def load_base(
     """
     if os.path.isfile(id):
         raise OptionError(
-            f"{os.fspath(id)!r} is a file: make a base of its weights first, by hf_rws.hub.save_base(file, folder, "
-            "architecture=...)"
+            f"{os.fspath(id)!r} is a file: make a base of its weights first, by `hf-rws save-base`, or in Python by "
+            "hf_rws.hub.save_base(file, folder, architecture=...)"
         )
     where = parse_id(id, revision=revision)
     if where.kind == "name":
@@ -141,6 +142,16 @@ def load_base(
     training = fetched.folder / TRAINING_NAME
     record = read_json(training, f"{pinned} {TRAINING_NAME}") if os.path.isfile(training) else {}
     return Base(model.eval(), pinned, record)
+
+
+def license_of(origin: Location | None, model: Any) -> str | None:
+    """The license of the weights of a base, if it is known: a folder's README.md names it, or they are timm's own."""
+    if origin is None:
+        return None
+    if origin.path is not None:
+        return cards.folder_license(origin.path)
+    timms = origin.kind == "name" or origin.id.startswith("timm/")
+    return (model.pretrained_cfg or {}).get("license") if timms else None
 
 
 @random_state_kept()
@@ -195,7 +206,10 @@ def _tensors(path: Path) -> dict[str, Tensor]:
     except FileNotFoundError as error:
         raise NotFoundError(f"there is no file {os.fspath(path)!r}") from error
     except Exception as error:  # what a file that is none makes of torch and safetensors
-        raise FormatError(f"{path}: cannot be read for its tensors alone ({error}); {_STATE_DICT}") from error
+        raise FormatError(
+            f"{path}: cannot be read for its tensors alone, it holds something else or is damaged; of a whole model, "
+            f"{_STATE_DICT}"
+        ) from error
     if not isinstance(found, Mapping) or not all(isinstance(value, Tensor) for value in found.values()) or not found:
         raise FormatError(f"{path}: holds something else than tensors by their names; {_STATE_DICT}")
     return dict(found)

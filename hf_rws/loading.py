@@ -11,9 +11,9 @@ from torch import nn
 
 from hf_rws import cards
 from hf_rws._accelerator import resolve_device
-from hf_rws._files import MODEL, README_NAME, check_room, is_file, output_folder, read_text
+from hf_rws._files import MODEL, README_NAME, check_room, output_folder
 from hf_rws._transport.ids import Location
-from hf_rws.bases import load_base
+from hf_rws.bases import license_of, load_base
 from hf_rws.errors import OptionError
 from hf_rws.fingerprints import digest
 from hf_rws.layers import unwrap
@@ -220,7 +220,7 @@ def save_patched(
         raise OptionError(f"{folder} is the base of this model: give another folder, or overwrite=True")
     check_room_for_patched(folder, overwrite=overwrite)
     lockfile = plain.rws.lockfile()
-    known = license or _license_of(plain.rws.base, plain)
+    known = license or license_of(plain.rws.base, plain)
 
     def card(config: dict[str, Any], nbytes: int) -> str:
         fresh = cards.merged_card(
@@ -237,24 +237,5 @@ def save_patched(
 
 def check_room_for_patched(folder: Path, *, overwrite: bool = False) -> None:
     """OptionError if a folder holds something else than what `save_patched` wrote: somebody's base, say."""
-    earlier = "merge" in _named(folder, "tags")
+    earlier = "merge" in cards.folder_words(folder, "tags")
     check_room(folder, "the patched model", MODEL if earlier else None, overwrite=overwrite)
-
-
-def _license_of(base: Location | None, model: Any) -> str | None:
-    """The license of a base, if it is known."""
-    if base is None:
-        return None
-    if base.path is not None:
-        named = _named(base.path, "license")
-        return named[0] if len(named) == 1 else None
-    timms = base.kind == "name" or base.id.startswith("timm/")
-    return (model.pretrained_cfg or {}).get("license") if timms else None
-
-
-def _named(folder: Path, key: str) -> list[str]:
-    """The words under a key of the metadata of a folder's README.md."""
-    readme = folder / README_NAME
-    if not is_file(readme):
-        return []
-    return cards.metadata_words(read_text(readme, str(readme)), key, where=str(readme))

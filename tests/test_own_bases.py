@@ -13,7 +13,8 @@ from timm.models import save_for_hf
 
 import hf_rws
 from hf_rws.bases import load_base
-from hf_rws.errors import FormatError, MismatchError, NotFoundError, OptionError
+from hf_rws.data.preprocessing import Preprocessing
+from hf_rws.errors import FormatError, MismatchError, NotFoundError, OptionError, RWSError
 from hf_rws.hub import push_base, save_base
 from tests.hub import hub_fixture  # noqa: F401
 from tests.hub.server import WRITE
@@ -72,6 +73,24 @@ def test_the_head_of_a_file_is_counted_and_can_be_given(model):
     assert load_base(save_base("model.pt", "b", architecture=NAME, num_classes=3)).model.num_classes == 3
 
 
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({}, ((224, 224), 0.95)),
+        ({"input_size": (3, 32, 32)}, ((32, 32), 0.875)),
+        ({"crop_pct": 1.0}, ((224, 224), 1.0)),
+        ({"input_size": (3, 32, 32), "crop_pct": 1.0}, ((32, 32), 1.0)),
+    ],
+)
+def test_a_base_is_measured_with_the_images_that_are_given(model, given, expected):
+    model.pretrained_cfg = {
+        **model.pretrained_cfg, "crop_pct": 0.875, "test_input_size": (3, 224, 224), "test_crop_pct": 0.95
+    }  # fmt: skip
+    save_base(model, "mybase", preprocessing=given)
+    found = Preprocessing.of(load_base("mybase").model)
+    assert (found.size, found.crop_pct) == expected
+
+
 class Evil:
     def __reduce__(self):
         return (open, ("pwned", "w"))
@@ -109,6 +128,7 @@ def test_what_is_no_file_of_weights_is_named_and_not_run(model, tmp_path, conten
         ({"architecture": NAME, "no_such_option": 3}, OptionError, "no_such_option"),
         ({"architecture": NAME, "preprocessing": {"colour": 3}}, OptionError, "preprocessing has no colour"),
         ({"architecture": NAME, "preprocessing": {"mean": (1, 2)}}, OptionError, "preprocessing: 'mean'"),
+        ({"architecture": NAME, "label_names": ["cat", "dog"]}, OptionError, "2 names for 3 classes"),
     ],
 )
 def test_options_that_make_no_sense(model, options, error, message):
@@ -121,10 +141,33 @@ def test_a_model_needs_no_architecture_and_a_file_is_no_base_yet(model):
     torch.save(model.state_dict(), "model.pt")
     with pytest.raises(OptionError, match="this is a model already"):
         save_base(model, "mybase", architecture=NAME)
-    with pytest.raises(OptionError, match=r"hf_rws\.hub\.save_base\(file, folder, architecture="):
+    with pytest.raises(OptionError, match=r"hf-rws save-base.*hf_rws\.hub\.save_base\(file, folder, architecture="):
         load_base("model.pt")
     with pytest.raises(OptionError, match="no pretrained_cfg"):
         save_base(model.conv1, "mybase")
+
+
+@pytest.mark.parametrize("source", ["missing.pt", "a/missing.pt", Path("missing.pt")])
+def test_a_file_that_is_not_there(model, source):
+    with pytest.raises(NotFoundError, match=r"there is no file '(a/)?missing\.pt'"):
+        save_base(source, "mybase", architecture=NAME)
+
+
+def test_a_whole_model_in_a_file_is_one_short_sentence(model):
+    torch.save(model, "model.pt")
+    with pytest.raises(FormatError) as caught:
+        save_base("model.pt", "mybase", architecture=NAME)
+    assert len(str(caught.value)) < 250
+    assert "\n" not in str(caught.value)
+
+
+def test_a_private_base_is_saved_and_pushed_with_the_token(model, hub):
+    push_base(model, "user/private", private=True, token=WRITE)
+    with pytest.raises(RWSError):
+        load_base("user/private")
+    save_base("user/private", "mybase", token=WRITE)
+    push_base("user/private", "user/copy", token=WRITE)
+    assert identical(load_base("mybase").model, load_base("user/copy").model.state_dict())
 
 
 def test_timms_default_folder_is_a_base(model, hub):
@@ -157,7 +200,28 @@ def test_a_file_is_pushed_as_a_base(model, hub):
     assert (card.data.license, json.loads(hub.files("user/mine")["config.json"])["architecture"]) == ("mit", NAME)
 
 
+# --- what an author wrote stays ---
+
+
+def test_a_readme_of_ones_own_keeps_its_text(model):
+    Path("mybase").mkdir()
+    Path("mybase", "README.md").write_text("my readme\n")
+    save_base(model, "mybase", metrics={"ta": 0.5, "n": 10})
+    text = Path("mybase", "README.md").read_text()
+    assert "my readme\n" in text
+    assert ModelCard(text).data.library_name == "timm"
+
+
 # --- licences: only what is known ---
+
+
+def test_the_license_of_a_folder_goes_with_its_weights(model, hub):
+    save_base(model, "a", license="mit")
+    save_base("a", "b")
+    save_base("a", "c", license="bsd-3-clause")
+    push_base("a", "user/d", token=WRITE)
+    cards = [Path(name, "README.md").read_text() for name in "bc"] + [hub.files("user/d")["README.md"].decode()]
+    assert [ModelCard(card).data.license for card in cards] == ["mit", "bsd-3-clause", "mit"]
 
 
 def test_the_license_of_timms_config_is_not_that_of_other_weights(model, hub):

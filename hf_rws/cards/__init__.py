@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from hf_rws.cards.merging import (
         RESULTS_BEGIN,
         RESULTS_END,
+        folder_license,
+        folder_words,
         is_unedited,
         merge_card,
         metadata_words,
@@ -29,6 +31,8 @@ else:
             "merging": [
                 "RESULTS_BEGIN",
                 "RESULTS_END",
+                "folder_license",
+                "folder_words",
                 "is_unedited",
                 "merge_card",
                 "metadata_words",
@@ -47,6 +51,8 @@ __all__ = [
     "base_card",
     "checked_metrics",
     "corruption_tag",
+    "folder_license",
+    "folder_words",
     "is_unedited",
     "merge_card",
     "merged_card",

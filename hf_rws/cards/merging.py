@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from hf_rws._files import LARGEST_TEXT, README_NAME, read_text
+from hf_rws._files import LARGEST_TEXT, README_NAME, is_file, read_text
 from hf_rws.cards import front_matter
 from hf_rws.cards.front_matter import Entry
 from hf_rws.errors import FormatError
@@ -65,6 +65,23 @@ def mark(text: str) -> str:
 def metadata_words(card: str, key: str, *, where: str = README_NAME) -> list[str]:
     """The words that stand under a key of a card's metadata, as they are written; FormatError if they are none."""
     return [node.value for node in front_matter.words(_Card.parse(card, where).entries, key, where)]
+
+
+def folder_words(folder: Path, key: str) -> list[str]:
+    """The words under a key of the metadata of a folder's README.md; none without one. Errors as for `updated`."""
+    readme = folder / README_NAME
+    if not is_file(readme):
+        return []
+    return metadata_words(read_text(readme, str(readme)), key, where=str(readme))
+
+
+def folder_license(folder: Path) -> str | None:
+    """The license that the README.md of a folder names; None where there are several.
+
+    What timm's config names is that of timm's weights, whatever the weights are.
+    """
+    named = folder_words(folder, "license")
+    return named[0] if len(named) == 1 else None
 
 
 def is_unedited(card: str) -> bool:

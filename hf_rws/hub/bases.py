@@ -3,6 +3,7 @@
 import os
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -13,8 +14,8 @@ from torch import nn
 from hf_rws import cards
 from hf_rws._files import README_NAME, check_room, output_folder
 from hf_rws._transport.pushing import destination, push_folder_files
-from hf_rws.bases import base_of_weights, check_preprocessing, load_base
-from hf_rws.errors import FormatError, OptionError
+from hf_rws.bases import base_of_weights, check_preprocessing, license_of, load_base
+from hf_rws.errors import FormatError, NotFoundError, OptionError
 from hf_rws.layers import unwrap
 from hf_rws.patching.patcher import check_clean
 from hf_rws.timm_repo import CONFIG_NAME, MODEL_NAME, save_timm_repo
@@ -34,6 +35,7 @@ def save_base(
     metrics: Mapping[str, Any] | None = None,
     license: str | None = None,
     overwrite: bool = False,
+    token: bool | str | None = None,
     **model_options: Any,
 ) -> Path:
     """Make a base of a model of one's own: a folder that `load_patched`, `distill`, `push` and timm take.
@@ -46,33 +48,40 @@ def save_base(
     Args:
         source: A timm model; a file with the weights of one (`torch.save(model.state_dict(), ...)`, a checkpoint of
             timm's trainer, a safetensors file), of which only tensors are read; or what `load_base` takes.
-        folder: Directory, made if needed.
+        folder: Directory, made if needed. A README.md there keeps the text that its author wrote.
         architecture: timm's name of the model whose weights a file holds.
-        label_names: Class names by index.
+        label_names: Class names by index, as many as the model has classes.
         preprocessing: What images it was trained on, where that is not what timm says of the architecture: input_size
             (C, H, W), mean, std, crop_pct, crop_mode, interpolation.
         training: How it was trained, for the card (what training_args.json says).
         metrics: What it reaches, for the card: `{"ta": 0.7, "ra": {"fog-5": 0.3}, "n": 10000}`, accuracies in [0, 1].
-        license: For the card, as the Hub writes it, e.g. "apache-2.0"; none is named without.
+        license: For the card, as the Hub writes it, e.g. "apache-2.0". By default that of `source` where it is known:
+            of timm's own weights, or named by the README.md of a folder.
         overwrite: Write also into a folder that holds a model or something else already.
+        token: Hub token for `source`; by default the stored one.
         model_options: Options of `timm.create_model` for a file, such as `num_classes` where it cannot be told.
 
     Returns:
         The folder.
 
     Raises:
-        OptionError: It is no timm model, has signatures on, or is a file without an architecture; or the folder holds
-            something already.
+        OptionError: It is no timm model, has signatures on, or is a file without an architecture; there are more or
+            fewer names than classes; or the folder holds something already.
         FormatError: The file holds something else than tensors.
         MismatchError: Its tensors are not those of the architecture.
         RWSError: Others of its subclasses, as `load_base` raises them.
     """
     folder = output_folder(folder, "the base")
     check_room(folder, "the base", None, overwrite=overwrite)
-    model = _opened(source, architecture, preprocessing, model_options, "save")
-    card = _card(training, metrics, folder.resolve().name, license)
+    opened = _opened(source, architecture, label_names, preprocessing, model_options, token, "save")
+    readme, relicensed = folder / README_NAME, license is not None
+    fresh = _card(training, metrics, folder.resolve().name, license or opened.license)
+
+    def card(config: dict[str, Any], nbytes: int) -> str:
+        return cards.updated(readme, fresh(config, nbytes), relicensed=relicensed)
+
     return save_timm_repo(
-        model, folder, label_names=label_names, preprocessing=preprocessing, card=card, overwrite=overwrite
+        opened.model, folder, label_names=label_names, preprocessing=preprocessing, card=card, overwrite=overwrite
     )
 
 
@@ -112,10 +121,12 @@ def push_base(
         tag: See there.
     """
     destination(repo_id, revision, create_pr=create_pr, tag=tag)
-    opened = _opened(model, architecture, preprocessing, {}, "push")
-    card = _card(training, metrics, repo_id, license)
+    opened = _opened(model, architecture, label_names, preprocessing, {}, token, "push")
+    card = _card(training, metrics, repo_id, license or opened.license)
     with tempfile.TemporaryDirectory() as temporary:
-        folder = save_timm_repo(opened, temporary, label_names=label_names, preprocessing=preprocessing, card=card)
+        folder = save_timm_repo(
+            opened.model, temporary, label_names=label_names, preprocessing=preprocessing, card=card
+        )
         return push_folder_files(
             repo_id,
             folder,
@@ -130,27 +141,51 @@ def push_base(
         )
 
 
+@dataclass(frozen=True)
+class _Opened:
+    """A clean timm model of one's own, and the license of its weights if it is known."""
+
+    model: Any
+    license: str | None = None
+
+
 def _opened(
     source: nn.Module | str | os.PathLike[str],
     architecture: str | None,
+    label_names: Sequence[str],
     preprocessing: Mapping[str, Any],
     model_options: Mapping[str, Any],
+    token: bool | str | None,
     verb: str,
-) -> nn.Module:
-    """A clean timm model of one's own; errors as for `save_base`."""
+) -> _Opened:
+    """What is to be a base; errors as for `save_base`."""
     if unknown := [key for key in preprocessing if key not in _PREPROCESSING]:
         raise OptionError(f"preprocessing has no {', '.join(unknown)}; it has {', '.join(_PREPROCESSING)}")
     try:
         check_preprocessing(preprocessing, "preprocessing")
     except FormatError as error:
         raise OptionError(str(error)) from error
-    if not isinstance(source, nn.Module):
-        if os.path.isfile(source):
-            return base_of_weights(Path(source), architecture, **model_options)
-        if architecture is not None:
-            raise OptionError(f"architecture={architecture!r} is for a file with weights; {source!r} says its own")
-        return load_base(source if isinstance(source, str) else Path(source), **model_options).model
-    model = unwrap(source)
+    if isinstance(source, nn.Module):
+        opened = _Opened(_checked(unwrap(source), architecture, model_options, verb))
+    elif os.path.isfile(source):
+        opened = _Opened(base_of_weights(Path(source), architecture, **model_options))
+    elif architecture is None:
+        base = load_base(source if isinstance(source, str) else Path(source), token=token, **model_options)
+        opened = _Opened(base.model, license_of(base.origin, base.model))
+    elif os.path.isdir(source):
+        raise OptionError(f"architecture={architecture!r} is for a file with weights; {source!r} says its own")
+    else:
+        raise NotFoundError(
+            f"there is no file {os.fspath(source)!r}; architecture={architecture!r} is for a file with weights"
+        )
+    classes = opened.model.num_classes
+    if label_names and len(label_names) != classes:
+        raise OptionError(f"label_names must name every class, got {len(label_names)} names for {classes} classes")
+    return opened
+
+
+def _checked(model: nn.Module, architecture: str | None, model_options: Mapping[str, Any], verb: str) -> nn.Module:
+    """A model that is one already; OptionError if it is none of timm's, has signatures on or is given options."""
     if architecture is not None or model_options:
         raise OptionError("architecture and options of it are for a file with weights; this is a model already")
     check_clean(model, verb)

@@ -104,10 +104,11 @@ def push_all(
             if key == BASE:
                 metrics = _base_metrics(folder / BASE, list(signatures.values()))
                 _write_base(folder / BASE, target, addresses, metrics, license)
-                of_base = _license(target)
+                of_base = cards.folder_license(target)
             else:
                 at = Location("hub", addresses[BASE], commits[addresses[BASE]].oid)
-                _write_signature(folder / key, target, addresses, at, license or _license(folder / key) or of_base)
+                named = license or cards.folder_license(folder / key) or of_base
+                _write_signature(folder / key, target, addresses, at, named)
             commits[repo_id] = push_folder_files(repo_id, target, _names(target), **options)
     url = None
     if collection:
@@ -152,7 +153,7 @@ def push_folder(
         if is_file(folder / WEIGHTS_NAME):
             at = None if base is None else resolved_base(base, token)
             addresses = ({BASE: at.id} if at else {}) | {_name(folder): repo_id}
-            _write_signature(folder, target, addresses, at, license or _license(folder))
+            _write_signature(folder, target, addresses, at, license or cards.folder_license(folder))
         elif is_file(folder / MODEL_NAME):
             if base is not None:
                 raise OptionError(f"{os.fspath(folder)!r} holds a model, not a signature: leave out base")
@@ -209,7 +210,7 @@ def _write_base(
         metrics=metrics,
         repo_id=addresses[name],
         nbytes=(source / MODEL_NAME).stat().st_size,
-        license=license or _license(source),
+        license=license or cards.folder_license(source),
     )
     existing, where = _text(source / README_NAME), str(source / README_NAME)
     if existing is not None and "merge" in cards.metadata_words(existing, "tags", where=where):
@@ -291,13 +292,3 @@ def _text(path: Path) -> str | None:
 
 def _json(path: Path) -> dict[str, Any]:
     return read_json(_no_link(path), str(path))
-
-
-def _license(folder: Path) -> str | None:
-    """The license that the README.md of a folder names; None where there are several.
-
-    What timm's config names is that of timm's weights, whatever the weights are.
-    """
-    readme = folder / README_NAME
-    named = cards.metadata_words(_text(readme) or "", "license", where=str(readme))
-    return named[0] if len(named) == 1 else None
