@@ -6,6 +6,7 @@ import pytest
 
 import hf_rws
 from hf_rws import bases, cli, data, extraction, loading
+from hf_rws._files import MODEL, contents_of
 from hf_rws.hub import bundles  # noqa: F401  (before what it imports is replaced)
 from hf_rws.timm_repo import save_timm_repo
 from tests.helpers import datasets_cache, on_cpu, toy_dataset  # noqa: F401
@@ -88,6 +89,8 @@ def test_a_training_begins_anew_if_told_to(here, call):  # noqa: F811
         assert call(cli.cli, *asked, *more, "--resume", "--overwrite")[0] == 2
         assert call(cli.cli, *asked, *more, "--overwrite")[0] == 0
     assert json.loads((here / "base" / "training_args.json").read_text())["lr"] == 0.02
+    assert call(cli.cli, *asked[:-1], "rws-fog", "--overwrite")[0] == 0
+    assert contents_of(here / "rws-fog") == [MODEL]
 
 
 def test_a_patched_model_gives_way_to_another_and_a_base_if_told_to(here, call):  # noqa: F811
@@ -95,3 +98,12 @@ def test_a_patched_model_gives_way_to_another_and_a_base_if_told_to(here, call):
         code, out, err = call(cli.cli, "apply", "base", "rws-fog", "--output-dir", folder, "--json", *more)
         assert (code, err) == (0, "")
         assert json.loads(out)["folder"] == folder
+
+
+@pytest.mark.filterwarnings("ignore:the distillation did not help")
+@pytest.mark.parametrize("command", ["distill", "extract", "apply", "save-base"])
+def test_a_readme_of_ones_own_keeps_its_text(command, here, call):  # noqa: F811
+    (here / "new").mkdir()
+    (here / "new" / "README.md").write_text("my readme\n")
+    assert call(cli.cli, command, *MAKE[command], "-q", "--output-dir", "new")[0] == 0
+    assert "my readme\n" in (here / "new" / "README.md").read_text()

@@ -105,14 +105,6 @@ def test_what_is_lost_is_said_to_be(distill, tmp_path, monkeypatch):
     assert (code, err.splitlines()[-1].endswith("is room for the signature: it is lost")) == (1, True)
 
 
-def test_a_folder_that_cannot_be_written_to_is_found_first(distill, monkeypatch):
-    monkeypatch.setattr("hf_rws.bases.load_base", None)
-    Path("file").touch()
-    code, out, err = distill("--output-dir", "file/rws-fog")
-    assert (code, out) == (1, "")
-    assert err.splitlines()[-1].startswith("error: cannot save the results in file/rws-fog")
-
-
 @pytest.mark.parametrize("work", [train, partial(hf_rws.study.run_study, corruptions=["fog"])])
 def test_a_training_finds_it_first_too(work, tmp_path, monkeypatch):
     monkeypatch.setattr("hf_rws.training.trainer._TrainingRun", None)

@@ -198,10 +198,11 @@ def _remove_run(folder: Path) -> None:
     from accelerate.state import PartialState
 
     from hf_rws._accelerator import is_main_process
+    from hf_rws.signature.config import WEIGHTS_NAME as SIGNATURE_NAME
 
     if is_main_process():
         with writing(f"remove what {folder} holds"):
-            for name in (CONFIG_NAME, MODEL_NAME, TRAINING_NAME, METRICS_NAME):
+            for name in (CONFIG_NAME, MODEL_NAME, TRAINING_NAME, METRICS_NAME, SIGNATURE_NAME):
                 (folder / name).unlink(missing_ok=True)
             if (folder / "checkpoint").is_dir():
                 shutil.rmtree(folder / "checkpoint")

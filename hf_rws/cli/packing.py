@@ -30,7 +30,7 @@ from hf_rws.timm_repo import MODEL_NAME
 @scale_option
 @click.option("--revision", help="Branch, tag or commit of the base; a signature's is part of its id: user/rws-fog@v1.")
 @output_dir_option
-@overwrite_option
+@click.option("--overwrite", is_flag=True, help="Replace an earlier bundle in --output-dir.")
 @fetch_options
 @output_options
 def bundle(
