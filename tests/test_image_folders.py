@@ -1,5 +1,6 @@
 """A folder of images is listed by us: all files, whatever they are called, in disjoint splits; what is left is said."""
 
+import errno
 import json
 import os
 
@@ -10,9 +11,9 @@ from hypothesis import strategies as st
 
 from hf_rws.copies import write_corrupted_copy
 from hf_rws.data import as_images, load_split, load_splits
-from hf_rws.data.folders import _splits
+from hf_rws.data.folders import _splits, list_files
 from hf_rws.data.sources import check_disjoint, open_dataset
-from hf_rws.errors import FormatError, NotFoundError, RWSError, RWSWarning
+from hf_rws.errors import AccessError, FormatError, NotFoundError, RWSError, RWSWarning
 from tests.helpers import datasets_cache, picture, toy_dataset, write_parquet  # noqa: F401
 
 pytestmark = pytest.mark.usefixtures("datasets_cache")
@@ -165,6 +166,43 @@ def test_links_that_lead_back_end(tmp_path):
     folder = fill(tmp_path / "photos", "a/1.png")
     (folder / "a" / "back").symlink_to(folder)
     assert len(as_images(folder, side=32)) == 1
+
+
+def test_links_that_lead_out_and_back_end(tmp_path):
+    folder = fill(tmp_path / "pets" / "photos", "a/1.png")
+    fill(tmp_path / "pets", "other/2.png")
+    (folder / "up").symlink_to(tmp_path / "pets")
+    assert len(as_images(folder, side=32)) == 1
+
+
+def test_two_links_to_one_folder_are_both_followed(tmp_path):
+    folder = fill(tmp_path / "pets", "cat/1.png")
+    for name in ("dog", "ant"):
+        (folder / name).symlink_to(folder / "cat")
+    assert list_files(folder) == ["ant/1.png", "cat/1.png", "dog/1.png"]
+
+
+@pytest.mark.parametrize("linked", ["test", "test/cat", "test/cat/1.png"])
+def test_a_test_split_of_links_to_training_images_is_refused(linked, tmp_path):
+    folder = fill(tmp_path / "pets", *(f"train/cat/{number}.png" for number in range(1, 8)))
+    (folder / linked).parent.mkdir(parents=True, exist_ok=True)
+    (folder / linked).symlink_to(folder / linked.replace("test", "train"))
+    with pytest.raises(FormatError, match=r"'train' and 'test' share \d files? \(test/cat/1.png"):
+        load_splits(str(folder), validation=0.25)
+
+
+def test_a_folder_that_may_not_be_read_is_named(tmp_path, monkeypatch):
+    folder = fill(tmp_path / "pets", "cat/1.png", "dog/1.png")
+    scandir = os.scandir
+
+    def refusing(place):
+        if os.path.basename(place) == "dog":
+            raise PermissionError(errno.EACCES, "Permission denied", place)
+        return scandir(place)
+
+    monkeypatch.setattr(os, "scandir", refusing)
+    with pytest.raises(AccessError, match=r"pets/dog cannot be read: Permission denied"):
+        load_split(str(folder), "train")
 
 
 def test_tables_that_belong_to_no_split_are_said(tmp_path):

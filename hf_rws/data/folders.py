@@ -15,7 +15,7 @@ from sys import intern
 from typing import TYPE_CHECKING, Any
 
 from hf_rws.data.pictures import IMAGE_ENDINGS
-from hf_rws.errors import FormatError, warn
+from hf_rws.errors import AccessError, FormatError, warn
 
 if TYPE_CHECKING:
     import datasets
@@ -80,6 +80,17 @@ class ImageFolder(Mapping[str, "datasets.Dataset"]):
         """The files of a split, by their paths in the folder."""
         return self._splits[split].files
 
+    def real_files(self, split: str) -> list[str]:
+        """Where they really are, by links or not."""
+        folders: dict[str, str] = {}
+        real = []
+        for path in (os.path.join(self._folder, path) for path in self.files(split)):
+            folder, name = os.path.split(path)
+            if folder not in folders:
+                folders[folder] = os.path.realpath(folder)
+            real.append(os.path.realpath(path) if os.path.islink(path) else os.path.join(folders[folder], name))
+        return real
+
     @cached_property
     def _classes(self) -> tuple[str, ...]:
         """Those of all splits: one may lack some."""
@@ -127,19 +138,30 @@ def _as_dataset(
 
 
 def list_files(folder: Path) -> list[str]:
-    """All files at any depth, sorted, by their paths in the folder; hidden files and folders are left out."""
-    found, seen = [], set()
-    for place, names, files in os.walk(folder, followlinks=True):
-        real = os.path.realpath(place)
-        if real in seen:  # by a link that leads back
+    """All files at any depth, sorted, by their paths in the folder; hidden files and folders are left out.
+
+    Links are followed, also several to one folder, but not those that lead back to a folder around them.
+
+    Raises:
+        AccessError: A folder in it cannot be read.
+    """
+    found = []
+    around: dict[str, tuple[str, ...]] = {}  # by folder: where those that it lies in really are
+    for place, names, files in os.walk(folder, followlinks=True, onerror=_refuse):
+        real, outer = os.path.realpath(place), around.get(os.path.dirname(place), ())
+        if any(f"{one}{os.sep}".startswith(f"{real.rstrip(os.sep)}{os.sep}") for one in outer):
             names.clear()
             continue
-        seen.add(real)
-        names[:] = [name for name in names if not name.startswith(".") and name not in _JUNK]
+        around[place] = (*outer, real)
+        names[:] = sorted(name for name in names if not name.startswith(".") and name not in _JUNK)
         inner = os.path.relpath(place, folder)
         prefix = "" if inner == os.curdir else os.path.join(inner, "")
         found += [prefix + name for name in files if not name.startswith(".")]
     return sorted(found)
+
+
+def _refuse(error: OSError) -> None:
+    raise AccessError(f"the folder {error.filename} cannot be read: {error.strerror}") from error
 
 
 def _splits(images: Sequence[str]) -> dict[str, _Split]:

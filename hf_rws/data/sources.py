@@ -50,9 +50,11 @@ def pick(splits: Mapping[str, Any], name: str) -> str | None:
 
 
 def check_disjoint(splits: Mapping[str, Any], one: str, other: str, dataset: str) -> None:
-    """FormatError if two splits share a file."""
+    """FormatError if two splits share a file, by whatever links."""
     if isinstance(splits, ImageFolder | _Built):
-        shared = sorted(set(splits.files(one)) & set(splits.files(other)))
+        known = set(splits.real_files(one))
+        pairs = zip(splits.files(other), splits.real_files(other), strict=True)
+        shared = sorted(path for path, real in pairs if real in known)
         if shared:
             raise FormatError(
                 f"dataset {dataset!r}: the splits {one!r} and {other!r} share {len(shared)} files ({some_of(shared)}): "
@@ -97,6 +99,11 @@ class _Built(Mapping[str, "datasets.Dataset"]):
     def files(self, split: str) -> list[str]:
         """The files of a split, by their URLs; none where that is not known."""
         return [] if self._parts else list(self._files.get(split, ()))
+
+    def real_files(self, split: str) -> list[str]:
+        """Where they really are, by links or not."""
+        files = self.files(split)
+        return [os.path.realpath(file) for file in files] if self._local else files
 
     def __getitem__(self, split: str) -> "datasets.Dataset":
         with self._errors():
