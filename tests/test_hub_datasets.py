@@ -5,9 +5,10 @@ import pytest
 import torch
 
 from hf_rws.data import as_images, load_split, load_splits
-from hf_rws.errors import NotFoundError
+from hf_rws.errors import NotFoundError, OptionError
 from tests.helpers import datasets_cache, pixels, toy_dataset  # noqa: F401
-from tests.hub import hub_fixture  # noqa: F401
+from tests.hub import Fault, hub_fixture  # noqa: F401
+from tests.hub.samples import MANY
 
 pytestmark = pytest.mark.usefixtures("datasets_cache")
 
@@ -43,3 +44,49 @@ def test_what_was_fetched_is_there_without_a_network(toy, monkeypatch):
     assert torch.equal(load_split("user/toy").images, pixels(12, seed=1))
     with pytest.raises(NotFoundError, match="has no training split; it has: test"):
         load_splits("user/toy")
+
+
+def committed_twice(toy, tmp_path):
+    """The dataset has 5 images for the test in its second commit; gives both commits."""
+    first = datasets.load_dataset_builder("user/toy").hash
+    later = toy_dataset(tmp_path / "later", train=8, test_images=5)
+    toy.commit("user/toy", {f"data/{path.name}": path.read_bytes() for path in later.iterdir()})
+    return first, datasets.load_dataset_builder("user/toy").hash
+
+
+def test_a_revision_that_is_not_there_is_refused_whatever_was_built(toy):
+    load_split("user/toy")
+    with pytest.raises(NotFoundError, match="nosuch"):
+        load_split("user/toy", revision="nosuch")
+    with pytest.raises(OptionError, match="choose a configuration"):
+        load_split("user/toy", config="nosuch")
+
+
+@pytest.mark.parametrize("whole", [False, True], ids=["a split", "as a whole"])
+def test_without_a_network_only_the_revision_that_was_asked_for_is_taken(whole, toy, tmp_path, monkeypatch):
+    first, second = committed_twice(toy, tmp_path)
+    if whole:
+        datasets.load_dataset("user/toy")
+    assert len(load_split("user/toy")) == 5
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
+    for revision in (None, "main", second):
+        assert len(load_split("user/toy", revision=revision)) == 5
+    for revision in (first, "nosuch"):
+        with pytest.raises(NotFoundError, match=f"revision '{revision}', and the cache holds commit {second}"):
+            load_split("user/toy", revision=revision)
+
+
+@pytest.mark.parametrize("offline", [False, True])
+def test_a_mistyped_folder_is_said_at_once(offline, toy, monkeypatch):
+    """The client would try again and again, with a pause before each."""
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", offline)
+    toy.faults = [Fault(".*", reset=True, times=MANY)]
+    with pytest.raises(NotFoundError, match=r"there is no folder 'nope' here, and "):
+        load_split("nope")
+    assert len(toy.requests) <= 1
+
+
+@pytest.mark.parametrize("name", ["nope", "ünï"])
+def test_a_mistyped_folder_that_is_no_dataset_of_the_hub(name, toy):
+    with pytest.raises(NotFoundError, match=rf"there is no folder '{name}' here, and "):
+        load_split(name)

@@ -3,8 +3,13 @@
 import hashlib
 import os
 import re
+import ssl
+import urllib.error
+import urllib.parse
+import urllib.request
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from http.client import HTTPException
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +23,8 @@ if TYPE_CHECKING:
 _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 _PATTERN = re.compile(r"[\[*?]|::")  # what the library datasets takes for more than a name
 _INFO = "dataset_info.json"
+_SHORTEST_COMMIT = 7  # characters
+_PATIENCE = 10.0  # seconds
 
 
 def open_dataset(
@@ -39,6 +46,8 @@ def open_dataset(
     if not folder.is_dir():
         if not _HUB_ID.fullmatch(dataset):
             raise NotFoundError(f"dataset {dataset!r}: there is no such folder, and it is no Hub id (user/name)")
+        if "/" not in dataset:
+            _ask_once(dataset)
         return _Built(dataset, dataset, config, revision)
     images = open_image_folder(folder) if config is None else None
     return _Built(_plainly_named(folder), dataset, config, None, folder) if images is None else images
@@ -78,8 +87,10 @@ class _Built(Mapping[str, "datasets.Dataset"]):
         with self._errors():
             try:
                 self._builder = _builder(path, config, revision)
-            except (FileNotFoundError, ConnectionError, ValueError):
-                self._parts = {} if self._local else dict(_built_earlier(path, config))
+            except (FileNotFoundError, ConnectionError, ValueError) as error:
+                if self._local or _was_answered(error):
+                    raise
+                self._parts = _built_earlier(path, config, revision)
                 if not self._parts:
                     raise
                 return
@@ -146,7 +157,8 @@ class _Built(Mapping[str, "datasets.Dataset"]):
             raise
         except (FileNotFoundError, datasets.exceptions.DatasetNotFoundError, ConnectionError) as error:
             where = "the folder" if self._local else "the Hub (or the cache, when offline)"
-            raise NotFoundError(f"dataset {dataset!r} could not be loaded from {where}: {error}") from error
+            nowhere = "" if self._local or "/" in dataset else f"there is no folder {dataset!r} here, and "
+            raise NotFoundError(f"{nowhere}dataset {dataset!r} could not be loaded from {where}: {error}") from error
         except (ValueError, RuntimeError, datasets.exceptions.DatasetGenerationError) as error:
             if str(error).startswith(("Config name is missing", "BuilderConfig")):
                 what = " ".join(str(error).splitlines()[:2])
@@ -157,9 +169,53 @@ class _Built(Mapping[str, "datasets.Dataset"]):
 
 
 def _builder(path: str, config: str | None, revision: str | None, **options: Any) -> "datasets.DatasetBuilder":
+    """What builds a dataset; NotFoundError if it is one that was built earlier, of another commit than `revision`."""
     import datasets  # slow to import; only needed when a dataset is read
+    from datasets.packaged_modules.cache.cache import Cache
 
-    return datasets.load_dataset_builder(path, config, revision=revision, **options)
+    builder = datasets.load_dataset_builder(path, config, revision=revision, **options)
+    if isinstance(builder, Cache) and revision not in (None, "main") and not _is_commit(str(builder.hash), revision):
+        raise NotFoundError(
+            f"dataset {path!r}: the Hub cannot be asked for revision {revision!r}, and the cache holds commit "
+            f"{builder.hash}; give that commit if it is the one that is meant"
+        )
+    return builder
+
+
+def _is_commit(commit: str, revision: str) -> bool:
+    return len(revision) >= _SHORTEST_COMMIT and commit.startswith(revision)
+
+
+def _was_answered(error: Exception) -> bool:
+    """Whether an error is the Hub's answer, so that nothing which is kept here may stand in for it."""
+    import datasets
+
+    if isinstance(error, ValueError):
+        return not str(error).startswith("Couldn't find cache")
+    answers = (datasets.exceptions.FileNotFoundDatasetsError, datasets.data_files.EmptyDatasetError)
+    return isinstance(error, answers)
+
+
+def _ask_once(name: str) -> None:
+    """NotFoundError if a name that may be a mistyped folder is not in the cache, and the Hub cannot be reached.
+
+    The library `datasets` would try a dozen times, with pauses; where the Hub answers, that library says what it has.
+    """
+    import datasets
+
+    if datasets.config.HF_HUB_OFFLINE or any(_is_kept(name, place) for place in _cache_folders()):
+        return
+    url = f"{datasets.config.HF_ENDPOINT}/api/datasets/{urllib.parse.quote(name)}"
+    try:
+        with urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=_PATIENCE):
+            return
+    except (urllib.error.HTTPError, HTTPException):  # an answer, if not a good one
+        return
+    except OSError as error:
+        reason = getattr(error, "reason", error)
+        if isinstance(reason, ssl.SSLError):  # certificates are the library's business
+            return
+        raise NotFoundError(f"there is no folder {name!r} here, and the Hub cannot be reached: {reason}") from error
 
 
 @bars_as_ours("datasets")
@@ -175,14 +231,36 @@ def _parts_folder() -> str:
     return os.path.join(datasets.config.HF_DATASETS_CACHE, "hf_rws", "splits")
 
 
-def _built_earlier(path: str, config: str | None) -> Iterator[tuple[str, "datasets.DatasetBuilder"]]:
-    """Splits of a Hub dataset that are in the cache."""
-    folder = Path(_parts_folder())
-    for place in sorted(folder.iterdir()) if folder.is_dir() else ():
+def _cache_folders() -> list[Path]:
+    """The cache of `datasets`, and one for each split that was ever built alone."""
+    import datasets
+
+    parts = Path(_parts_folder())
+    return [Path(datasets.config.HF_DATASETS_CACHE), *(sorted(parts.iterdir()) if parts.is_dir() else ())]
+
+
+def _is_kept(path: str, place: Path) -> bool:
+    from datasets.naming import camelcase_to_snakecase
+
+    *owner, name = path.split("/")
+    return (place / "___".join([*owner, camelcase_to_snakecase(name)])).is_dir()
+
+
+def _built_earlier(path: str, config: str | None, revision: str | None) -> "dict[str, datasets.DatasetBuilder]":
+    """Splits of a Hub dataset that are in the cache; NotFoundError if they are of other commits."""
+    found, refused = {}, None
+    for place in _cache_folders()[1:]:
+        if not _is_kept(path, place):
+            continue
         try:
-            yield place.name, _builder(path, config, None, cache_dir=str(place))
+            found[place.name] = _builder(path, config, revision, cache_dir=str(place))
+        except NotFoundError as error:
+            refused = error
         except (FileNotFoundError, ConnectionError, ValueError):
             continue
+    if refused is not None and not found:
+        raise refused
+    return found
 
 
 def _plainly_named(folder: Path) -> str:
