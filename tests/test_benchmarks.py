@@ -139,6 +139,13 @@ def test_classes_that_make_no_sense(folders, classes, message):
         open_benchmark(folders, classes=classes)
 
 
+def test_names_of_classes_that_hold_commas(folders):
+    for place in list(folders.rglob("n01")):
+        place.rename(place.with_name("crane, bird"))
+    benchmark = open_benchmark(folders, classes="crane, bird,n10,another")
+    assert benchmark.classes == ("crane, bird", "n10", "another")
+
+
 # --- what is refused ---
 
 

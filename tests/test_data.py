@@ -322,7 +322,9 @@ def test_labels_that_are_none(label, labels, message, tmp_path):
 
 def test_images_that_cannot_be_decoded(tmp_path):
     broken = {"bytes": b"not an image", "path": None}
-    with pytest.raises(FormatError, match=r"broken test: image 1 cannot be decoded"):
+    with pytest.raises(
+        FormatError, match=r"broken test: image 1 cannot be decoded: .*; leave such images out by skip_broken=True"
+    ):
         load_split(_tiny(tmp_path / "broken", images=[picture(0), broken, picture(1), picture(2)]))
     with pytest.raises(FormatError, match=r"missing test: image 1 is missing"):
         load_split(_tiny(tmp_path / "missing", images=[picture(0), None, picture(1), picture(2)]))

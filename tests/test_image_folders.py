@@ -113,7 +113,7 @@ def test_a_split_that_lacks_a_class_numbers_the_others_as_the_rest_does(tmp_path
 def test_one_split_alone(tmp_path):
     folder = str(fill(tmp_path / "pets", *(f"{kind}/{number}.png" for kind in ("cat", "dog") for number in range(10))))
     with pytest.raises(
-        NotFoundError, match=r"has no test split; it has: train; choose one by test_split .*e\.g\. train"
+        NotFoundError, match=r"has no test split; it has: train; choose one by test_split, e\.g\. train"
     ):
         load_split(folder)
     assert len(load_split(folder, "train")) == 20
@@ -135,9 +135,9 @@ def test_a_split_by_its_folder_and_by_its_usual_name(name, tmp_path):
 @pytest.mark.parametrize(
     ("left", "message"),
     [
-        ("notes.heic", "1 files that are no images are left out: notes.heic"),
-        ("train/cat/clip.mp4", r"1 files that are no images are left out: train/cat/clip.mp4"),
-        ("cover.png", "1 images beside the folders of the splits are left out: cover.png"),
+        ("notes.heic", "1 file of another kind than images is left out: notes.heic"),
+        ("train/cat/clip.mp4", r"1 file of another kind than images is left out: train/cat/clip.mp4"),
+        ("cover.png", "1 image beside the folders of the splits is left out: cover.png"),
     ],
 )
 def test_what_is_left_out_is_said(left, message, tmp_path):
@@ -149,7 +149,7 @@ def test_what_is_left_out_is_said(left, message, tmp_path):
 
 def test_images_in_no_class_folder_are_left_out_where_labels_are_wanted(tmp_path):
     folder = fill(tmp_path / "pets", "train/cat/1.png", "train/dog/1.png", "train/stray.png")
-    with pytest.warns(RWSWarning, match=r"1 images that lie in no class folder are left out: train/stray.png"):
+    with pytest.warns(RWSWarning, match=r"1 image in no class folder is left out: train/stray.png"):
         assert load_split(str(folder), "train").labels.tolist() == [0, 1]
     assert len(as_images(folder, side=32)) == 3
 
@@ -158,7 +158,7 @@ def test_images_in_no_class_folder_are_left_out_where_labels_are_wanted(tmp_path
 def test_names_that_are_not_unicode(tmp_path):
     folder = fill(tmp_path / "photos", "1.png")
     os.link(folder / "1.png", os.fsencode(folder) + b"/\xff.png")
-    with pytest.warns(RWSWarning, match=r"1 files whose names are not Unicode are left out: \\udcff.png"):
+    with pytest.warns(RWSWarning, match=r"1 file with a name that is not Unicode is left out: \\udcff.png"):
         assert len(as_images(folder, side=32)) == 1
 
 
@@ -208,7 +208,7 @@ def test_a_folder_that_may_not_be_read_is_named(tmp_path, monkeypatch):
 def test_tables_that_belong_to_no_split_are_said(tmp_path):
     folder = toy_dataset(tmp_path / "toy", train=8)
     (folder / "extra.parquet").write_bytes((folder / "test-00000-of-00001.parquet").read_bytes())
-    with pytest.warns(RWSWarning, match=r"1 files are left out, as their names tell no split .*: extra.parquet"):
+    with pytest.warns(RWSWarning, match=r"1 file is left out, as the names tell no split .*: extra.parquet"):
         assert len(load_split(str(folder))) == 12
 
 
@@ -216,7 +216,7 @@ def test_splits_that_share_a_file(tmp_path):
     folder = toy_dataset(tmp_path / "toy", train=8)
     files = "".join(f"  - {{split: {split}, path: train-*}}\n" for split in ("train", "test"))
     (folder / "README.md").write_text(f"---\nconfigs:\n- config_name: default\n  data_files:\n{files}---\n")
-    with pytest.raises(FormatError, match=r"the splits 'train' and 'test' share 1 files"):
+    with pytest.raises(FormatError, match=r"the splits 'train' and 'test' share 1 file \("):
         load_splits(str(folder), validation=0.25)
     assert len(load_split(str(folder))) == 8
     check_disjoint(open_dataset(str(toy_dataset(tmp_path / "other"))), "train", "test", "other")

@@ -59,7 +59,7 @@ def write_corrupted_copy(
     meaning for them; 16 bits are scaled to 8, transparency is dropped. The draws of image i are the same in all splits.
 
     Args:
-        dataset: Hub id or folder, as for `datasets.load_dataset`.
+        dataset: Hub id or folder, as for `load_splits`.
         output_dir: Folder for the copy: `data/<split>-00000-of-00005.parquet`, README.md and corruption.json.
         corruption: One of `CORRUPTIONS`.
         severity: 1 to 5.

@@ -31,7 +31,7 @@ from hf_rws._choices import CORRUPTIONS, SEVERITIES
 from hf_rws.corruptions.batch import check_severity
 from hf_rws.data.pictures import IMAGE_ENDINGS, as_array, readable
 from hf_rws.data.preprocessing import Preprocessing, resolve
-from hf_rws.data.sets import ImageSet, numbered_classes, parse_classes
+from hf_rws.data.sets import ImageSet, numbered_classes, parse_classes, split_names
 from hf_rws.errors import FormatError, NotFoundError, OptionError
 
 _LABELS = "labels.npy"
@@ -204,7 +204,7 @@ def _chosen_classes(
     if wanted is None:
         return classes, np.arange(len(classes))
     if isinstance(wanted, str) and not re.fullmatch(r"[\d\s,-]*", wanted):
-        wanted = [name.strip() for name in wanted.split(",")]
+        wanted = split_names(wanted, classes)
     if not isinstance(wanted, str) and wanted and all(isinstance(name, str) for name in wanted):
         names = tuple(map(str, wanted))
     else:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from hf_rws._ambient import unaffected
 from hf_rws.data.decoding import Decoded, decoded_pixels, find_image_column
-from hf_rws.data.folders import ImageFolder, some_of
+from hf_rws.data.folders import ImageFolder, left_out, some_of
 from hf_rws.data.labels import Labels, in_common, read_labels
 from hf_rws.data.labels import label_column as find_label_column
 from hf_rws.data.preprocessing import Preprocessing, resolve
@@ -123,8 +123,9 @@ def load_split(
 ) -> ImageSet:
     """Load one split of a dataset; "test" stands for the first of `TEST_NAMES` that there is.
 
-    The options, and the errors raised, are those of `load_splits`; but `limit` takes so many images of the split, drawn
-    at random by `seed`. They keep their order, and no others are decoded.
+    The options, and the errors raised, are those of `load_splits`; but `split` is what errors call `test_split`, and
+    `limit` takes so many images of the split, drawn at random by `seed`. They keep their order, and no others are
+    decoded.
     """
     _check_limit(limit)
     dataset = str(dataset)
@@ -211,7 +212,7 @@ class _Reading:
         if not isinstance(splits, ImageFolder) or not labelled.any():
             raise FormatError(f"{where} leaves images without a label; choose another split by test_split")
         files = [splits.files(name)[number] for number in (~labelled).nonzero().flatten().tolist()]
-        warn(f"{dataset}: {len(files):,} images that lie in no class folder are left out: {some_of(files)}")
+        warn(f"{dataset}: {left_out(len(files), 'image', ' in no class folder')}: {some_of(files)}")
         return rows.at(labelled.nonzero().flatten())
 
     def decoded(self, rows: _Rows) -> Decoded:
@@ -240,9 +241,7 @@ def _choose(splits: Mapping[str, "datasets.Dataset"], names: Sequence[str], data
     for name in names:
         if (found := pick(splits, name)) is not None:
             return found
-    advice = (
-        "" if role == "training" else f"; choose one by test_split (split in load_split), e.g. {next(iter(splits))}"
-    )
+    advice = "" if role == "training" else f"; choose one by test_split, e.g. {next(iter(splits))}"
     raise NotFoundError(f"dataset {dataset!r} has no {role} split; it has: {', '.join(splits)}{advice}")
 
 

@@ -150,7 +150,7 @@ class _Source:
                 array = decoded_array(value, feature, f"{self.title}: image {row}", self.preprocessing)
             except FormatError as error:
                 if not self.skip_broken:
-                    raise
+                    raise FormatError(f"{error.args[0]}; leave such images out by skip_broken=True") from error
                 broken[row] = one_line(error, limit=_LONGEST_REASON)
             else:
                 yield array
@@ -230,6 +230,6 @@ def _kept_in(folder: Path, title: str) -> Iterator[None]:
         raise
     except OSError as error:
         raise AccessError(
-            f"the decoded images of {title} cannot be kept in {folder}: {error.strerror}. Choose another place by "
-            "cache_dir, or by the environment variable HF_DATASETS_CACHE"
+            f"the decoded images of {title} cannot be kept in {folder}: {error.strerror}. The environment "
+            "variable HF_DATASETS_CACHE names another place"
         ) from error

@@ -225,13 +225,18 @@ def _say_what_is_left(folder: Path, left: Sequence[str]) -> None:
         for path in left
         if not _is_image(path) and _is_text(path) and not os.path.basename(path).lower().startswith(_BESIDES)
     ]
-    for what, paths in (
-        ("images beside the folders of the splits", images),
-        ("files whose names are not Unicode", unnamed),
-        ("files that are no images", others),
+    for noun, where, paths in (
+        ("image", " beside the folders of the splits", images),
+        ("file", " with a name that is not Unicode", unnamed),
+        ("file", " of another kind than images", others),
     ):
         if paths:
-            warn(f"{folder}: {len(paths):,} {what} are left out: {some_of(paths)}")
+            warn(f"{folder}: {left_out(len(paths), noun, where)}: {some_of(paths)}")
+
+
+def left_out(count: int, noun: str, where: str = "") -> str:
+    """That so many are left out: "1 file is left out", "2 files are left out"."""
+    return f"{count:,} {noun}{where} is left out" if count == 1 else f"{count:,} {noun}s{where} are left out"
 
 
 def some_of(paths: Sequence[str]) -> str:

@@ -118,7 +118,25 @@ def parse_classes(classes: str | Sequence[int] | Sequence[str], names: Sequence[
 
 
 def _parts(text: str, names: Sequence[str], known: Mapping[int, int]) -> Iterator[int | str]:
-    """The names and numbers in a list with commas; of names that hold commas, the longest that fits."""
+    """The names and numbers in a list with commas."""
+    there = set(names)
+    for part in split_names(text, names):
+        if part in there:
+            yield part
+            continue
+        match = re.fullmatch(r"(\d{1,18})(?:-(\d{1,18}))?", part)
+        if match is None:
+            raise OptionError(
+                f"classes must look like '0-49,60' or 'cat,dog', got {text!r}: there is no class {part!r}; there are: "
+                f"{_some(names)}"
+            )
+        low, high = int(match[1]), int(match[2] or match[1])
+        yield from range(low, high + 1) if high in known else [high]  # a range may be of any length
+
+
+def split_names(text: str, names: Sequence[str]) -> list[str]:
+    """What stands between commas; of `names` that hold commas, the longest that fits."""
+    found = []
     parts = text.split(",")
     there, longest = set(names), 1 + max((name.count(",") for name in names), default=0)
     first = 0
@@ -126,19 +144,12 @@ def _parts(text: str, names: Sequence[str], known: Mapping[int, int]) -> Iterato
         for last in range(min(first + longest, len(parts)), first, -1):
             name = ",".join(parts[first:last]).strip()
             if name in there:
-                yield name
                 break
         else:
-            last = first + 1
-            match = re.fullmatch(r"(\d{1,18})(?:-(\d{1,18}))?", parts[first].strip())
-            if match is None:
-                raise OptionError(
-                    f"classes must look like '0-49,60' or 'cat,dog', got {text!r}: there is no class "
-                    f"{parts[first].strip()!r}; there are: {_some(names)}"
-                )
-            low, high = int(match[1]), int(match[2] or match[1])
-            yield from range(low, high + 1) if high in known else [high]  # a range may be of any length
+            last, name = first + 1, parts[first].strip()
+        found.append(name)
         first = last
+    return found
 
 
 def _some(names: Sequence[str], most: int = 10) -> str:

@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hf_rws._progress import bars_as_ours
-from hf_rws.data.folders import ImageFolder, list_files, open_image_folder, some_of, split_of
+from hf_rws.data.folders import ImageFolder, left_out, list_files, open_image_folder, some_of, split_of
 from hf_rws.errors import AccessError, FormatError, NotFoundError, OptionError, RWSError, warn
 
 if TYPE_CHECKING:
     import datasets
 
-_HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
+_HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?", re.ASCII)
 _PATTERN = re.compile(r"[\[*?]|::")  # what the library datasets takes for more than a name
 _INFO = "dataset_info.json"
 _SHORTEST_COMMIT = 7  # characters
@@ -65,8 +65,9 @@ def check_disjoint(splits: Mapping[str, Any], one: str, other: str, dataset: str
         pairs = zip(splits.files(other), splits.real_files(other), strict=True)
         shared = sorted(path for path, real in pairs if real in known)
         if shared:
+            files = f"{len(shared):,} file{'s' * (len(shared) > 1)}"
             raise FormatError(
-                f"dataset {dataset!r}: the splits {one!r} and {other!r} share {len(shared)} files ({some_of(shared)}): "
+                f"dataset {dataset!r}: the splits {one!r} and {other!r} share {files} ({some_of(shared)}): "
                 "a test on them would be one on training images"
             )
 
@@ -141,7 +142,7 @@ class _Built(Mapping[str, "datasets.Dataset"]):
         left = [file for file in list_files(folder) if os.path.splitext(file)[1] in endings and file not in used]
         if left and not (folder / "README.md").is_file():
             warn(
-                f"{folder}: {len(left):,} files are left out, as their names tell no split beside "
+                f"{folder}: {left_out(len(left), 'file')}, as the names tell no split beside "
                 f"{', '.join(self._files)}: {some_of(left)}"
             )
 
