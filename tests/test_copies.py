@@ -19,6 +19,7 @@ from hf_rws import cards, corrupt
 from hf_rws.cards.copies import copy_card
 from hf_rws.copies import copying, shards, write_corrupted_copy
 from hf_rws.copies.treatment import Treatment
+from hf_rws.data import as_images
 from hf_rws.errors import (
     AccessError,
     FormatError,
@@ -513,3 +514,8 @@ def test_a_readme_of_ones_own_keeps_its_text(source, tmp_path):
     write_corrupted_copy(source, folder, "contrast", overwrite=True)
     assert "my readme\n" in (folder / "README.md").read_text()
     datasets.load_dataset(str(folder))
+
+
+def test_images_of_a_copy_that_has_one_split_are_taken_from_it(source, tmp_path):
+    folder = write_corrupted_copy(source, tmp_path / "copy", "fog", splits=["test"])
+    assert len(as_images(folder, side=32)) == COUNTS["test"]

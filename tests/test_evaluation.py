@@ -413,3 +413,8 @@ def test_where_the_hub_cannot_say_what_a_copy_is_it_is_measured_all_the_same(mon
 def test_without_a_clean_row_nobody_is_asked_for_a_copy(tmp_path, monkeypatch):
     monkeypatch.setattr(_evaluate, "copied_by", None)
     assert len(evaluate(model(), toy_dataset(tmp_path / "toy"), "contrast", clean=False).rows) == 1
+
+
+def test_what_is_no_model_is_told_how_to_become_one():
+    with pytest.raises(OptionError, match="give a model, not 'user/base': load_patched loads one"):
+        evaluate("user/base", "user/photos")

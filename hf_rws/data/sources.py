@@ -108,6 +108,9 @@ class _Built(Mapping[str, "datasets.Dataset"]):
     def __len__(self) -> int:
         return sum(1 for _ in self)
 
+    def __contains__(self, split: object) -> bool:
+        return split in list(self)  # without building it
+
     def files(self, split: str) -> list[str]:
         """The files of a split, by their URLs; none where that is not known."""
         return [] if self._parts else list(self._files.get(split, ()))

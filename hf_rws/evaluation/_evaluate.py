@@ -270,7 +270,9 @@ def predict(model: nn.Module, images: Tensor, *, batch_size: int = 500) -> Tenso
 
 
 def _check_answers_classes(model: nn.Module) -> None:
-    """OptionError if a model has no classifier, as far as it says so itself."""
+    """OptionError if there is no model, or one without a classifier, as far as it says so itself."""
+    if not isinstance(model, nn.Module):
+        raise OptionError(f"give a model, not {model!r:.80}: load_patched loads one, with signatures or without: []")
     if getattr(unwrap(model), "num_classes", None) == 0:
         raise OptionError(
             f"this {type(unwrap(model)).__name__} has no classifier (num_classes=0): it gives features, no classes"
