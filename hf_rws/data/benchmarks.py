@@ -31,7 +31,7 @@ from hf_rws._choices import CORRUPTIONS, SEVERITIES
 from hf_rws.corruptions.batch import check_severity
 from hf_rws.data.pictures import IMAGE_ENDINGS, as_array, readable
 from hf_rws.data.preprocessing import Preprocessing, resolve
-from hf_rws.data.sets import ImageSet, numbered_classes, parse_classes, split_names
+from hf_rws.data.sets import ImageSet, numbered_classes, parse_classes, some_names, split_names
 from hf_rws.errors import FormatError, NotFoundError, OptionError
 
 _LABELS = "labels.npy"
@@ -214,7 +214,7 @@ def _chosen_classes(
         raise OptionError("classes must name each class once")
     label_of = np.array([position.get(name, -1) for name in classes])
     if label_of.max() < 0:
-        raise OptionError(f"{where} has none of the classes {_some(names)}; it has: {_some(classes)}")
+        raise OptionError(f"{where} has none of the classes {some_names(names)}; it has: {some_names(classes)}")
     return names, label_of
 
 
@@ -305,7 +305,9 @@ class _ImageFolders:
             raise NotFoundError(f"{folder} is missing; of {corruption} there are the severities {there}")
         differing = set(_subfolders(folder)) ^ set(self.classes)
         if differing:
-            raise FormatError(f"{folder} does not have the class folders of the others: {_some(sorted(differing))}")
+            raise FormatError(
+                f"{folder} does not have the class folders of the others: {some_names(sorted(differing))}"
+            )
         files = [_image_files(folder / name) for name in self.classes]
         turns = zip_longest(*([(path, label) for path in paths] for label, paths in enumerate(files)))
         listed = [pair for turn in turns for pair in turn if pair]  # so that a limit meets all classes
@@ -362,7 +364,3 @@ def _image_files(folder: Path) -> list[Path]:
 def _in_order(names: Sequence[str] | dict[str, Path]) -> tuple[str, ...]:
     known = [name for name in CORRUPTIONS if name in names]
     return (*known, *sorted(set(names) - set(known)))
-
-
-def _some(names: Sequence[str], most: int = 5) -> str:
-    return ", ".join(names[:most]) + (f" ... ({len(names)})" if len(names) > most else "")

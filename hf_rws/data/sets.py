@@ -105,7 +105,7 @@ def parse_classes(classes: str | Sequence[int] | Sequence[str], names: Sequence[
         if isinstance(part, str) and part in position:
             numbers.append(position[part])
         elif isinstance(part, str):
-            raise OptionError(f"there is no class {part!r}; there are: {_some(names)}")
+            raise OptionError(f"there is no class {part!r}; there are: {some_names(names)}")
         elif not isinstance(part, Integral):
             raise OptionError(f"classes must be text like '0-49,60' or a list of numbers or names, got {classes!r}")
         elif int(part) not in known:
@@ -128,7 +128,7 @@ def _parts(text: str, names: Sequence[str], known: Mapping[int, int]) -> Iterato
         if match is None:
             raise OptionError(
                 f"classes must look like '0-49,60' or 'cat,dog', got {text!r}: there is no class {part!r}; there are: "
-                f"{_some(names)}"
+                f"{some_names(names)}"
             )
         low, high = int(match[1]), int(match[2] or match[1])
         yield from range(low, high + 1) if high in known else [high]  # a range may be of any length
@@ -152,7 +152,8 @@ def split_names(text: str, names: Sequence[str]) -> list[str]:
     return found
 
 
-def _some(names: Sequence[str], most: int = 10) -> str:
+def some_names(names: Sequence[str], most: int = 10) -> str:
+    """The first few names, and how many there are."""
     return ", ".join(names[:most]) + (f" ... ({len(names)})" if len(names) > most else "")
 
 
