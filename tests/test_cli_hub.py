@@ -12,7 +12,7 @@ from huggingface_hub.cli._output import OutputFormat
 from huggingface_hub.cli.hf import app as hf_app
 
 import hf_rws
-from hf_rws import cli, hub
+from hf_rws import __main__, cli, hub
 from hf_rws.cli.output import _FORMATS, Output
 from hf_rws.timm_repo import save_timm_repo
 from tests.hub import hub_fixture  # noqa: F401
@@ -324,7 +324,7 @@ def test_hf_finds_in_this_repo_what_it_needs_of_an_extension(monkeypatch):
 
 def test_hf_rws_runs_our_console_script(tmp_path, monkeypatch, capfd):
     (script,) = entry_points(group="console_scripts", name="hf-rws")
-    assert script.load() is cli.main
+    assert script.load() is __main__.main
     installed = tmp_path / "hf-rws" / "venv" / "bin" / "hf-rws"
     installed.parent.mkdir(parents=True)
     installed.write_text('#!/bin/sh\necho "$@"\nexit 3\n')
