@@ -4,6 +4,7 @@ import csv
 import html
 import io
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -38,20 +39,20 @@ class Row:
     right: Tensor | None = field(default=None, compare=False, repr=False)
 
 
-class _Table:
+class _Table(ABC):
     """What tables have in common: what they say, in several formats."""
 
+    @abstractmethod
     def records(self) -> list[dict[str, Any]]:
         """A dictionary for each row, with the same keys."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _lines(self) -> list[list[str]]:
         """The table's cells as people read them, its header first."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _facts(self) -> list[str]:
         """What stands below the table."""
-        raise NotImplementedError
 
     def to_markdown(self) -> str:
         """A table in percent, and what it was measured on below."""
