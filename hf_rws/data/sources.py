@@ -3,13 +3,8 @@
 import hashlib
 import os
 import re
-import ssl
-import urllib.error
-import urllib.parse
-import urllib.request
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from http.client import HTTPException
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +19,6 @@ _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?", re.ASCII)
 _PATTERN = re.compile(r"[\[*?]|::")  # what the library datasets takes for more than a name
 _INFO = "dataset_info.json"
 _SHORTEST_COMMIT = 7  # characters
-_PATIENCE = 10.0  # seconds
 
 
 def open_dataset(
@@ -200,26 +194,31 @@ def _was_answered(error: Exception) -> bool:
     return isinstance(error, answers)
 
 
+def repo_file(dataset: str, name: str, revision: str | None = None) -> Path:
+    """A file of a dataset's repo on the Hub, asked for once; errors are FileNotFoundError and those of its client."""
+    import datasets
+
+    once = datasets.DownloadConfig(max_retries=0, disable_tqdm=True)
+    manager = datasets.DownloadManager(download_config=once, record_checksums=False)
+    return Path(manager.download(f"hf://datasets/{dataset}@{revision or 'main'}/{name}"))
+
+
 def _ask_once(name: str) -> None:
     """NotFoundError if a name that may be a mistyped folder is not in the cache, and the Hub cannot be reached.
 
-    The library `datasets` would try a dozen times, with pauses; where the Hub answers, that library says what it has.
+    The library `datasets` would try again and again, with pauses; where the Hub answers, that library says what it has.
     """
     import datasets
 
     if datasets.config.HF_HUB_OFFLINE or any(_is_kept(name, place) for place in _cache_folders()):
         return
-    url = f"{datasets.config.HF_ENDPOINT}/api/datasets/{urllib.parse.quote(name)}"
     try:
-        with urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=_PATIENCE):
-            return
-    except (urllib.error.HTTPError, HTTPException):  # an answer, if not a good one
+        repo_file(name, "README.md")
+    except FileNotFoundError:
         return
-    except OSError as error:
-        reason = getattr(error, "reason", error)
-        if isinstance(reason, ssl.SSLError):  # certificates are the library's business
-            return
-        raise NotFoundError(f"there is no folder {name!r} here, and the Hub cannot be reached: {reason}") from error
+    except Exception as error:  # of whatever HTTP library the client uses; those with a response are answers
+        if getattr(error, "response", None) is None:
+            raise NotFoundError(f"there is no folder {name!r} here, and the Hub cannot be reached: {error}") from error
 
 
 @bars_as_ours("datasets")

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from hf_rws._files import read_json
+from hf_rws.data.sources import repo_file
 from hf_rws.errors import RWSError
 from hf_rws.evaluation.tables import COPIED
 
@@ -37,14 +38,7 @@ def copied_by(dataset: Any, revision: str | None = None) -> tuple[str, int] | No
 
 def _fetched(dataset: str, revision: str | None) -> Path | None:
     """The record in a dataset's repo, which `datasets` fetches as it fetched the data before."""
-    import datasets
-
-    once = datasets.DownloadConfig(max_retries=0, disable_tqdm=True)
-    manager = datasets.DownloadManager(download_config=once, record_checksums=False)
-    url = f"hf://datasets/{dataset}@{revision or 'main'}/{_RECORD}"
     try:
-        return Path(manager.download(url))
-    except (
-        Exception
-    ):  # there is none; or no connection, by errors of any HTTP library, which does not change the images
+        return repo_file(dataset, _RECORD, revision)
+    except Exception:  # there is none; or no connection, by errors of any HTTP library, which changes no image
         return None
