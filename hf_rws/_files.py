@@ -25,6 +25,7 @@ except ImportError:  # Windows
     fcntl = None
 
 README_NAME = "README.md"
+COPY_RECORD = "corruption.json"  # what was done to the images of a copy of a dataset
 
 LARGEST_JSON = 4_000_000  # bytes; the config of a signature with 1,000 tensors has 200 kB
 LARGEST_TEXT = 4_000_000  # bytes of a README
@@ -43,7 +44,7 @@ _MARKS = {  # files that tell what a folder holds
     "pytorch_model.bin": MODEL,
     "model.safetensors.index.json": MODEL,
     "adapter_model.safetensors": "a PEFT adapter",
-    "corruption.json": COPY,
+    COPY_RECORD: COPY,
     "lockfile.json": "a bundle",
     "study.json": "a study",
 }

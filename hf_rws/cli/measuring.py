@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from hf_rws.evaluation import Comparison, Evaluation
 
 
-_AT_A_TIME = 500  # images, where --batch-size is not given
 _ENDINGS = (".csv", ".json", ".md", ".html", ".htm")
 
 
@@ -117,7 +116,7 @@ def evaluate(
         raise click.UsageError("give only one of --csv, --format, --json and --quiet")
     if clean_only and (corruption or is_benchmark(dataset)):
         raise click.UsageError("--clean-only goes without --corruption, and not with a published benchmark")
-    options = given_options(config=dataset_config, revision=dataset_revision, **read_options)
+    options = given_options(config=dataset_config, revision=dataset_revision, batch_size=batch_size, **read_options)
     if class_map is not None:
         options["class_map"] = read_json(class_map, str(class_map))
     with environment({"HF_TOKEN": token} if token else {}):
@@ -129,7 +128,6 @@ def evaluate(
             severities=severities,
             limit=limit,
             seed=seed,
-            batch_size=batch_size or _AT_A_TIME,
             device=device,
             progress=True,
             **options,

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hf_rws._files import COPY, README_NAME, check_room, read_json, write_whole
+from hf_rws._files import COPY, COPY_RECORD, README_NAME, check_room, read_json, write_whole
 from hf_rws.cards import updated
 from hf_rws.cards.copies import copy_card
 from hf_rws.errors import AccessError, FormatError, IntegrityError, OptionError, RWSError
@@ -15,7 +15,7 @@ from hf_rws.errors import AccessError, FormatError, IntegrityError, OptionError,
 if TYPE_CHECKING:
     import datasets
 
-RECORD = "corruption.json"
+RECORD = COPY_RECORD
 UNFINISHED = ".unfinished"
 DATA = "data"
 

@@ -3,12 +3,10 @@
 from pathlib import Path
 from typing import Any
 
-from hf_rws._files import read_json
+from hf_rws._files import COPY_RECORD, read_json
 from hf_rws.data.sources import repo_file
 from hf_rws.errors import RWSError
 from hf_rws.evaluation.tables import COPIED
-
-_RECORD = "corruption.json"  # in a copy's folder or repo
 
 
 def copied_by(dataset: Any, revision: str | None = None) -> tuple[str, int] | None:
@@ -23,7 +21,7 @@ def copied_by(dataset: Any, revision: str | None = None) -> tuple[str, int] | No
     """
     if not isinstance(dataset, str | Path):
         return None
-    path = Path(dataset, _RECORD) if Path(dataset).is_dir() else _fetched(str(dataset), revision)
+    path = Path(dataset, COPY_RECORD) if Path(dataset).is_dir() else _fetched(str(dataset), revision)
     if path is None or not path.is_file():
         return None
     try:
@@ -39,6 +37,6 @@ def copied_by(dataset: Any, revision: str | None = None) -> tuple[str, int] | No
 def _fetched(dataset: str, revision: str | None) -> Path | None:
     """The record in a dataset's repo, which `datasets` fetches as it fetched the data before."""
     try:
-        return repo_file(dataset, _RECORD, revision)
+        return repo_file(dataset, COPY_RECORD, revision)
     except Exception:  # there is none; or no connection, by errors of any HTTP library, which changes no image
         return None
