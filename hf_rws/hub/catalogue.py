@@ -11,7 +11,7 @@ from huggingface_hub import is_offline_mode
 
 from hf_rws import cards
 from hf_rws._choices import SORTS
-from hf_rws._files import is_file, parse_json, read_bytes
+from hf_rws._files import LARGEST_JSON, is_file, parse_json, read_bytes
 from hf_rws._text import one_line
 from hf_rws._transport.exchange import ask_pages
 from hf_rws._transport.headers import Header, read_header
@@ -22,7 +22,6 @@ from hf_rws.errors import FormatError, IntegrityError, OptionError
 from hf_rws.signature.config import (
     ARRAYS,
     CONFIG_NAME,
-    LARGEST_CONFIG,
     WEIGHTS_NAME,
     SignatureConfig,
     StoredBits,
@@ -296,7 +295,7 @@ def _look(asked: Location, weights: str, options: Mapping[str, Any]) -> tuple[Lo
         where.path is not None or options["local_files_only"] or is_offline_mode()
     ):
         fetch(asked, (weights,), **options)  # says what is in the way
-    text = read_bytes(fetched.folder / CONFIG_NAME, f"{where} {CONFIG_NAME}", limit=LARGEST_CONFIG)
+    text = read_bytes(fetched.folder / CONFIG_NAME, f"{where} {CONFIG_NAME}", limit=LARGEST_JSON)
     return where, text, read_header(where, fetched.folder / weights, weights, token=options["token"])
 
 
@@ -308,7 +307,7 @@ def _look_at_signature(asked: Location, options: Mapping[str, Any]) -> tuple[Loc
         try:
             saved = read_folder(asked.path, str(asked))
         except IntegrityError:
-            text = read_bytes(asked.path / CONFIG_NAME, f"{asked} {CONFIG_NAME}", limit=LARGEST_CONFIG)
+            text = read_bytes(asked.path / CONFIG_NAME, f"{asked} {CONFIG_NAME}", limit=LARGEST_JSON)
             config, _ = parse_config(text, f"{asked} {CONFIG_NAME}")
             _check_arrays(read_header(asked, path, WEIGHTS_NAME), config, f"{asked} {WEIGHTS_NAME}")  # may say more
             raise

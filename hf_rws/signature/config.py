@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, Literal
 
-from hf_rws._files import parse_json
+from hf_rws._files import LARGEST_JSON, parse_json
 from hf_rws.errors import FormatError, OptionError, warn
 from hf_rws.signature.bits import CODECS, Bits, BitsLike, packed_sizes, resolve_bits
 
@@ -24,7 +24,6 @@ LIBRARY_NAME = "hf-rws"
 CONFIG_NAME = "config.json"
 WEIGHTS_NAME = "signature.safetensors"
 ARRAYS = {"codes": "U8", "scales": "F16", "vectors": "F16", "values": "F32"}  # of the weight file, and their dtypes
-LARGEST_CONFIG = 4_000_000  # bytes; 1,000 tensors have 200,000
 _MOST_TENSORS = 10_000
 _MOST_DIMENSIONS = 8
 _MOST_VALUES = 2**40  # of a tensor: what can be addressed
@@ -260,7 +259,7 @@ def parse_config(text: str | bytes, where: str) -> tuple[SignatureConfig, str]:
 
 
 def _object(text: str | bytes, where: str) -> dict[str, Any]:
-    data = parse_json(text, where, limit=LARGEST_CONFIG)
+    data = parse_json(text, where, limit=LARGEST_JSON)
     if "architecture" in data:
         raise FormatError(f"{where}: this is a timm model's config, not a signature's")
     return data

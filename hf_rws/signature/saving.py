@@ -7,9 +7,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from hf_rws._files import LARGEST_SIGNATURE, UNFINISHED, locked, read_bytes
+from hf_rws._files import LARGEST_JSON, LARGEST_SIGNATURE, UNFINISHED, locked, read_bytes
 from hf_rws.errors import IntegrityError, RWSError, warn
-from hf_rws.signature.config import CONFIG_NAME, LARGEST_CONFIG, WEIGHTS_NAME, SignatureConfig, parse_config
+from hf_rws.signature.config import CONFIG_NAME, WEIGHTS_NAME, SignatureConfig, parse_config
 
 _TRIES = 10  # where a folder cannot be locked
 _PAUSE = 0.05  # seconds between them
@@ -69,7 +69,7 @@ def read_folder(folder: Path, where: str) -> _Saved:
 
 def _read(folder: Path, where: str) -> tuple[_Saved, str, str]:
     """What stands there, the sha256 of the weights, and what it should be."""
-    text = read_bytes(folder / CONFIG_NAME, f"{where} {CONFIG_NAME}", limit=LARGEST_CONFIG)
+    text = read_bytes(folder / CONFIG_NAME, f"{where} {CONFIG_NAME}", limit=LARGEST_JSON)
     weights = read_bytes(folder / WEIGHTS_NAME, f"{where} {WEIGHTS_NAME}", limit=LARGEST_SIGNATURE)
     config, expected = parse_config(text, f"{where} {CONFIG_NAME}")
     return _Saved(config, len(text), weights), hashlib.sha256(weights).hexdigest(), expected
@@ -84,7 +84,7 @@ def _cut_off(folder: Path, where: str, sha256: str) -> tuple[SignatureConfig, in
         if name.startswith(UNFINISHED):
             where_left = f"{where} {name}/{CONFIG_NAME}"
             with suppress(RWSError):  # left by someone else, or unfinished
-                text = read_bytes(folder / name / CONFIG_NAME, where_left, limit=LARGEST_CONFIG)
+                text = read_bytes(folder / name / CONFIG_NAME, where_left, limit=LARGEST_JSON)
                 if sha256.encode() in text:
                     config, found = parse_config(text, where_left)
                     if found == sha256:
