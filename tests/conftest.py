@@ -15,3 +15,16 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # as many threads as processes are fast
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 for _name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HF_HUB_CACHE", "HF_DATASETS_CACHE", "HF_ENDPOINT"):
     os.environ.pop(_name, None)
+
+import pytest  # noqa: E402
+
+from tests.models import SHARED  # noqa: E402
+
+
+@pytest.fixture(autouse=True)
+def no_test_patches_what_others_use():
+    yield
+    patched = [type(model).__name__ for model in SHARED if hasattr(model, "rws")]
+    for model in SHARED:
+        vars(model).pop("rws", None)
+    assert not patched, "a model of tests.models.trio was left patched: take a copy"

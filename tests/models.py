@@ -38,6 +38,7 @@ MATRIX: dict[str, dict[str, object]] = {
     "mixer_s32_224": {"img_size": 64, "mlp_ratio": (0.5, 0.25)},
 }
 DEVICES = ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",)
+SHARED: list[nn.Module] = []  # models that tests have in common: those that change one take a copy
 CONV_NETS = ("vgg16_gap", "vgg16_bn_gap", "resnet18")
 
 
@@ -98,7 +99,9 @@ def make_trio(start: nn.Module) -> Trio:
 
 @cache
 def trio(name: str) -> Trio:
-    return make_trio(create(name))
+    made = make_trio(create(name))
+    SHARED.extend((made.start, made.standard, made.robust))
+    return made
 
 
 @cache

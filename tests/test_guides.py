@@ -90,8 +90,12 @@ def hub_account(hub, monkeypatch):
 def run(text: str) -> dict[str, object]:
     """Run the Python blocks of a page from top to bottom, as in one session."""
     names: dict[str, object] = {}
-    for block in blocks("python", text):
-        exec(block, names)
+    verbosity = hf_rws.logging.get_verbosity()
+    try:
+        for block in blocks("python", text):
+            exec(block, names)
+    finally:
+        hf_rws.logging.set_verbosity(verbosity)
     return names
 
 

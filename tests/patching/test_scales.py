@@ -1,5 +1,7 @@
 """Scales: the ways to give them, whose they are, and which are nobody's choice."""
 
+from copy import deepcopy
+
 import pytest
 import timm
 import torch
@@ -169,7 +171,7 @@ def test_another_models_patcher_is_not_used():
 
 
 def test_strict_is_asked_of_what_is_put_on_then():
-    model = trio(NAME).robust
+    model = deepcopy(trio(NAME).robust)
     patcher = hf_rws.load_patched(model, []).rws
     with pytest.raises(MismatchError, match="strict"):
         hf_rws.patch(model, made("fog"), strict=True)
@@ -179,7 +181,7 @@ def test_strict_is_asked_of_what_is_put_on_then():
 
 
 def test_strict_stays_with_what_was_asked_last():
-    model = trio(NAME).robust
+    model = deepcopy(trio(NAME).robust)
     hf_rws.load_patched(model, [])
     patcher = hf_rws.patch(model, [], strict=True)
     with pytest.raises(MismatchError, match="strict"):
