@@ -24,7 +24,7 @@ FLOORS = (
     {"errors"},
     {"_files", "_ambient", "_checks", "_progress"},
     {"logging"},
-    {"layers", "models", "timm_repo", "_accelerator", "corruptions", "plots"},
+    {"layers", "models", "timm_repo", "_accelerator", "_at_once", "corruptions", "plots"},
     {"fingerprints", "data", "cards"},
     {"_transport", "evaluation"},
     {"signature", "bases", "training"},
