@@ -1,4 +1,5 @@
 import json
+import math
 import os
 import subprocess
 import sys
@@ -145,6 +146,7 @@ def test_a_few_hundred_images_make_a_real_network_robust():
 
 
 def test_the_best_state_is_kept(monkeypatch):
+    monkeypatch.setattr(loop, "_LOOKING", math.inf)  # whatever it costs
     looks = iter([0.9, 0.5, 0.7, 0.3, 0.4, 0.6, 0.8, 0.7, 0.6, 0.2])
     real = Distiller._snapshot
 
@@ -316,7 +318,7 @@ def test_the_clean_share_is_that_of_the_batch_over_all_processes(processes, clea
     for rank in range(processes):
         black = Mixture(lambda x: x.fill_(0))
         run = Distiller(model, tensors, {}, IMAGES.clamp(1), black, arguments, progress=False)
-        run.share, run.accelerator = 8 // processes, SimpleNamespace(process_index=rank, **vars(run.accelerator))
+        run.processes, run.accelerator = processes, SimpleNamespace(process_index=rank, **vars(run.accelerator))
         images, _ = next(run._batches())
         counts.append(int((images.flatten(1).amax(1) > 0).sum()))
     assert sum(counts) == round(8 * clean_fraction)
@@ -422,7 +424,6 @@ def test_the_training_split_of_a_dataset_is_used(tmp_path):
         ({"corrupted": IMAGES, "corruption": None}, "what to call them"),
         ({"steps": "5"}, "steps must be a whole number"),
         ({"batch_size": 8.0}, "batch_size must be a whole number"),
-        ({"batch_size": None}, "batch_size must be a whole number, got None"),
         ({"seed": 1.5}, "seed must be a whole number"),
         ({"lr": True}, "lr must be a number"),
         ({"temperature": 0}, "temperature must be above 0"),

@@ -54,7 +54,7 @@ def distill(
     dataset: str | None = None,
     steps: int | None = None,
     minutes: float | None = None,
-    batch_size: int = 128,
+    batch_size: int | None = None,
     clean_fraction: float = 0.25,
     temperature: float = 2.0,
     optimizer: Literal["auto", "sgd", "adamw"] = "auto",
@@ -93,15 +93,17 @@ def distill(
         dataset: Name of the images, for the card.
         steps: Optimizer steps; by default chosen by the number of images, see `hf_rws.distillation.arguments`.
         minutes: Take as many steps as fit into this time instead, from when the images are read; the result then
-            depends on the machine.
-        batch_size: Images per step, over all processes.
+            depends on the machine. Where the usual number of steps does not fit, the batches are made smaller.
+        batch_size: Images per step, over all processes; by default chosen by their size: 128 up to 90 px, 20 at 224 px.
+            What memory does not hold at once is computed in parts, with the same result, but that batch norms
+            normalise each part by itself.
         clean_fraction: Share of clean images in every batch, from 0 to below 1; at least one image is corrupted.
         temperature: Of the softmax of both answers.
         optimizer: "sgd", "adamw", or "auto": AdamW where the layers hold a layer norm, SGD elsewhere.
         lr: Peak of the learning rate, which runs through one cycle; None is the optimizer's usual one.
         flip: Mirror half of the images.
-        hold_out: Share of the images, at least one and at most 500, that progress is judged on. The best of several
-            states on these is kept, and the run ends early when it gets worse.
+        hold_out: Share of the images, at least one and at most 500, that progress is judged on; fewer in a short run.
+            The best of several states on these is kept, and the run ends early when it gets worse.
         quantization_aware: In the second half of the run take the gradients of weights that are stored at 3 bits or
             fewer at their rounded values (straight-through, Bengio et al., arXiv 1308.3432).
         seed: Of the order and of all draws; a callable draws on its own account.

@@ -12,6 +12,8 @@ OPTIMIZERS: dict[str, dict[str, Any]] = {
     "sgd": {"opt": "sgd", "momentum": 0.9, "lr": 0.01},  # timm's "sgd" is Nesterov's
     "adamw": {"opt": "adamw", "lr": 1e-3},
 }
+LEAST_BATCH, _LARGEST_BATCH = 8, 128
+_BATCH_PIXELS = 2**20
 
 
 @dataclass(frozen=True)
@@ -20,7 +22,7 @@ class DistillationArguments:
 
     steps: int | None = None
     minutes: float | None = None
-    batch_size: int = 128
+    batch_size: int | None = None
     clean_fraction: float = 0.25
     temperature: float = 2.0
     optimizer: str = "auto"
@@ -36,7 +38,7 @@ class DistillationArguments:
             self,
             whole=("steps", "batch_size", "seed"),
             real=("minutes", "temperature", "lr", "clean_fraction", "hold_out"),
-            optional=("steps", "minutes", "lr"),
+            optional=("steps", "minutes", "batch_size", "lr"),
         )
         if self.optimizer not in ("auto", *OPTIMIZERS):
             raise OptionError(f"optimizer must be one of auto, {', '.join(OPTIMIZERS)}, got {self.optimizer!r}")
@@ -49,13 +51,28 @@ class DistillationArguments:
         for name in ("clean_fraction", "hold_out"):
             if not 0 <= getattr(self, name) < 1:
                 raise OptionError(f"{name} must be at least 0 and below 1, got {getattr(self, name)!r}")
-        if round(self.clean_fraction * self.batch_size) == self.batch_size:
+        if self.batch_size is not None and clean_images(self.clean_fraction, self.batch_size) == self.batch_size:
             raise OptionError(f"clean_fraction {self.clean_fraction} leaves no corrupted image in {self.batch_size}")
         if not 0 <= self.seed < 2**32:
             raise OptionError(f"seed must be at least 0 and below 2**32, got {self.seed!r}")
 
 
-def default_steps(images: int, corruptions: int = 1, *, batch_size: int = 128) -> int:
-    """The number of optimizer steps where none is given (scripts/distillation_search.py)."""
-    seen = (12_000 + 4 * min(images, 10_000)) * (1 + math.log(corruptions))
-    return math.ceil(seen / batch_size)
+def clean_images(fraction: float, batch_size: int) -> int:
+    """How many images of a batch are clean."""
+    return round(fraction * batch_size)
+
+
+def default_batch_size(height: int, width: int) -> int:
+    """The number of images per step where none is given: fewer of large ones (scripts/photos_search.py)."""
+    return max(LEAST_BATCH, min(_LARGEST_BATCH, _BATCH_PIXELS // (height * width)))
+
+
+def default_steps(images: int, corruptions: int = 1, *, batches: float = 1.0) -> int:
+    """The number of optimizer steps where none is given (scripts/distillation_search.py, scripts/photos_search.py).
+
+    Args:
+        images: How many there are to learn from.
+        corruptions: How many to learn.
+        batches: Size of a batch as a multiple of the default one; the number of images seen is the same.
+    """
+    return math.ceil((94 + min(images, 10_000) / 32) * (1 + math.log(corruptions)) / batches)

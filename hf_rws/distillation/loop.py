@@ -3,7 +3,7 @@
 import copy
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -14,25 +14,36 @@ from timm.optim import create_optimizer_v2
 from torch import Generator, Tensor, nn
 
 from hf_rws._accelerator import create_accelerator
+from hf_rws._at_once import AskingInParts, LearningInParts
 from hf_rws._progress import bar
 from hf_rws.data.preprocessing import Normalize
-from hf_rws.distillation.arguments import OPTIMIZERS, DistillationArguments, default_steps
+from hf_rws.distillation.arguments import (
+    LEAST_BATCH,
+    OPTIMIZERS,
+    DistillationArguments,
+    clean_images,
+    default_batch_size,
+    default_steps,
+)
 from hf_rws.distillation.mixtures import Corrupter
 from hf_rws.distillation.objective import Objective, softened_divergence
+from hf_rws.distillation.teacher import Teacher, ask
 from hf_rws.errors import OptionError, warn
 from hf_rws.extraction import difference
-from hf_rws.layers import LayerTensor, check_scores
+from hf_rws.layers import LayerTensor
 from hf_rws.logging import get_logger
 from hf_rws.signature.bits import Bits
 from hf_rws.signature.quantization import rounded
 
 if TYPE_CHECKING:
-    from accelerate import Accelerator
+    pass
 
 _logger = get_logger(__name__)
 
-_MAX_HELD_OUT = 500
-_LOOKS = 10  # at the held-out images during a run
+_MOST_HELD_OUT, _FEW_HELD_OUT = 500, 20
+_SEEN_PER_HELD_OUT = 30  # images seen in the run for each that is held out, so that looking at these takes little of it
+_LOOKS, _FEWEST_LOOKS = 10, 3  # at the held-out images during a run
+_LOOKING = 0.2  # images looked at, in all, as a share of those seen; a look costs a third of a step on as many
 _PATIENCE = 3  # looks in the second half of the run that may pass without progress before it ends
 _WARM_UP = 0.3  # share of the run in which the learning rate climbs, from 0.04 of its peak
 _FLOAT16_MAX = torch.finfo(torch.float16).max  # beyond it no signature with codes can be stored
@@ -40,7 +51,8 @@ _ROUNDED = 0.5  # share of the run, at its end, in which quantization-aware step
 _COARSE = (1, 2, 3, "ternary")  # the bit widths at which rounding costs accuracy that such steps bring back
 _TOO_FEW = 0.25  # share of the usual steps that brings most of the gain; half of it brings little
 _BLOCK = 8  # batches that are corrupted at once: corruptions are slow on a few images, and a mixture divides them
-_EVALUATION_BATCH = 500
+_BLOCK_PIXELS = 2**20  # of a block, beyond which its size costs memory and gains nothing
+_TRIED = 2  # steps that tell how long one takes
 
 
 @dataclass(frozen=True)
@@ -58,34 +70,6 @@ class Snapshot:
     clean: float
     corrupted: float
     deltas: dict[str, Tensor]
-
-
-class _Teacher:
-    """What a model answers to clean images, plain and mirrored; it is asked once for each, when the answer is wanted.
-
-    Args:
-        ask: The model: uint8 images of shape (N, 3, H, W) to logits on the CPU.
-        images: Those that it is asked about.
-    """
-
-    def __init__(self, ask: Callable[[Tensor], Tensor], images: Tensor) -> None:
-        self._ask, self._images = ask, images
-        self._known = torch.zeros(2, len(images), dtype=torch.bool)
-        self._answers = torch.empty(0)
-
-    def __call__(self, rows: Tensor, mirrored: Tensor) -> Tensor:
-        """Logits, float32 on the CPU, of the images of `rows`, those mirrored where `mirrored` says so."""
-        for side in (False, True):
-            wanted = rows[mirrored == side].unique()
-            wanted = wanted[~self._known[int(side)][wanted]]
-            if len(wanted):
-                images = self._images[wanted]
-                found = self._ask(images.flip(3) if side else images)
-                if not len(self._answers):
-                    self._answers = torch.empty(2, len(self._images), found.shape[1], dtype=torch.float32)
-                self._answers[int(side), wanted] = found
-                self._known[int(side), wanted] = True
-        return self._answers[mirrored.long(), rows]
 
 
 class Distiller:
@@ -116,10 +100,11 @@ class Distiller:
     ) -> None:
         self.began = time.perf_counter()
         self.accelerator = create_accelerator(arguments.mixed_precision)
-        processes = self.accelerator.num_processes
-        if arguments.batch_size % processes:
-            raise OptionError(f"batch_size {arguments.batch_size} must be a multiple of the {processes} processes")
-        self.share = arguments.batch_size // processes
+        self.processes = self.accelerator.num_processes
+        usual = default_batch_size(*images.shape[2:])
+        self.batch_size = arguments.batch_size or max(1, usual // self.processes) * self.processes
+        if self.batch_size % self.processes:
+            raise OptionError(f"batch_size {self.batch_size} must be a multiple of the {self.processes} processes")
         self.device = self.accelerator.device
         self.arguments, self.tensors, self.bits = arguments, tensors, bits
         self.objective = objective or softened_divergence(arguments.temperature)
@@ -133,15 +118,19 @@ class Distiller:
         owners = {tensor.name.rpartition(".")[0] for tensor in tensors if tensor.kind == "running_var"}
         self.norms = [self.student.get_submodule(name) for name in sorted(owners)]
 
+        usual_steps = partial(default_steps, corruptions=len(corrupter.names), batches=self.batch_size / usual)
         order = torch.randperm(len(images), generator=Generator().manual_seed(arguments.seed))
-        held_out = min(_MAX_HELD_OUT, max(1, round(arguments.hold_out * len(images))))
+        held_out = min(_MOST_HELD_OUT, max(1, round(arguments.hold_out * len(images))))
         if held_out == len(images):
             raise OptionError(f"hold_out {arguments.hold_out} leaves none of the {len(images)} images to learn from")
+        seen = self.batch_size * (arguments.steps or usual_steps(len(images) - held_out))
+        held_out = min(held_out, max(_FEW_HELD_OUT, seen // _SEEN_PER_HELD_OUT))
         self.held_out, self.rows = order[:held_out].sort().values, order[held_out:]
-        self.ask = partial(_answers, self.accelerator, self.normalize)
-        self.teacher = _Teacher(partial(self.ask, copy.deepcopy(self.student)), images)
+        self.steps = arguments.steps or usual_steps(len(self.rows))
+        self.ask = partial(ask, self.accelerator, self.normalize, AskingInParts())
+        self.teacher = Teacher(partial(self.ask, copy.deepcopy(self.student)), images)
+        self._choose_looks(self.steps)
         self.step, self.reached, self.judged, self.stopped = 0, 0.0, False, ""
-        self.steps = arguments.steps or default_steps(len(self.rows), len(corrupter.names))
         self.optimizer_name = arguments.optimizer
         if arguments.optimizer == "auto":
             owned = {self.student.get_submodule(tensor.name.rpartition(".")[0]) for tensor in tensors}
@@ -152,6 +141,7 @@ class Distiller:
             self.student, weight_decay=0.0, filter_bias_and_bn=False, **options | {"lr": self.peak}
         )
         self.model, self.optimizer = self.accelerator.prepare(self.student, optimizer)
+        self.learning = LearningInParts(self.accelerator, self.model)
         self.bar = bar(
             total=None if arguments.minutes else self.steps,
             desc=f"distilling {corrupter.names[0]}"
@@ -191,7 +181,7 @@ class Distiller:
 
     def _train(self, check: tuple[Tensor, Tensor, Tensor]) -> None:
         """Take the steps, and look at the held-out images in between."""
-        since, looks = 0, 0
+        since, looked, fractions = 0, 0, [0.0]
         coarse_from = 1 - _ROUNDED if self.arguments.quantization_aware else math.inf
         for images, answers in self._batches():
             fraction = self._fraction()
@@ -199,9 +189,12 @@ class Distiller:
             self.step += 1
             self.bar.update()
             self.reached = fraction = self._fraction()
+            fractions.append(fraction)
+            if self.step == _TRIED and self.arguments.minutes is not None:
+                self._plan(fractions)
             self._check_budget(fraction)
-            if int(fraction * _LOOKS) > looks:
-                looks = int(fraction * _LOOKS)
+            if int(fraction * self.looks) > looked:
+                looked = int(fraction * self.looks)
                 now = self._snapshot(check)
                 self.bar.set_postfix(agreement=f"{now.corrupted:.3f}", clean=f"{now.clean:.3f}")
                 _logger.info("%s: %.3f corrupted, %.3f clean agree", self._progress(), now.corrupted, now.clean)
@@ -222,6 +215,27 @@ class Distiller:
         if self.arguments.minutes is None:
             return f"step {self.step} of {self.steps}"
         return f"step {self.step}, after {100 * self.reached:.0f} % of {self.arguments.minutes:g} minutes"
+
+    def _plan(self, fractions: Sequence[float]) -> None:
+        """Into `minutes` fit as many steps as are usual, of smaller batches where it must be, unless these are given.
+
+        Args:
+            fractions: How much of the run was over before the first of the steps tried, and after each.
+        """
+        a_step = (fractions[-1] - fractions[1]) / (len(fractions) - 2)  # the first one is slower
+        left = (1 - fractions[-1]) / a_step if a_step > 0 else math.inf
+        if left < self.steps and self.arguments.batch_size is None:
+            share = self.batch_size // self.processes
+            fewest = -(-LEAST_BATCH // self.processes)
+            share = min(share, max(fewest, math.floor(share * left / self.steps)))
+            left *= self.batch_size / (share * self.processes)
+            self.batch_size = share * self.processes
+        self._choose_looks(min(left, self.steps * _LOOKS))
+
+    def _choose_looks(self, steps: float) -> None:
+        """How often to look at the held-out images, if the run takes so many steps."""
+        affordable = _LOOKING * steps * self.batch_size / (2 * len(self.held_out))
+        self.looks = math.floor(max(_FEWEST_LOOKS, min(_LOOKS, affordable)))
 
     def _check_budget(self, fraction: float) -> None:
         """Say once, as soon as that can be told, that `minutes` are too few for the steps that help."""
@@ -248,6 +262,7 @@ class Distiller:
             "images": len(self.rows),
             "held_out": len(self.held_out),
             "steps": self.step,
+            "batch_size": self.batch_size,
             "optimizer": self.optimizer_name,
             "lr": self.peak,
             "mixed_precision": self.accelerator.mixed_precision,
@@ -262,11 +277,15 @@ class Distiller:
             norm.train()
         coarse = {name: bits for name, bits in self.bits.items() if bits in _COARSE} if as_stored else {}
         with self._as_stored(coarse):
-            with self.accelerator.autocast():
-                logits = self.model(self.normalize(images))
-            self.accelerator.backward(self.objective(logits, answers))
+            self.learning(images.shape, partial(self._loss, images, answers))
         self.optimizer.step()
         self.optimizer.zero_grad()
+
+    def _loss(self, images: Tensor, answers: Tensor, part: slice) -> Tensor:
+        """The objective on a part of a batch."""
+        with self.accelerator.autocast():
+            logits = self.model(self.normalize(images[part]))
+        return self.objective(logits, answers[part])
 
     @contextmanager
     def _as_stored(self, bits: Mapping[str, Bits]) -> Iterator[None]:
@@ -323,16 +342,17 @@ class Distiller:
         arguments, rank = self.arguments, self.accelerator.process_index
         order = Generator().manual_seed(arguments.seed + 1)  # the same everywhere
         draws = Generator(device=self.device).manual_seed(arguments.seed + 2 + rank)
-        block_size = _BLOCK if arguments.minutes is None else 1  # whose end a deadline has to wait for
-        clean = round(arguments.clean_fraction * arguments.batch_size)
-        spread = torch.arange(arguments.batch_size) * clean % arguments.batch_size < clean  # evenly
-        dirty = (~spread.view(-1, self.share)[rank]).repeat(block_size).nonzero().flatten()
         waiting = self.rows[:0]
         while True:
-            while len(waiting) < block_size * arguments.batch_size:
+            size, share = self.batch_size, self.batch_size // self.processes  # which a deadline may change
+            block_size = self._block_size()
+            clean = clean_images(arguments.clean_fraction, size)
+            spread = torch.arange(size) * clean % size < clean  # evenly
+            dirty = (~spread.view(-1, share)[rank]).repeat(block_size).nonzero().flatten()
+            while len(waiting) < block_size * size:
                 waiting = torch.cat([waiting, self.rows[torch.randperm(len(self.rows), generator=order)]])
-            block, waiting = waiting.tensor_split([block_size * arguments.batch_size])
-            rows = block.view(block_size, -1, self.share)[:, rank].flatten()
+            block, waiting = waiting.tensor_split([block_size * size])
+            rows = block.view(block_size, -1, share)[:, rank].flatten()
             images = self.images[rows].to(self.device)
             if len(dirty):
                 images[dirty.to(self.device)] = self.corrupter(images[dirty.to(self.device)], rows[dirty], draws)
@@ -343,7 +363,14 @@ class Distiller:
             )
             answers = self.teacher(rows, mirrored)
             images = torch.where(mirrored.to(self.device)[:, None, None, None], images.flip(3), images)
-            yield from zip(images.split(self.share), answers.to(self.device).split(self.share), strict=True)
+            yield from zip(images.split(share), answers.to(self.device).split(share), strict=True)
+
+    def _block_size(self) -> int:
+        """How many batches are made at once."""
+        if self.arguments.minutes is not None:  # whose end has to wait for a block
+            return 1
+        height, width = self.images.shape[2:]
+        return max(1, min(_BLOCK, _BLOCK_PIXELS // (self.batch_size * height * width)))
 
     def _held_out_images(self) -> tuple[Tensor, Tensor, Tensor]:
         """Clean, corrupted, and the answers wanted."""
@@ -377,17 +404,6 @@ class Distiller:
             for tensor in self.tensors
         }
         return Snapshot(loss, shares[0], shares[1], deltas)
-
-
-@torch.no_grad()
-def _answers(accelerator: "Accelerator", normalize: Normalize, model: nn.Module, images: Tensor) -> Tensor:
-    """A model's logits in eval mode to uint8 images, float32 on the CPU."""
-    model.eval()
-    found = []
-    with accelerator.autocast():
-        for part in images.split(_EVALUATION_BATCH):
-            found.append(check_scores(model, model(normalize(part.to(accelerator.device)))).float().cpu())
-    return torch.cat(found)
 
 
 def _one_cycle(fraction: float) -> float:
