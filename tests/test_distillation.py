@@ -14,6 +14,7 @@ import timm
 import torch
 
 import hf_rws
+from hf_rws import _at_once
 from hf_rws.bases import load_base
 from hf_rws.corruptions.mixing import Mixture
 from hf_rws.data.preprocessing import Normalize
@@ -21,7 +22,7 @@ from hf_rws.data.sets import ImageSet
 from hf_rws.data.unlabelled import as_images
 from hf_rws.distillation import loop
 from hf_rws.distillation._distill import distill
-from hf_rws.distillation.arguments import DistillationArguments, default_steps
+from hf_rws.distillation.arguments import LEAST_BATCH, DistillationArguments, default_batch_size, default_steps
 from hf_rws.distillation.loop import Distiller, _one_cycle
 from hf_rws.errors import MismatchError, OptionError, RWSWarning
 from hf_rws.layers import first_layers
@@ -344,6 +345,99 @@ def test_the_learning_rate_runs_through_one_cycle():
     assert rates[-1] == pytest.approx(0)
     assert default_steps(10_000) > default_steps(500) > 0
     assert default_steps(500, 5) > default_steps(500)
+
+
+# --- how many images, of what size ---
+
+
+def test_batches_are_smaller_of_larger_images():
+    sizes = [default_batch_size(side, side) for side in (32, 64, 128, 224, 384, 1024)]
+    assert sizes == sorted(sizes, reverse=True)
+    assert (sizes[0], sizes[1], sizes[-1]) == (128, 128, LEAST_BATCH)
+    assert default_batch_size(128, 256) == default_batch_size(256, 128)
+    assert default_steps(500, batches=0.5) == pytest.approx(2 * default_steps(500), abs=1)  # as many images are seen
+
+
+@pytest.fixture
+def run_of():
+    """A distillation that has not begun."""
+
+    def made(images, name="vgg16_gap", **given):
+        model = base(name)
+        tensors = [tensor for layer in first_layers(model, 2) for tensor in layer]
+        arguments = DistillationArguments(**{"mixed_precision": "no"} | given)
+        return Distiller(model, tensors, {}, images, Mixture(darker), arguments, progress=False)
+
+    return made
+
+
+@pytest.mark.parametrize(("side", "blocks"), [(32, 8), (64, 2), (224, 1)])
+def test_blocks_are_smaller_of_larger_images(run_of, side, blocks):
+    run = run_of(torch.zeros(40, 3, side, side, dtype=torch.uint8))
+    assert (run.batch_size, run._block_size()) == (default_batch_size(side, side), blocks)
+
+
+@pytest.mark.parametrize(("steps", "looks"), [(2, 3), (100, 3), (1000, 10)])
+def test_looking_takes_a_small_part_of_the_run(run_of, steps, looks):
+    run = run_of(pixels(600), steps=steps, batch_size=16)
+    assert run.looks == looks
+    assert len(run.held_out) == min(60, max(20, 16 * steps // 30))
+
+
+def test_parts_of_a_batch_teach_what_the_whole_batch_does(monkeypatch):
+    arguments = QUICK | {"corruption": darker, "bits": None}
+    whole = distill(base("vgg16_gap"), IMAGES, **arguments).deltas()
+    monkeypatch.setattr(_at_once, "_SMALL_LEARNED", 0)
+    monkeypatch.setattr(_at_once, "_CPU_BYTES", 1)  # an image at a time
+    parts = distill(base("vgg16_gap"), IMAGES, **arguments).deltas()
+    assert all(torch.allclose(parts[name], whole[name], atol=1e-5) for name in whole)
+    assert any(delta.any() for delta in whole.values())
+
+
+def test_memory_that_runs_out_is_said_once_and_costs_nothing(monkeypatch):
+    arguments = QUICK | {"corruption": darker, "bits": None}
+    whole = distill(base("vgg16_gap"), IMAGES, **arguments).deltas()
+    forward = timm.models.VGG.forward
+
+    def small_forward(self, images):
+        if len(images) > 3:
+            raise torch.OutOfMemoryError("out of memory")
+        return forward(self, images)
+
+    monkeypatch.setattr(type(base("vgg16_gap")), "forward", small_forward)
+    with pytest.warns(RWSWarning, match="memory ran out: images of 32x32 pixels go through the network") as caught:
+        parts = distill(base("vgg16_gap"), IMAGES, **arguments).deltas()
+    assert len(caught) == 2  # in asking, and in learning
+    assert all(torch.allclose(parts[name], whole[name], atol=1e-5) for name in whole)
+
+
+@pytest.mark.parametrize("asked", [None, 64])
+def test_batches_shrink_until_the_usual_steps_fit(monkeypatch, asked):
+    monkeypatch.setattr(loop, "default_steps", lambda *given, **options: 100)
+    monkeypatch.setattr(Distiller, "_begin", lambda self, look_seconds: setattr(self, "seconds", 60.0))
+    seen = []
+
+    def fraction(self):  # a step takes time by its images; there is some for 50 of the usual ones
+        return min(1.0, sum(seen) / (50 * 128))
+
+    def learn(self, images, *given, **options):
+        seen.append(len(images))
+
+    monkeypatch.setattr(Distiller, "_fraction", fraction)
+    monkeypatch.setattr(Distiller, "learn", learn)
+    report = distill(base(), pixels(40), minutes=1, batch_size=asked, progress=False).config.method.training
+    assert seen[:2] == [asked or 128] * 2
+    assert set(seen[loop._TRIED :]) == {asked or 61}
+    assert (report["batch_size"], report["steps"]) == (asked or 61, len(seen))
+
+
+def test_of_many_files_as_many_are_decoded_as_bring_something(tmp_path, monkeypatch):
+    monkeypatch.setattr("hf_rws.distillation.arguments._ENOUGH_IMAGES", 30)
+    folder = toy_dataset(tmp_path / "toy")
+    report = distill(base(), folder, corruption=darker, **QUICK).config.method.training
+    assert report["images"] + report["held_out"] == 30
+    report = distill(base(), folder, corruption=darker, **QUICK | {"steps": 5}).config.method.training
+    assert report["images"] + report["held_out"] == 40
 
 
 # --- images of every kind ---

@@ -122,6 +122,7 @@ def distill(
     from hf_rws.data import Preprocessing, as_images
     from hf_rws.distillation import DistillationStopped
     from hf_rws.distillation import distill as distill_signature
+    from hf_rws.distillation.arguments import enough_images
 
     read = given_options(
         config=dataset_config, revision=dataset_revision, image_column=image_column, skip_broken=skip_broken
@@ -133,7 +134,7 @@ def distill(
             as_images(
                 images,
                 preprocessing=Preprocessing.of(loaded.model, use_test_size=False),
-                limit=limit,
+                limit=limit or enough_images(options["steps"], batch_size),
                 seed=seed,
                 **read,
             ),

@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from torch import nn
+import numpy as np
+from torch import Tensor, nn
 
 from hf_rws._accelerator import state_kept
 from hf_rws._ambient import learning
@@ -12,8 +13,9 @@ from hf_rws._transport.ids import Location
 from hf_rws.bases import load_base
 from hf_rws.corruptions.mixing import CorruptionLike, Mixture
 from hf_rws.data.preprocessing import Preprocessing
+from hf_rws.data.sets import ImageSet
 from hf_rws.data.unlabelled import as_images
-from hf_rws.distillation.arguments import DistillationArguments
+from hf_rws.distillation.arguments import DistillationArguments, enough_images
 from hf_rws.distillation.loop import Distiller, Snapshot
 from hf_rws.distillation.mixtures import Corrupter, Pairs
 from hf_rws.distillation.objective import Objective
@@ -81,7 +83,7 @@ def distill(
         base: A timm model, which is not changed, or what `load_patched` takes as one: a folder, a Hub id, a timm name.
         images: Clean images without labels, a few hundred or more, of the base's input size: uint8 (N, H, W, 3) arrays,
             uint8 or [0, 1] tensors (N, 3, H, W), an `ImageSet`, batches of these; or a folder, a Hub id or a `datasets`
-            dataset, whose images are resized.
+            dataset, whose images are resized; of more than 20,000 as many are drawn at random.
         corruption: A name of `CORRUPTIONS`, any callable that takes and gives back a uint8 batch (N, 3, H, W), or a
             list of these for one signature against all of them ("all": every one that there is); None is "fog".
         severity: Of the named corruptions, 1 to 5.
@@ -151,7 +153,9 @@ def distill(
         corrupter = Pairs(as_images(corrupted, preprocessing=shown), corruption)
     else:
         raise OptionError("with corrupted images, corruption is what to call them: a label")
-    clean = as_images(images, preprocessing=shown)
+    there = corrupted is not None or isinstance(images, ImageSet | np.ndarray | Tensor)  # paired, or in memory already
+    limit = None if there else enough_images(steps, batch_size)
+    clean = as_images(images, preprocessing=shown, limit=limit, seed=seed)
     if len(clean) < _MIN_IMAGES:
         raise OptionError(f"{len(clean)} images are too few to learn from: give a few hundred, at least {_MIN_IMAGES}")
     if isinstance(corrupter, Pairs) and len(corrupter) != len(clean):

@@ -13,6 +13,7 @@ OPTIMIZERS: dict[str, dict[str, Any]] = {
     "adamw": {"opt": "adamw", "lr": 1e-3},
 }
 LEAST_BATCH, _LARGEST_BATCH = 8, 128
+_ENOUGH_IMAGES = 20_000
 _BATCH_PIXELS = 2**20
 
 
@@ -76,3 +77,8 @@ def default_steps(images: int, corruptions: int = 1, *, batches: float = 1.0) ->
         batches: Size of a batch as a multiple of the default one; the number of images seen is the same.
     """
     return math.ceil((94 + min(images, 10_000) / 32) * (1 + math.log(corruptions)) / batches)
+
+
+def enough_images(steps: int | None, batch_size: int | None) -> int:
+    """How many images of a folder or a dataset are decoded at most: more than these would bring nothing new."""
+    return max(_ENOUGH_IMAGES, (steps or 0) * (batch_size or _LARGEST_BATCH))
