@@ -41,9 +41,11 @@ CONFIG = """
 strict = true
 follow_imports = silent
 mypy_path = {root}
-[mypy-timm.*,huggingface_hub.*,accelerate.*,datasets.*,torchvision.*,safetensors.*,matplotlib.*,pyarrow.*,yaml.*,tqdm.*]
+[mypy-torch.*,timm.*,huggingface_hub.*,accelerate.*,datasets.*,torchvision.*,safetensors.*,matplotlib.*,pyarrow.*,yaml.*,tqdm.*]
 follow_imports = skip
 ignore_missing_imports = true
+[mypy-torch,torch._tensor,torch._C.*,torch.nn,torch.nn.modules,torch.nn.modules.module]
+follow_imports = silent
 """
 
 
