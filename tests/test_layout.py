@@ -2,6 +2,7 @@
 
 import ast
 import importlib
+from functools import cache
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -64,9 +65,19 @@ def inside(tree, *kinds, when=lambda node: True):
     }
 
 
+@cache
+def parsed(path):
+    return ast.parse(path.read_text())
+
+
+@cache
 def imports(path):
     """Triples (module, whether inside a function, whether for types only) of what a file imports; of ours the file."""
-    tree = ast.parse(path.read_text())
+    return list(_imports(path))
+
+
+def _imports(path):
+    tree = parsed(path)
     late = inside(tree, ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)
     for_types = inside(tree, ast.If, when=lambda node: ast.unparse(node.test) == "TYPE_CHECKING")
     for node in ast.walk(tree):
@@ -113,7 +124,7 @@ LAZY = [module for module, path in MODULES.items() if "lazy_names" in path.read_
 def test_type_checkers_read_the_names_that_are_imported_late(module):
     face = importlib.import_module(module)
     read = {}
-    for node in ast.walk(ast.parse(MODULES[module].read_text())):
+    for node in ast.walk(parsed(MODULES[module])):
         if isinstance(node, ast.ImportFrom) and node.module.startswith("hf_rws") and node.module != "hf_rws._lazy":
             read |= {alias.name: node.module for alias in node.names}
     assert sorted(read) == dir(face)
@@ -149,7 +160,7 @@ def test_what_is_slow_or_optional_is_imported_late():
 @pytest.mark.parametrize("module", MODULES)
 def test_modules_are_documented_and_short(module):
     text = MODULES[module].read_text()
-    assert ast.get_docstring(ast.parse(text))
+    assert ast.get_docstring(parsed(MODULES[module]))
     assert text.count("\n") <= 500
 
 
@@ -191,7 +202,7 @@ def defined(tree):
 
 def used(path):
     """Pairs (module, name) of what a file takes from our modules, imported by name or as an attribute."""
-    tree, modules = ast.parse(path.read_text()), {}
+    tree, modules = parsed(path), {}
     for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom):
             for alias in node.names:
@@ -213,7 +224,7 @@ def test_a_name_without_underscore_is_used_elsewhere_or_shown_by_its_package():
         if path.name == "__init__.py" or any(part.startswith("_") for part in module.split(".")):
             continue
         shown = getattr(importlib.import_module(module), "__all__", ()) if module.count(".") == 1 else ()
-        names = {name for name in defined(ast.parse(path.read_text())) if not name.startswith("_")}
+        names = {name for name in defined(parsed(path)) if not name.startswith("_")}
         if left := {name for name in names - set(shown) if (module, name) not in elsewhere}:
             private[module] = sorted(left)
     assert not private, "used in their own module only: begin them with an underscore, or show them"

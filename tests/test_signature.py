@@ -285,17 +285,18 @@ def test_a_users_readme_keeps_its_text(saved):
 
 def test_algebra_is_that_of_the_deltas():
     a, b = signature("vgg16_bn_gap"), signature("vgg16_bn_gap", "snow")
+    total, swapped, difference, half, twice, negated = a + b, b + a, a - b, 0.5 * a, a * 2, -a
     for key in a.specs:
         da, db = a.delta(key), b.delta(key)
-        torch.testing.assert_close((a + b).delta(key), da + db)
-        torch.testing.assert_close((a - b).delta(key), da - db)
-        torch.testing.assert_close((0.5 * a).delta(key), 0.5 * da)
-        torch.testing.assert_close((a * 2).delta(key), 2 * da)
-        torch.testing.assert_close((-a).delta(key), -da)
-        assert torch.equal((a + b).delta(key), (b + a).delta(key))
-    assert (a + b).config.corruption.label == "fog+snow"
-    assert (a + b).config.method.kind == "combined"
-    assert (0.5 * a).name == "fog"
+        torch.testing.assert_close(total.delta(key), da + db)
+        torch.testing.assert_close(difference.delta(key), da - db)
+        torch.testing.assert_close(half.delta(key), 0.5 * da)
+        torch.testing.assert_close(twice.delta(key), 2 * da)
+        torch.testing.assert_close(negated.delta(key), -da)
+        assert torch.equal(total.delta(key), swapped.delta(key))
+    assert total.config.corruption.label == "fog+snow"
+    assert total.config.method.kind == "combined"
+    assert half.name == "fog"
 
 
 def test_what_was_measured_is_not_said_of_a_changed_signature():
