@@ -3,6 +3,7 @@
 import json
 import re
 import shlex
+import shutil
 from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
@@ -55,29 +56,39 @@ def of_small_images(model: nn.Module) -> nn.Module:
     return copy
 
 
-@pytest.fixture
-def quickstart(tmp_path, monkeypatch):
-    """The folder that `hf-rws quickstart` leaves, in a clone, with a network of next to nothing; we are in it."""
-    sample = tmp_path / "scripts" / "quickstart" / "cifar10-sample"
-    for folder in (sample, tmp_path / "hf-rws-quickstart"):
+@pytest.fixture(scope="module")
+def clone(tmp_path_factory):
+    """A clone in which `hf-rws quickstart` has run, with a network of next to nothing."""
+    clone = tmp_path_factory.mktemp("clone")
+    sample, made_here = clone / "scripts" / "quickstart" / "cifar10-sample", clone / "hf-rws-quickstart"
+    for folder in (sample, made_here):
         folder.mkdir(parents=True)
     for part in (ROOT / "scripts" / "quickstart" / "cifar10-sample").iterdir():
         parquet.write_table(parquet.read_table(part).slice(0, 40), sample / part.name)
     for script in (ROOT / "scripts").glob("*.py"):
-        (tmp_path / "scripts" / script.name).symlink_to(script)
-    monkeypatch.chdir(tmp_path / "hf-rws-quickstart")
-    monkeypatch.setattr("hf_rws.distillation.loop.default_steps", lambda *arguments, **options: 2)
+        (clone / "scripts" / script.name).symlink_to(script)
     models = trio(BASE)
     for name, model in (("pretrained", models.start), ("base", models.standard), ("robust-fog", models.robust)):
-        save_timm_repo(of_small_images(model), name, label_names=CLASSES)
+        save_timm_repo(of_small_images(model), made_here / name, label_names=CLASSES)
     for label in ("fog", "contrast", "gaussian_noise"):
         made = signature(BASE, label).with_results(metrics=METRICS)
-        made.save_pretrained(f"rws-{label}")
+        made.save_pretrained(made_here / f"rws-{label}")
         method = replace(made.config.method, kind="distilled", projection=None)
-        replace(made, config=replace(made.config, method=method)).save_pretrained(f"rws-{label}-distilled")
-    Path("CIFAR-10-C").mkdir()
-    np.save("CIFAR-10-C/fog.npy", pixels(40).permute(0, 2, 3, 1).numpy())
-    np.save("CIFAR-10-C/labels.npy", np.tile(np.arange(8), 5))
+        distilled = replace(made, config=replace(made.config, method=method))
+        distilled.save_pretrained(made_here / f"rws-{label}-distilled")
+    published = made_here / "CIFAR-10-C"
+    published.mkdir()
+    np.save(published / "fog.npy", pixels(40).permute(0, 2, 3, 1).numpy())
+    np.save(published / "labels.npy", np.tile(np.arange(8), 5))
+    return clone
+
+
+@pytest.fixture
+def quickstart(clone, tmp_path, monkeypatch):
+    """The folder that `hf-rws quickstart` leaves, a copy of one's own; we are in it."""
+    shutil.copytree(clone, tmp_path, symlinks=True, dirs_exist_ok=True)
+    monkeypatch.chdir(tmp_path / "hf-rws-quickstart")
+    monkeypatch.setattr("hf_rws.distillation.loop.default_steps", lambda *arguments, **options: 2)
 
 
 @pytest.fixture
