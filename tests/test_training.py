@@ -1,10 +1,6 @@
 import json
-import os
 import resource
 import shutil
-import socket
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,8 +12,6 @@ from safetensors.torch import load_file
 
 from hf_rws import corrupt
 from hf_rws._accelerator import resolve_precision
-from hf_rws.cli import run
-from hf_rws.cli.making import train as train_command
 from hf_rws.errors import AccessError, FormatError, OptionError
 from hf_rws.evaluation import accuracy
 from hf_rws.training import augmentation, trainer
@@ -32,7 +26,6 @@ from tests.helpers import (
     on_cpu,  # noqa: F401
     same,
     splits,
-    toy_dataset,
     weights,
 )
 
@@ -312,49 +305,6 @@ def test_accumulated_batches_equal_whole_ones(tmp_path, monkeypatch):
     assert _far(whole, parts) < 1e-3 * _far(whole, start)
     losses = [log_of(tmp_path / name)[0]["loss"] for name in "12"]
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
-
-
-def _free_port():
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
-
-
-@pytest.mark.usefixtures("datasets_cache")
-def test_two_processes_equal_one(tmp_path, monkeypatch):
-    dataset = toy_dataset(tmp_path / "toy", train=90)
-    monkeypatch.chdir(tmp_path)
-    options = ["--model", "vgg16_gap", "--model-arg", "width=0.05", "--dataset", str(dataset), "--batch-size", "8"]
-    options += ["--limit", "80", "--epochs", "1", "--schedule", "constant", "--mixed-precision", "no"]
-    with pytest.raises(SystemExit) as ended:
-        run(train_command, [*options, "--output-dir", "one"])
-    assert ended.value.code == 0
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2"]
-    command += ["--rdzv-backend", "c10d", "--rdzv-endpoint", f"localhost:{_free_port()}"]
-    environment = {
-        "ACCELERATE_USE_CPU": "true",
-        "OMP_NUM_THREADS": "1",
-        "HF_HOME": str(tmp_path / "home"),
-        "HF_DATASETS_CACHE": str(tmp_path / "datasets-cache"),
-        "PYTHONPATH": str(ROOT),
-    }
-    done = subprocess.run(
-        [*command, str(ROOT / "scripts" / "train.py"), *options, "--output-dir", "two"],
-        env=os.environ | environment,
-        capture_output=True,
-        text=True,
-        timeout=900,
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count("clean") == 1  # the main process alone reports
-    one, two = (_saved(tmp_path / name) for name in ("one", "two"))
-    torch.manual_seed(0)
-    start = timm.create_model("vgg16_gap", num_classes=4, width=0.05).state_dict()
-    assert one.keys() == two.keys() == start.keys()
-    records = [json.loads((tmp_path / name / "training_args.json").read_text()) for name in ("one", "two")]
-    assert records[0] == records[1]
-    assert _far(one, two) < 1e-3 * _far(one, start)
-    assert log_of(tmp_path / "one")[0]["loss"] == pytest.approx(log_of(tmp_path / "two")[0]["loss"], rel=1e-4)
 
 
 def test_the_seed_decides(tmp_path):
