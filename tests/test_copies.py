@@ -1,8 +1,6 @@
 import io
 import json
-import os
 import shutil
-import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -109,18 +107,19 @@ def test_shards_and_processes_change_nothing(source, tmp_path):
         assert len(rows[0]) == COUNTS[split]
 
 
-def test_a_script_without_a_main_guard_is_told_of_it(source, tmp_path):
+def test_a_script_without_a_main_guard_is_told_of_it(source, tmp_path, monkeypatch):
     """Each process imports the script, and would begin processes itself."""
+    copy = {"images_per_shard": 30, "num_proc": 2}
     script = tmp_path / "script.py"
     script.write_text(
         "from hf_rws.copies import write_corrupted_copy\n"
-        f"write_corrupted_copy({str(source)!r}, {str(tmp_path / 'copy')!r}, 'fog', images_per_shard=30, num_proc=2)"
+        f"write_corrupted_copy({str(source)!r}, {str(tmp_path / 'copy')!r}, 'fog', **{copy})"
     )
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent.parent)}
-    done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=120, env=environment)
-    assert done.returncode
-    assert "OptionError: no process could begin" in done.stderr.splitlines()[-1]
-    assert "__main__" in done.stderr.splitlines()[-1]
+    main = sys.modules["__main__"]  # as if this process had been started with the script
+    monkeypatch.setattr(main, "__file__", str(script), raising=False)
+    monkeypatch.setattr(main, "__spec__", None)
+    with pytest.raises(OptionError, match=r"^no process could begin: .*__main__"):
+        write_corrupted_copy(source, tmp_path / "copy", "fog", **copy)
 
 
 def test_some_splits_of_a_configuration(source, tmp_path):
