@@ -52,6 +52,7 @@ def test_what_is_no_error_of_ours_is_a_fault(monkeypatch, fault):
         "[" + "1e5," * 950_000 + "0]",
         "[" + '"\\u00e9",' * 430_000 + "0]",
     ],
+    ids=["numbers", "lists", "objects", "escapes", "keys", "floats", "texts"],  # else the texts are in the tests' names
 )
 @pytest.mark.parametrize("key", ["tensors", "shiny"])
 def test_the_largest_configs(key, filler):
