@@ -1,6 +1,7 @@
 """What a patched model takes, and what a switch allocates."""
 
 import gc
+from copy import deepcopy
 from functools import cache
 
 import pytest
@@ -26,6 +27,12 @@ def halved():
 
 
 def signatures_of_halved(bits):
+    """Copies, so that what a test leaves in one is not there before the next."""
+    return deepcopy(_made_of_halved(bits))
+
+
+@cache
+def _made_of_halved(bits):
     models = halved()
     robust = {label: moved(models.start, sum(label.encode())) for label in ("fog", "snow")}
     return [
