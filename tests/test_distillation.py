@@ -193,7 +193,7 @@ def test_rounded_steps_lower_the_loss_of_what_is_stored():
     bits = {tensor.name: 1 for tensor in tensors if tensor.kind == "weight"}
     losses = []
     for aware in (False, True):
-        arguments = DistillationArguments(steps=48, batch_size=32, quantization_aware=aware, mixed_precision="no")
+        arguments = DistillationArguments(steps=24, batch_size=32, quantization_aware=aware, mixed_precision="no")
         run = Distiller(model, tensors, bits, images, Mixture("contrast"), arguments, progress=False)
         losses.append(run.run()[1].loss)
     assert losses[1] < 0.9 * losses[0]
