@@ -31,16 +31,19 @@ import torch
 from torch.nn import functional as F
 
 import hf_rws
+from hf_rws import plots
 from hf_rws.bases import load_base
 from hf_rws.corruptions import CORRUPTIONS
 from hf_rws.data import Preprocessing, load_split
 from hf_rws.data.preprocessing import Normalize
+from hf_rws.evaluation import predict
 from hf_rws.signature.signature import Signature
 from hf_rws.study.measuring import patched, recovery
 from hf_rws.study.provenance import about
 
 THREE = ("gaussian_noise", "fog", "motion_blur")
 SIX = (*THREE, "contrast", "snow", "pixelate")
+SHOWN, SCALES = 5, (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5)
 PASS, TIMED_STEPS, TIMED_BATCH = 6_000, 5, 16
 
 
@@ -187,6 +190,31 @@ class Table:
             seconds.append(time.process_time() - began)
         return median(seconds) / TIMED_BATCH * PASS
 
+    def picture(self, name: str) -> None:
+        """Photographs under a corruption, what the base takes them for before and after, and the curve."""
+        made = self._signature(_setting("defaults"), name)
+        shown, patcher = self.test.subset(slice(0, None, len(self.test) // SHOWN)), patched(self.base, [made])
+        foggy = hf_rws.corrupt(shown.images, name)
+        path, found, names = self.folder / f"{name}.json", [], {}
+        for scale in SCALES:
+            patcher.set({name: scale})
+            names[scale] = [self._names(images) for images in (shown.images, foggy)]
+            if not path.is_file():
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore")
+                    measured = hf_rws.evaluate(self.base, self.test, name)
+                found.append({"scale": scale, "ta": measured["clean"], "ra": measured[name]})
+        patcher.clear()
+        patcher.bake()
+        if not path.is_file():
+            path.write_text(json.dumps({"about": about(len(self.test)), "curve": found}, indent=1) + "\n")
+        row = plots.OverviewRow(name, foggy, names[0.0][1], names[1.0][1], json.loads(path.read_text())["curve"])
+        labels = [self.test.classes[label] for label in shown.labels.tolist()]
+        plots.overview(shown.images, labels, names[0.0][0], [row], save=self.folder / f"{name}.png")
+
+    def _names(self, images: torch.Tensor) -> list[str]:
+        return [self.test.classes[label].split(",")[0] for label in predict(self.base, images).tolist()]
+
 
 def _setting(name: str) -> Setting:
     return next(setting for setting in SETTINGS if setting.name == name)
@@ -230,6 +258,7 @@ def main() -> None:
     parser.add_argument("--setting", action="append", help="only this one of SETTINGS; repeatable; 'none' only prints")
     parser.add_argument("--corruption", action="append", help="only this one; repeatable")
     parser.add_argument("--test-photos", type=int, help="use only so many, drawn at random")
+    parser.add_argument("--picture", help="of this corruption, with the signature of the defaults")
     parser.add_argument("--threads", type=int, help="of torch")
     parser.add_argument("--output-dir", type=Path, required=True)
     options = parser.parse_args()
