@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from hf_rws._ambient import unaffected
-from hf_rws.data.decoding import Decoded, decoded_pixels, find_image_column
+from hf_rws.data.decoding import decoded_pixels, find_image_column
 from hf_rws.data.folders import ImageFolder, left_out, some_of
 from hf_rws.data.labels import Labels, in_common, read_labels
 from hf_rws.data.labels import label_column as find_label_column
@@ -99,9 +99,8 @@ def load_splits(
         raise OptionError(f"{dataset} has {count} training images: too few for a validation split")
     parts = [order[held_out + tested :][:limit], order[:held_out], order[held_out : held_out + tested]]
     chosen = [part.sort().values for part in parts]
-    decoded = reading.decoded(train.at(torch.cat(chosen).sort().values))
-    found = [reading.images(train.at(part), decoded) for part in chosen]
-    return Splits(found[0], found[1], found[2] if test is None else reading.images(test, reading.decoded(test)))
+    found = reading.images(*(train.at(part) for part in chosen))
+    return Splits(found[0], found[1], found[2] if test is None else reading.images(test)[0])
 
 
 @unaffected
@@ -137,9 +136,9 @@ def load_split(
         if not len(rows.numbers):
             raise OptionError(f"{dataset}: no images are left of the classes {classes}")
     if limit is None or limit >= len(rows.numbers):
-        return reading.images(rows, reading.decoded(rows))
+        return reading.images(rows)[0]
     part = rows.at(drawn(len(rows.numbers), limit, seed))
-    return replace(reading.images(part, reading.decoded(part)), drawn_from=len(rows.numbers))
+    return replace(reading.images(part)[0], drawn_from=len(rows.numbers))
 
 
 def drawn(count: int, limit: int, seed: int) -> Tensor:
@@ -215,26 +214,28 @@ class _Reading:
         warn(f"{dataset}: {left_out(len(files), 'image', ' in no class folder')}: {some_of(files)}")
         return rows.at(labelled.nonzero().flatten())
 
-    def decoded(self, rows: _Rows) -> Decoded:
-        return decoded_pixels(
-            rows.split,
-            rows.split_name,
+    def images(self, *parts: _Rows) -> list[ImageSet]:
+        """The images of several parts of a split, which share no row; those that are broken are missing.
+
+        They are decoded into one file, part by part: the images of each lie together, and are a view of it.
+        """
+        first = parts[0]
+        decoded = decoded_pixels(
+            first.split,
+            first.split_name,
             self.dataset,
-            rows=rows.numbers,
+            rows=torch.cat([part.numbers for part in parts]),
             preprocessing=self.preprocessing,
             image_column=self.image_column,
             skip_broken=self.skip_broken,
             cache_dir=self.cache_dir,
         )
-
-    def images(self, rows: _Rows, decoded: Decoded) -> ImageSet:
-        """The images of rows that are decoded, among others; those that are broken are missing."""
-        pixels, labels = decoded.pixels, rows.labels
-        if not torch.equal(rows.numbers, decoded.rows):
-            there = torch.isin(rows.numbers, decoded.rows)
-            pixels = pixels[torch.searchsorted(decoded.rows, rows.numbers[there])]
-            labels = replace(labels, values=labels.values[there])
-        return ImageSet(pixels, labels.values, labels.classes, dataset_name(self.dataset))
+        there = [torch.isin(part.numbers, decoded.rows) for part in parts]
+        pixels = decoded.pixels.split([int(whole.sum()) for whole in there])
+        return [
+            ImageSet(images, part.labels.values[whole], part.labels.classes, dataset_name(self.dataset))
+            for part, whole, images in zip(parts, there, pixels, strict=True)
+        ]
 
 
 def _choose(splits: Mapping[str, "datasets.Dataset"], names: Sequence[str], dataset: str, role: str) -> str:

@@ -1,12 +1,16 @@
-"""Images of a dataset -> uint8 pixels, decoded once into a file that is memory-mapped."""
+"""Images of a dataset -> uint8 pixels, decoded once by several threads, into a file that is memory-mapped."""
 
 import hashlib
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+import os
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import torch
@@ -16,25 +20,32 @@ from hf_rws._files import is_file, read_json, write_whole
 from hf_rws._progress import bar
 from hf_rws._text import one_line
 from hf_rws.data.pictures import decoded_array
+from hf_rws.data.pixel_files import Block, pixel_folder, read_pixels, write_pixels
 from hf_rws.data.preprocessing import Preprocessing
-from hf_rws.errors import AccessError, FormatError, NotFoundError, OptionError, RWSError, warn
+from hf_rws.errors import FormatError, NotFoundError, OptionError, RWSError, warn
 
 if TYPE_CHECKING:
     import datasets
 
-_ROWS = 100  # read at a time
+_In = TypeVar("_In")
+_Out = TypeVar("_Out")
+
+_ROWS = 32  # read at a time: stored pictures may have several MB each
+_COPIED = 2**22  # bytes of pixels at a time
+_MOST_THREADS = 8  # each holds a picture of whatever size
+_MOST_OF_A_TASK, _BYTES_OF_A_TASK = 8, 2**16  # stored pictures: what is small is not worth a change of threads
 _LARGEST_LIST = 2**28  # bytes
 _LONGEST_REASON = 300  # characters
 _LISTED = 20  # images that are left out, by name
 
 
 @dataclass(frozen=True)
-class Decoded:
+class _Decoded:
     """Images of some rows of a split.
 
     Attributes:
         pixels: uint8 tensor of shape (N, 3, H, W), memory-mapped.
-        rows: Numbers of their rows in the split, ascending, int64 of shape (N,).
+        rows: Numbers of their rows in the split, int64 of shape (N,).
     """
 
     pixels: Tensor
@@ -51,58 +62,50 @@ def decoded_pixels(
     image_column: str | None = None,
     skip_broken: bool = False,
     cache_dir: str | Path | None = None,
-) -> Decoded:
+) -> _Decoded:
     """Decode images of a split once, and no others.
+
+    Those that are in a file already are not decoded again: where they lie in it one after the other, they are taken
+    from there, else copied to a file of their own.
 
     Args:
         split: The split.
         split_name: What to call it in errors.
         dataset: Likewise.
-        rows: Numbers of the rows that are wanted, ascending; None is all.
+        rows: Numbers of the rows that are wanted, in any order, each once; None is all.
         preprocessing: How images come to one size.
         image_column: The column, where there are several.
         skip_broken: Leave out what cannot be decoded, with a warning that lists it.
         cache_dir: Where the file is kept.
 
+    Returns:
+        The images in the order of `rows`.
+
     Raises:
         RWSError: As in `load_splits`.
     """
-    import datasets
-
     image_column = find_image_column(split, image_column, dataset)
-    folder = Path(cache_dir or Path(datasets.config.HF_DATASETS_CACHE) / "hf_rws")
-
-    def kept_in(rows: Tensor | None, *, skip_broken: bool) -> Path:
-        chosen = "" if rows is None else hashlib.sha256(rows.numpy().tobytes()).hexdigest()
-        key = f"{split._fingerprint}-{image_column}-{preprocessing!r}-{chosen}-{skip_broken}"
-        return folder / f"{hashlib.sha256(key.encode()).hexdigest()[:24]}.npy"
-
-    if rows is None or len(rows) == len(split):
-        rows = None
-    everything = torch.arange(len(split)) if rows is None else rows
-    whole = kept_in(None, skip_broken=False)
-    if whole.is_file():
-        pixels = _mapped(whole)
-        return Decoded(pixels if rows is None else pixels[rows], everything)
-    path = kept_in(rows, skip_broken=skip_broken)
-    if not path.is_file():
-        title = f"{dataset} {split_name}".strip()
-        _decode_to(path, _Source(split, image_column, everything, title, preprocessing, skip_broken))
-    broken = _read_broken(path) if skip_broken else {}
-    if broken:
-        listed = "; ".join(list(broken.values())[:_LISTED]) + ("; ..." if len(broken) > _LISTED else "")
-        warn(f"{len(broken)} of {len(everything):,} images are left out: {listed}")
-        everything = everything[~torch.isin(everything, torch.tensor(list(broken)))]
-    return Decoded(_mapped(path), everything)
-
-
-def _mapped(path: Path) -> Tensor:
-    try:  # copy-on-write: torch wants writable memory, and nothing must reach the file
-        return torch.from_numpy(np.load(path, mmap_mode="c"))
-    except OSError as error:
-        raise AccessError(f"the decoded images in {path} cannot be read: {error}") from error
-    except (ValueError, EOFError) as error:
-        raise FormatError(f"the decoded images in {path} are damaged ({error}): delete that file") from error
+    folder, title = pixel_folder(cache_dir), f"{dataset} {split_name}".strip()
+    everything = torch.arange(len(split))
+    rows = everything if rows is None else rows
+    kin = _digest(f"{split._fingerprint}-{image_column}-{preprocessing!r}--False".encode(), 24)
+    path = folder / f"{kin}.npy"  # of all images
+    if skip_broken or not torch.equal(rows, everything):
+        path = folder / f"{kin}-{_digest(rows.numpy().tobytes() + bytes([skip_broken]), 16)}.npy"
+    if path.is_file():
+        kept = _Kept.read(path)
+    elif (found := _among(folder, kin, rows, skip_broken=skip_broken)) is None:
+        broken: dict[int, str] = {}
+        source = _Source(split, image_column, rows, title, preprocessing, skip_broken)
+        kept = _keep(path, source.blocks(broken), broken, title, "decoding", len(rows))
+    elif found.lie_together:
+        kept = found.run
+    else:
+        kept = _keep(path, found.blocks(), found.broken, title, "copying", len(found.positions))
+    if kept.broken:
+        listed = "; ".join(list(kept.broken.values())[:_LISTED]) + ("; ..." if len(kept.broken) > _LISTED else "")
+        warn(f"{len(kept.broken)} of {len(rows):,} images are left out: {listed}")
+    return _Decoded(kept.pixels, kept.rows)
 
 
 def find_image_column(split: "datasets.Dataset", named: str | None, dataset: str) -> str:
@@ -128,7 +131,111 @@ def existing_column(split: "datasets.Dataset", column: str, dataset: str) -> str
     return column
 
 
-# --- the file ---
+# --- files of decoded images ---
+
+
+@dataclass(frozen=True)
+class _Kept:
+    """Images in a file, the rows that they are of, and the rows that are left out as broken, and why."""
+
+    pixels: Tensor
+    rows: Tensor
+    broken: dict[int, str]
+
+    @classmethod
+    def read(cls, path: Path) -> "_Kept":
+        return cls(*read_pixels(path), _read_broken(path))
+
+
+@dataclass(frozen=True)
+class _Found:
+    """Images that are wanted, among those in a file.
+
+    Attributes:
+        kept: What the file holds.
+        positions: Where they are in it, int64 of shape (N,).
+        broken: Those of them that are left out, by row, and why.
+    """
+
+    kept: _Kept
+    positions: Tensor
+    broken: dict[int, str]
+
+    @property
+    def lie_together(self) -> bool:
+        first = int(self.positions[0])
+        return torch.equal(self.positions, torch.arange(first, first + len(self.positions)))
+
+    @property
+    def run(self) -> _Kept:
+        """The images as they lie, one after the other."""
+        where = slice(int(self.positions[0]), int(self.positions[-1]) + 1)
+        return _Kept(self.kept.pixels[where], self.kept.rows[where], self.broken)
+
+    def blocks(self) -> Generator[Block, None, None]:
+        for some in self.positions.split(max(1, _COPIED // self.kept.pixels[0].nbytes)):
+            yield self.kept.rows[some].tolist(), self.kept.pixels[some].numpy()
+
+
+def _among(folder: Path, kin: str, rows: Tensor, *, skip_broken: bool) -> _Found | None:
+    """The images in another file of the same split: best where they lie together."""
+    best = None
+    for path in sorted(folder.glob(f"{kin}*.npy"), key=lambda path: (len(path.name), path)):
+        try:
+            kept = _Kept.read(path)
+        except RWSError:  # damaged, or deleted just now
+            continue
+        found = _look_up(kept, rows, skip_broken=skip_broken)
+        if found is not None and found.lie_together:
+            return found
+        best = best or found
+    return best
+
+
+def _look_up(kept: _Kept, rows: Tensor, *, skip_broken: bool) -> _Found | None:
+    """None if an image is missing, but for broken ones that are to be skipped."""
+    left_out = torch.isin(rows, torch.tensor(list(kept.broken) if skip_broken else [], dtype=torch.int64))
+    wanted = rows[~left_out]
+    order = kept.rows.argsort()
+    positions = order[torch.searchsorted(kept.rows[order], wanted).clamp(max=len(order) - 1)]
+    if not len(wanted) or not torch.equal(kept.rows[positions], wanted):
+        return None
+    return _Found(kept, positions, {row: kept.broken[row] for row in rows[left_out].tolist()})
+
+
+def _keep(
+    path: Path, blocks: Generator[Block, None, None], broken: dict[int, str], title: str, doing: str, most: int
+) -> _Kept:
+    """Write images to a file, and beside it a list of those that are broken, which is complete after the last block."""
+    with closing(blocks), bar(total=most, desc=f"{doing} {title}", unit="img", leave=False, delay=2) as shown:
+
+        def counted() -> Iterator[Block]:
+            for rows, pixels in blocks:
+                yield rows, pixels
+                shown.update(len(rows))
+            if broken:
+                write_whole(_list_beside(path), json.dumps(broken))
+
+        write_pixels(path, counted(), most, title)
+    return _Kept.read(path)
+
+
+def _list_beside(path: Path) -> Path:
+    return path.with_suffix(".broken.json")
+
+
+def _read_broken(path: Path) -> dict[int, str]:
+    beside = _list_beside(path)
+    if not is_file(beside):
+        return {}
+    return {int(row): str(why) for row, why in read_json(beside, str(beside), limit=_LARGEST_LIST).items()}
+
+
+def _digest(content: bytes, length: int) -> str:
+    return hashlib.sha256(content).hexdigest()[:length]
+
+
+# --- decoding ---
 
 
 @dataclass(frozen=True)
@@ -142,94 +249,74 @@ class _Source:
     preprocessing: Preprocessing | None
     skip_broken: bool
 
-    def arrays(self, broken: dict[int, str]) -> Iterator[np.ndarray]:
-        """The images in order, (3, H, W), whatever format the dataset has been given; or why they are left out."""
+    def blocks(self, broken: dict[int, str]) -> Generator[Block, None, None]:
+        """The images one by one, whatever format the dataset has been given; or why they are left out."""
+        shape: tuple[int, ...] = ()
+        with closing(_in_order(self._decoded, self._tasks())) as tasks:
+            for row, image in chain.from_iterable(tasks):
+                if isinstance(image, FormatError):
+                    if not self.skip_broken:
+                        raise FormatError(f"{image.args[0]}; leave such images out by skip_broken=True") from image
+                    broken[row] = one_line(image, limit=_LONGEST_REASON)
+                    continue
+                shape = shape or image.shape
+                if image.shape != shape:
+                    sizes = [f"{width}x{height}" for _, height, width in (image.shape, shape)]
+                    raise FormatError(
+                        f"{self.title}: image {row} is {sizes[0]}, the first is {sizes[1]}; give an image_size to "
+                        "bring them to one size"
+                    )
+                yield [row], image[None]
+        if not shape:
+            raise FormatError(f"{self.title}: no images" + "".join(f"; {why}" for why in list(broken.values())[:1]))
+
+    def _decoded(self, task: list[tuple[int, Any]]) -> list[tuple[int, np.ndarray | FormatError]]:
         feature = self.split.features[self.column]
-        for row, value in zip(self.rows.tolist(), self._values(), strict=True):
+        found: list[tuple[int, np.ndarray | FormatError]] = []
+        for row, value in task:
             try:
-                array = decoded_array(value, feature, f"{self.title}: image {row}", self.preprocessing)
+                image = decoded_array(value, feature, f"{self.title}: image {row}", self.preprocessing)
             except FormatError as error:
-                if not self.skip_broken:
-                    raise FormatError(f"{error.args[0]}; leave such images out by skip_broken=True") from error
-                broken[row] = one_line(error, limit=_LONGEST_REASON)
+                found.append((row, error))
             else:
-                yield array
+                found.append((row, np.ascontiguousarray(image)))
+        return found
 
-    def _values(self) -> Iterator[object]:
+    def _tasks(self) -> Iterator[list[tuple[int, Any]]]:
+        """Rows and what is stored in them, in order."""
+        task: list[tuple[int, Any]] = []
+        size = 0
+        for row, value in self._values():
+            task.append((row, value))
+            content = value and value["bytes"]
+            size += len(content) if content else _BYTES_OF_A_TASK  # a file may be of any size
+            if size >= _BYTES_OF_A_TASK or len(task) == _MOST_OF_A_TASK:
+                yield task
+                task, size = [], 0
+        if task:
+            yield task
+
+    def _values(self) -> Iterator[tuple[int, Any]]:
         columns = self.split.select_columns([self.column])
-        chosen = columns if len(self.rows) == len(self.split) else columns.select(self.rows.tolist())
-        for table in chosen.with_format("arrow").iter(_ROWS):
-            yield from table[self.column].to_pylist()
+        whole = torch.equal(self.rows, torch.arange(len(self.split)))
+        chosen = columns if whole else columns.select(self.rows.numpy())
+        tables = chosen.with_format("arrow").iter(_ROWS)
+        for rows, table in zip(self.rows.split(_ROWS), tables, strict=True):
+            yield from zip(rows.tolist(), (value.as_py() for value in table[self.column]), strict=True)
 
 
-def _decode_to(path: Path, source: _Source) -> None:
-    number = np.random.default_rng().integers(2**63)
-    temporary = path.with_suffix(f".{number}.tmp.npy")
+def _in_order(function: Callable[[_In], _Out], items: Iterable[_In]) -> Generator[_Out, None, None]:
+    """What a function makes of each item, in order; threads are a few items ahead, no more."""
+    affinity = getattr(os, "sched_getaffinity", None)
+    threads = min(_MOST_THREADS, len(affinity(0)) if affinity else os.cpu_count() or 1)
+    pool = ThreadPoolExecutor(threads, thread_name_prefix="hf-rws-decode")  # Pillow decodes without the GIL
+    ahead: deque[Future[_Out]] = deque()
     try:
-        with _kept_in(path.parent, source.title):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with temporary.open("xb") as file:  # not as mapped memory: there a full disk kills the process
-                broken = _write_pixels(file, source)
-            if broken:
-                write_whole(_list_beside(path), json.dumps(broken))
-            temporary.replace(path)
+        for item in items:
+            ahead.append(pool.submit(function, item))
+            if len(ahead) > 2 * threads:
+                yield ahead.popleft().result()
+        while ahead:
+            yield ahead.popleft().result()
     finally:
-        with suppress(OSError):
-            temporary.unlink()
-
-
-def _write_pixels(file: BinaryIO, source: _Source) -> dict[int, str]:
-    """Write the images as an array in NumPy's format; gives the rows that are left out, and why."""
-    broken: dict[int, str] = {}
-    shape: tuple[int, ...] = ()
-    count = 0
-    with bar(total=len(source.rows), desc=f"decoding {source.title}", unit="img", leave=False, delay=2) as shown:
-        for array in source.arrays(broken):
-            if not count:
-                shape = array.shape
-                _write_header(file, len(source.rows), shape)
-            if array.shape != shape:
-                row, sizes = int(source.rows[count + len(broken)]), [f"{w}x{h}" for _, h, w in (array.shape, shape)]
-                raise FormatError(
-                    f"{source.title}: image {row} is {sizes[0]}, the first is {sizes[1]}; give an image_size to bring "
-                    "them to one size"
-                )
-            file.write(array.tobytes())
-            count += 1
-            shown.update()
-    if not count:
-        raise FormatError(f"{source.title}: no images" + "".join(f"; {why}" for why in list(broken.values())[:1]))
-    if broken:
-        file.seek(0)
-        _write_header(file, count, shape)
-    return broken
-
-
-def _write_header(file: BinaryIO, count: int, shape: tuple[int, ...]) -> None:
-    """NumPy's header; its length does not depend on `count`."""
-    np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": (count, *shape)})
-
-
-def _list_beside(path: Path) -> Path:
-    return path.with_suffix(".broken.json")
-
-
-def _read_broken(path: Path) -> dict[int, str]:
-    """The rows that are not in a file of decoded images, and why."""
-    beside = _list_beside(path)
-    if not is_file(beside):
-        return {}
-    return {int(row): str(why) for row, why in read_json(beside, str(beside), limit=_LARGEST_LIST).items()}
-
-
-@contextmanager
-def _kept_in(folder: Path, title: str) -> Iterator[None]:
-    try:
-        yield
-    except RWSError:
-        raise
-    except OSError as error:
-        raise AccessError(
-            f"the decoded images of {title} cannot be kept in {folder}: {error.strerror}. The environment "
-            "variable HF_DATASETS_CACHE names another place"
-        ) from error
+        pool.shutdown(cancel_futures=True)

@@ -7,9 +7,10 @@ of files never decide. The class of an image is the folder that it lies in.
 
 import hashlib
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
+from itertools import islice
 from pathlib import Path
 from sys import intern
 from typing import TYPE_CHECKING, Any
@@ -31,6 +32,7 @@ _METADATA = ("metadata.csv", "metadata.jsonl", "metadata.parquet")  # of images,
 _BESIDES = ("readme", "license", "licence", "thumbs.db", "desktop.ini")  # how files begin that nobody misses
 _JUNK = ("__MACOSX", "__pycache__")
 _LISTED = 5
+_CHUNK = 10_000  # files
 
 
 def split_of(name: str) -> str:
@@ -66,9 +68,13 @@ class ImageFolder(Mapping[str, "datasets.Dataset"]):
 
     def __init__(self, folder: Path, files: Sequence[str]) -> None:
         self._folder = folder
-        self._splits = _splits([path for path in files if _is_image(path) and _is_text(path)])
-        used = {path for split in self._splits.values() for path in split.files}
-        _say_what_is_left(folder, [path for path in files if path not in used])
+        images = [path for path in files if _is_usable(path)]
+        self._splits = _splits(images)
+        left = [path for path in files if not _is_usable(path)] if len(images) < len(files) else []
+        if sum(len(split.files) for split in self._splits.values()) < len(images):
+            used = {path for split in self._splits.values() for path in split.files}
+            left += [path for path in images if path not in used]
+        _say_what_is_left(folder, left)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._splits)
@@ -80,16 +86,11 @@ class ImageFolder(Mapping[str, "datasets.Dataset"]):
         """The files of a split, by their paths in the folder."""
         return self._splits[split].files
 
-    def real_files(self, split: str) -> list[str]:
+    def real_files(self, split: str) -> Iterator[str]:
         """Where they really are, by links or not."""
-        folders: dict[str, str] = {}
-        real = []
-        for path in (os.path.join(self._folder, path) for path in self.files(split)):
-            folder, name = os.path.split(path)
-            if folder not in folders:
-                folders[folder] = os.path.realpath(folder)
-            real.append(os.path.realpath(path) if os.path.islink(path) else os.path.join(folders[folder], name))
-        return real
+        real_folder = lru_cache(None)(os.path.realpath)
+        for path in self.files(split):
+            yield _real_file(os.path.join(self._folder, path), real_folder)
 
     @cached_property
     def _classes(self) -> tuple[str, ...]:
@@ -104,7 +105,19 @@ class ImageFolder(Mapping[str, "datasets.Dataset"]):
         """
         chosen = self._splits[split]
         labels = chosen.labels if self._classes else None
-        return _as_dataset([os.path.join(self._folder, path) for path in chosen.files], split, labels, self._classes)
+        paths = (os.path.join(self._folder, path) for path in chosen.files)
+        return _as_dataset(paths, split, labels, self._classes)
+
+
+def _real_file(path: str, real_folder: Callable[[str], str]) -> str:
+    """As `os.path.realpath`, which looks at all the folders above each file."""
+    folder, name = os.path.split(path)
+    place = os.path.join(real_folder(folder), name)
+    if not os.path.islink(place):
+        return place
+    folder, name = os.path.split(os.path.join(os.path.dirname(place), os.readlink(place)))
+    target = os.path.join(real_folder(folder), name)
+    return os.path.realpath(place) if name in ("", os.curdir, os.pardir) or os.path.islink(target) else target
 
 
 def files_dataset(paths: Sequence[str]) -> "datasets.Dataset":
@@ -113,17 +126,23 @@ def files_dataset(paths: Sequence[str]) -> "datasets.Dataset":
 
 
 def _as_dataset(
-    paths: Sequence[str], name: str, labels: Sequence[str | None] | None, classes: Sequence[str]
+    paths: Iterable[str], name: str, labels: Sequence[str | None] | None, classes: Sequence[str]
 ) -> "datasets.Dataset":
     import datasets
     import pyarrow as pa
 
-    unnamed = [path for path in paths if not _is_text(path)]
-    if unnamed:
-        raise FormatError(f"{unnamed[0]}: the path of an image must be Unicode")
     features: dict[str, Any] = {"image": datasets.Image()}
-    places = pa.array(paths, pa.string())
-    columns = {"image": pa.StructArray.from_arrays([pa.nulls(len(places), pa.binary()), places], ["bytes", "path"])}
+    chunks = []
+    digest = hashlib.sha256(repr(tuple(classes)).encode())
+    remaining = iter(paths)
+    while some := list(islice(remaining, _CHUNK)):  # not all as text and in the table at once
+        unnamed = [path for path in some if not _is_text(path)]
+        if unnamed:
+            raise FormatError(f"{unnamed[0]}: the path of an image must be Unicode")
+        digest.update("".join(map(_state_of, some)).encode())
+        contents = [pa.nulls(len(some), pa.binary()), pa.array(some, pa.string())]
+        chunks.append(pa.StructArray.from_arrays(contents, ["bytes", "path"]))
+    columns = {"image": pa.chunked_array(chunks, features["image"].pa_type)}
     if labels is not None:
         features["label"] = datasets.ClassLabel(names=list(classes))
         number = {name: label for label, name in enumerate(classes)}
@@ -133,8 +152,21 @@ def _as_dataset(
         pa.table(columns).cast(schema.arrow_schema),
         info=datasets.DatasetInfo(features=schema),
         split=datasets.NamedSplit(name) if name.isidentifier() else None,
-        fingerprint=_fingerprint(paths, classes),
+        fingerprint=digest.hexdigest()[:16],
     )
+
+
+def _state_of(path: str) -> str:
+    """What the image in a file is known by: another file in its place is another image.
+
+    Raises:
+        FormatError: The file is gone or cannot be looked at.
+    """
+    try:
+        status = os.stat(path)
+    except OSError as error:
+        raise FormatError(f"{path} cannot be read: {error.strerror}") from error
+    return f"{path}\n{status.st_size}\n{status.st_mtime_ns}\n"
 
 
 def list_files(folder: Path) -> list[str]:
@@ -203,6 +235,10 @@ def _is_image(path: str) -> bool:
     return path.lower().endswith(IMAGE_ENDINGS)
 
 
+def _is_usable(path: str) -> bool:
+    return _is_image(path) and _is_text(path)
+
+
 def _is_text(path: str) -> bool:
     """Whether a path is Unicode: tables cannot hold others."""
     return path.isascii() or not any("\ud800" <= character <= "\udfff" for character in path)
@@ -218,7 +254,7 @@ def _has_configs(folder: Path) -> bool:
 
 
 def _say_what_is_left(folder: Path, left: Sequence[str]) -> None:
-    images = [path for path in left if _is_image(path) and _is_text(path)]
+    images = [path for path in left if _is_usable(path)]
     unnamed = [path for path in left if not _is_text(path)]
     others = [
         path
@@ -242,19 +278,3 @@ def left_out(count: int, noun: str, where: str = "") -> str:
 def some_of(paths: Sequence[str]) -> str:
     """The first few."""
     return ", ".join(paths[:_LISTED]) + (", ..." if len(paths) > _LISTED else "")
-
-
-def _fingerprint(paths: Sequence[str], classes: Sequence[str]) -> str:
-    """What the images of these files are known by: another file in a place is another image.
-
-    Raises:
-        FormatError: A file is gone or cannot be looked at.
-    """
-    digest = hashlib.sha256(repr(tuple(classes)).encode())
-    for path in paths:
-        try:
-            status = os.stat(path)
-        except OSError as error:
-            raise FormatError(f"{path} cannot be read: {error.strerror}") from error
-        digest.update(f"{path}\n{status.st_size}\n{status.st_mtime_ns}\n".encode())
-    return digest.hexdigest()[:16]

@@ -95,7 +95,8 @@ def readable(where: str) -> Iterator[None]:
 
 def as_array(image: Image.Image, preprocessing: Preprocessing | None) -> np.ndarray:
     """An image as RGB, uint8 of shape (3, H, W); ValueError if its values have no known range (see `readable`)."""
-    image = as_rgb(_upright(image))
+    image = _upright(image)
+    image = image if image.mode == "RGB" else as_rgb(image)  # which would be a copy
     if preprocessing is not None:
         image = preprocessing(image)
     return np.asarray(image).transpose(2, 0, 1)

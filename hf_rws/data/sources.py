@@ -55,9 +55,9 @@ def pick(splits: Mapping[str, Any], name: str) -> str | None:
 def check_disjoint(splits: Mapping[str, Any], one: str, other: str, dataset: str) -> None:
     """FormatError if two splits share a file, by whatever links."""
     if isinstance(splits, ImageFolder | _Built):
-        known = set(splits.real_files(one))
-        pairs = zip(splits.files(other), splits.real_files(other), strict=True)
-        shared = sorted(path for path, real in pairs if real in known)
+        places = list(splits.real_files(other))  # of the smaller one, as a rule
+        known = set(places).intersection(splits.real_files(one))
+        shared = sorted(path for path, real in zip(splits.files(other), places, strict=True) if real in known)
         if shared:
             files = f"{len(shared):,} file{'s' * (len(shared) > 1)}"
             raise FormatError(
@@ -109,10 +109,9 @@ class _Built(Mapping[str, "datasets.Dataset"]):
         """The files of a split, by their URLs; none where that is not known."""
         return [] if self._parts else list(self._files.get(split, ()))
 
-    def real_files(self, split: str) -> list[str]:
+    def real_files(self, split: str) -> Iterator[str]:
         """Where they really are, by links or not."""
-        files = self.files(split)
-        return [os.path.realpath(file) for file in files] if self._local else files
+        return map(os.path.realpath if self._local else str, self.files(split))
 
     def __getitem__(self, split: str) -> "datasets.Dataset":
         with self._errors():

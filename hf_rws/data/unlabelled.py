@@ -18,6 +18,7 @@ from hf_rws.data.datasets import TRAIN_NAMES, drawn
 from hf_rws.data.decoding import decoded_pixels, find_image_column
 from hf_rws.data.folders import files_dataset
 from hf_rws.data.pictures import as_array, decoded_image, open_picture, readable
+from hf_rws.data.pixel_files import spooled
 from hf_rws.data.preprocessing import Preprocessing, resolve
 from hf_rws.data.sets import ImageSet
 from hf_rws.data.sources import open_dataset
@@ -25,6 +26,8 @@ from hf_rws.errors import FormatError, NotFoundError, OptionError, warn
 
 if TYPE_CHECKING:
     import datasets
+
+_AT_ONCE = 32  # images that are copied
 
 
 @unaffected
@@ -51,7 +54,7 @@ def as_images(
         side: Of the square images that are wanted. Images of files and datasets, and PIL images, are resized (the
             shorter side to it) and cropped; others must have that size.
         preprocessing: How to bring them to the size that is wanted instead, e.g. `Preprocessing.of(model)`.
-        limit: At most so many images, drawn at random; no others of a dataset are decoded.
+        limit: At most so many images, drawn at random; no others are decoded, but of what has no length.
         seed: Of that draw.
         config: Name of the configuration, of a dataset that has several.
         revision: Revision of a Hub dataset.
@@ -59,7 +62,7 @@ def as_images(
         skip_broken: Leave out images that cannot be decoded, with a warning that lists them, instead of failing.
 
     Returns:
-        uint8 tensor of shape (N, 3, H, W); may be memory-mapped, and strided.
+        uint8 tensor of shape (N, 3, H, W); arrays and tensors as they are, all else memory-mapped.
 
     Raises:
         OptionError: Images of another kind or size; not one of `side` and `preprocessing` is given.
@@ -83,10 +86,12 @@ def as_images(
         found = decoded(files_dataset(files), "", "images")
     elif hasattr(images, "features") and hasattr(images, "select_columns") and hasattr(images, "__len__"):
         found = decoded(images, str(images.split or ""), "the dataset")
+    elif (array := _array(images)) is not None:
+        found = array if limit is None or limit >= len(array) else array[drawn(len(array), limit, seed)]
     else:
-        found = _read(images, wanted, image_column, skip_broken=skip_broken)
+        found = spooled(_parts(images, wanted, image_column, limit, seed, skip_broken=skip_broken), "images")
         if limit is not None and limit < len(found):
-            found = found[drawn(len(found), limit, seed)]
+            found = spooled((found[some] for some in drawn(len(found), limit, seed).split(_AT_ONCE)), "images")
     if found.shape[1:] != (3, *wanted.size):
         sizes = [" x ".join(map(str, shape)) for shape in ((3, *wanted.size), found.shape[1:])]
         raise OptionError(
@@ -108,23 +113,41 @@ def _paths(images: Any) -> list[str] | None:
     return [os.path.abspath(path) for path in images]
 
 
-def _read(images: Any, wanted: Preprocessing, image_column: str | None, *, skip_broken: bool) -> Tensor:
-    files: Sequence[Any] = ()
+def _array(images: Any) -> Tensor | None:
+    """Images that are a tensor already, as they are: they may be a view of a file."""
     if isinstance(images, ImageSet):
         return images.images
-    if isinstance(images, Tensor | np.ndarray):
-        return to_batch(images)[0]  # as it is: it may be a view of a file
+    return to_batch(images)[0] if isinstance(images, Tensor | np.ndarray) else None
+
+
+def _parts(
+    images: Any, wanted: Preprocessing, image_column: str | None, limit: int | None, seed: int, *, skip_broken: bool
+) -> Iterator[Tensor]:
+    """Images that come one after the other, or in batches; of what has a length, no more of these than the limit."""
+    files: Sequence[Any] = ()
+    numbers: Iterable[int] = count()
+    if isinstance(images, Mapping):
+        raise _unknown(images)
     if hasattr(images, "features") and hasattr(images, "select_columns"):  # of the library datasets, streamed
-        images = _streamed(images, image_column)
-    elif hasattr(images, "__len__") and hasattr(images, "__getitem__") and not isinstance(images, Iterable | Mapping):
+        parts: Iterator[Any] = _streamed(images, image_column)
+    elif isinstance(images, Sequence) or _has_items(images):
         files = getattr(images, "samples", ())  # of torchvision's folders: pairs of a path and a label
-        images = map(images.__getitem__, range(len(images)))  # of torch or torchvision
-    if isinstance(images, Iterable) and not isinstance(images, Mapping):
-        parts = list(_read_parts(iter(images), wanted, files, skip_broken=skip_broken))
-        if parts and len({part.shape[1:] for part in parts}) == 1:
-            return torch.cat(parts)
-        raise OptionError("images: there are none, or their sizes differ" if parts else "images: there are none")
-    raise OptionError(
+        numbers = range(len(images)) if limit is None else drawn(len(images), limit, seed).tolist()
+        parts = map(images.__getitem__, numbers)
+    elif isinstance(images, Iterable):
+        parts = iter(images)
+    else:
+        raise _unknown(images)
+    return _read_parts(parts, numbers, wanted, files, skip_broken=skip_broken)
+
+
+def _has_items(images: Any) -> bool:
+    """Whether it is what torch and torchvision call a dataset."""
+    return hasattr(images, "__len__") and hasattr(images, "__getitem__") and not isinstance(images, Iterable)
+
+
+def _unknown(images: Any) -> OptionError:
+    return OptionError(
         f"images must be an array, a tensor, a dataset, a folder or an iterable of batches, not {type(images).__name__}"
     )
 
@@ -147,10 +170,10 @@ def _streamed(images: Any, image_column: str | None) -> Iterator[Image.Image]:
 
 
 def _read_parts(
-    parts: Iterator[Any], wanted: Preprocessing, files: Sequence[Any], *, skip_broken: bool
+    parts: Iterator[Any], numbers: Iterable[int], wanted: Preprocessing, files: Sequence[Any], *, skip_broken: bool
 ) -> Iterator[Tensor]:
-    broken = []
-    for number in count():
+    broken, read = [], 0
+    for number in numbers:
         where, part = str(files[number][0]) if number < len(files) else f"images: number {number}", None
         try:
             with readable(where):  # which may be decoded only now
@@ -165,8 +188,9 @@ def _read_parts(
             broken.append(str(error))
         else:
             yield batch
+        read += 1
     if broken:
-        warn(f"{len(broken)} of {number} images are left out: {'; '.join(broken)}")
+        warn(f"{len(broken)} of {read} images are left out: {'; '.join(broken)}")
 
 
 def _read_part(part: Any, wanted: Preprocessing, where: str) -> Tensor:

@@ -1,0 +1,171 @@
+"""Pixels of many images in a file: written as they come, then mapped into memory, so that they take none of it.
+
+A file that is kept holds two arrays in NumPy's format, one after the other: the images, uint8 of shape (N, 3, H, W),
+and the numbers of the rows that they are of, int64 of shape (N,); the second is left out where these are 0 to N - 1.
+"""
+
+import math
+import mmap
+import os
+import platform
+import shutil
+import sys
+import tempfile
+from array import array
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, BinaryIO, TypeAlias
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hf_rws.errors import AccessError, FormatError, OptionError, RWSError
+
+Block: TypeAlias = tuple[Sequence[int], np.ndarray]  # row numbers, and their images: uint8 of shape (n, 3, H, W)
+
+# Python knows the flag from 3.13 on; this is its number on these machines.
+_NUMBERED = sys.platform == "linux" and platform.machine() in ("x86_64", "aarch64")
+_NO_RESERVE = getattr(mmap, "MAP_NORESERVE", 0x4000 if _NUMBERED else 0)
+
+
+def pixel_folder(cache_dir: str | Path | None = None) -> Path:
+    """Where decoded images are kept: by default beside the other caches of `datasets`."""
+    import datasets
+
+    return Path(cache_dir or Path(datasets.config.HF_DATASETS_CACHE) / "hf_rws")
+
+
+def write_pixels(path: Path, blocks: Iterable[Block], most: int, title: str) -> None:
+    """Write a file of images: all of it, or nothing.
+
+    Args:
+        path: The file.
+        blocks: The images in their order, at least one block.
+        most: How many images there will be at the most.
+        title: What they are called in errors.
+
+    Raises:
+        AccessError: The file cannot be written; or the disk has no room for so many, before any but the first block.
+        RWSError: Those of `blocks`.
+    """
+    number = np.random.default_rng().integers(2**63)
+    temporary = path.with_suffix(f".{number}.tmp")
+    try:
+        with _kept_in(path.parent, title):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with temporary.open("xb") as file:  # not as mapped memory: there a full disk kills the process
+                _write(file, blocks, most, path.parent, title)
+            temporary.replace(path)
+    finally:
+        with suppress(OSError):
+            temporary.unlink()
+
+
+def _write(file: BinaryIO, blocks: Iterable[Block], most: int, folder: Path, title: str) -> None:
+    written = array("q")
+    shape: tuple[int, ...] = ()
+    for rows, pixels in blocks:
+        if not shape:
+            shape = pixels.shape[1:]
+            _check_room(folder, most * math.prod(shape), title)
+            _write_header(file, 0, shape)
+        file.write(np.ascontiguousarray(pixels).data)
+        written.extend(rows)
+    numbers = np.frombuffer(written, np.int64)
+    if not np.array_equal(numbers, np.arange(len(numbers))):
+        np.save(file, numbers)
+    file.seek(0)
+    _write_header(file, len(numbers), shape)
+
+
+def _write_header(file: BinaryIO, count: int, shape: tuple[int, ...]) -> None:
+    """NumPy's header; its length does not depend on `count`."""
+    np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": (count, *shape)})
+
+
+def _check_room(folder: Path, size: int, title: str) -> None:
+    free = shutil.disk_usage(folder).free
+    if size > free:
+        raise AccessError(
+            f"the decoded images of {title} need {size / 1e9:.1f} GB, {folder} has {free / 1e9:.1f} GB left. The "
+            "environment variable HF_DATASETS_CACHE names another place"
+        )
+
+
+def read_pixels(path: Path) -> tuple[Tensor, Tensor]:
+    """The images in a file, memory-mapped, and the numbers of their rows.
+
+    Raises:
+        AccessError: The file cannot be read.
+        FormatError: It is damaged.
+    """
+    try:
+        with path.open("rb") as file:
+            np.lib.format.read_magic(file)
+            shape, turned, dtype = np.lib.format.read_array_header_1_0(file)
+            if turned or dtype != np.uint8 or len(shape) != 4:
+                raise ValueError(f"{dtype} of shape {shape}")
+            pixels = _mapped(file, shape, file.tell())
+            end = file.seek(pixels.nbytes, os.SEEK_CUR)
+            more = os.fstat(file.fileno()).st_size > end
+            return pixels, torch.from_numpy(np.load(file)) if more else torch.arange(len(pixels))
+    except OSError as error:
+        raise AccessError(f"the decoded images in {path} cannot be read: {error}") from error
+    except (ValueError, EOFError) as error:
+        raise FormatError(f"the decoded images in {path} are damaged ({error}): delete that file") from error
+
+
+def spooled(batches: Iterable[Tensor], title: str) -> Tensor:
+    """Images that come in batches as one memory-mapped tensor; its file has no name, and ends with the tensor.
+
+    Args:
+        batches: uint8 tensors of shape (n, C, H, W).
+        title: What they are called in errors.
+
+    Raises:
+        AccessError: They cannot be kept on the disk.
+        OptionError: There are none, or their sizes differ.
+        RWSError: Those of `batches`.
+    """
+    folder, shape, count = pixel_folder(), None, 0
+    with _kept_in(folder, title):
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder) as file:
+            for batch in batches:
+                shape = shape or batch.shape[1:]
+                if batch.shape[1:] != shape:
+                    raise OptionError(f"{title}: their sizes differ")
+                file.write(batch.cpu().contiguous().numpy().data)
+                count += len(batch)
+            if not count:
+                raise OptionError(f"{title}: there are none")
+            file.flush()
+            return _mapped(file, (count, *(shape or ())), 0)
+
+
+def _mapped(file: Any, shape: tuple[int, ...], offset: int) -> Tensor:
+    """Copy-on-write: torch wants writable memory, and nothing must reach the file.
+
+    No memory is set aside for such copies: the system would refuse to map what is larger than the machine's memory.
+    """
+    if os.name == "posix":
+        flags = mmap.MAP_PRIVATE | _NO_RESERVE
+        content = mmap.mmap(file.fileno(), 0, flags=flags, prot=mmap.PROT_READ | mmap.PROT_WRITE)
+    else:
+        content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+    return torch.from_numpy(np.frombuffer(content, np.uint8, math.prod(shape), offset).reshape(shape))
+
+
+@contextmanager
+def _kept_in(folder: Path, title: str) -> Iterator[None]:
+    try:
+        yield
+    except RWSError:
+        raise
+    except OSError as error:
+        raise AccessError(
+            f"the decoded images of {title} cannot be kept in {folder}: {error.strerror}. The environment "
+            "variable HF_DATASETS_CACHE names another place"
+        ) from error
