@@ -191,6 +191,20 @@ def test_a_test_split_of_links_to_training_images_is_refused(linked, tmp_path):
         load_splits(str(folder), validation=0.25)
 
 
+def test_where_linked_files_really_are(tmp_path):
+    folder = fill(tmp_path / "pets", "cat/1.png", "dog/2.png", "away/3.png")
+    (folder / "away").rename(tmp_path / "away")
+    (folder / "bird").symlink_to("../away")
+    (folder / "cat/near.png").symlink_to("1.png")
+    (folder / "cat/up.png").symlink_to("../bird/../pets/dog/2.png")  # "..": of where the link leads
+    (folder / "dog/twice.png").symlink_to(folder / "cat/near.png")
+    (folder / "dog/gone.png").symlink_to("nowhere.png")
+    images = open_dataset(str(folder))
+    files = images.files("train")
+    assert len(files) == 7
+    assert list(images.real_files("train")) == [os.path.realpath(folder / path) for path in files]
+
+
 def test_a_folder_that_may_not_be_read_is_named(tmp_path, monkeypatch):
     folder = fill(tmp_path / "pets", "cat/1.png", "dog/1.png")
     scandir = os.scandir
@@ -258,8 +272,9 @@ def test_an_empty_folder_and_one_of_other_files(tmp_path):
     (tmp_path / "texts").mkdir()
     (tmp_path / "texts" / "a.heic").touch()
     for name in ("empty", "texts"):
-        with pytest.raises(RWSError, match=name):
-            load_split(str(tmp_path / name))
+        for read in (load_split, lambda folder: as_images(folder, side=32)):
+            with pytest.raises(RWSError, match=name):
+                read(str(tmp_path / name))
 
 
 # --- only what is used ---

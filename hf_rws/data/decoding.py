@@ -33,7 +33,8 @@ _Out = TypeVar("_Out")
 _ROWS = 32  # read at a time: stored pictures may have several MB each
 _COPIED = 2**22  # bytes of pixels at a time
 _MOST_THREADS = 8  # each holds a picture of whatever size
-_MOST_OF_A_TASK, _BYTES_OF_A_TASK = 8, 2**16  # stored pictures: what is small is not worth a change of threads
+_MOST_OF_A_TASK, _BYTES_OF_A_TASK = 32, 2**19  # of pictures as stored: small ones are not worth a change of threads
+_BYTES_OF_A_FILE = 2**17  # as a rule: it is not looked at before it is decoded
 _LARGEST_LIST = 2**28  # bytes
 _LONGEST_REASON = 300  # characters
 _LISTED = 20  # images that are left out, by name
@@ -289,7 +290,7 @@ class _Source:
         for row, value in self._values():
             task.append((row, value))
             content = value and value["bytes"]
-            size += len(content) if content else _BYTES_OF_A_TASK  # a file may be of any size
+            size += len(content) if content else _BYTES_OF_A_FILE
             if size >= _BYTES_OF_A_TASK or len(task) == _MOST_OF_A_TASK:
                 yield task
                 task, size = [], 0
