@@ -14,6 +14,7 @@ from torch import Tensor
 from hf_rws._ambient import unaffected
 from hf_rws._choices import PARAMETER_SETS, SEVERITIES
 from hf_rws.corruptions.definition import CIFAR, IMAGENET, TINY_IMAGENET
+from hf_rws.corruptions.filters import truncated
 from hf_rws.corruptions.images import to_batch
 from hf_rws.corruptions.randomness import MAX_IMAGES, GeneratorSource, ImageSource, RandomSource
 from hf_rws.corruptions.registry import find
@@ -129,22 +130,32 @@ def corrupt(
     size = max(1, limit // (channels * height * width))
     for start in range(0, len(batch), size):
         chunk = batch[start : start + size]
-        if not corruption.any_layout:
-            chunk = chunk.contiguous()
+        if not (corruption.any_layout or chunk.is_contiguous()):
+            chunk = _planar(chunk)
         draws = corruption.draw(source(range(index + start, index + start + len(chunk))), shape, constants)
         _store(corruption.apply(chunk, draws, constants), result[start : start + size])
     return back(result)
 
 
+def _planar(images: Tensor) -> Tensor:
+    """The same with contiguous channels. NumPy takes half of torch's time for bytes that lie apart."""
+    if images.device.type == "cpu":
+        return torch.from_numpy(np.ascontiguousarray(images.numpy()))
+    return images.contiguous()
+
+
 def _store(values: Tensor, out: Tensor) -> None:
-    """Clip, truncate and write. Straight from float to uint8, or from one layout to the other, takes thrice as long."""
+    """Clip, truncate and write."""
     if values.is_floating_point():
-        values = values.clamp_(0, 255).to(torch.int16).to(torch.uint8)
+        values = truncated(values.clamp_(0, 255))
     if values.stride() == out.stride():
         out.copy_(values)
         return
-    for source, target in zip(values.unbind(1), out.unbind(1), strict=True):
-        target.copy_(source)
+    for source, target in zip(values.unbind(1), out.unbind(1), strict=True):  # thrice as fast as all at once
+        if out.device.type == "cpu":
+            target.numpy()[...] = source.numpy()
+        else:
+            target.copy_(source)
 
 
 def check_parameter_set(parameters: str) -> str:

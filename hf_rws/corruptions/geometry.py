@@ -9,11 +9,13 @@ from functools import lru_cache
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
 from hf_rws.corruptions.definition import CIFAR, IMAGENET, TINY_IMAGENET, Corruption, Draws
 from hf_rws.corruptions.filters import GAIN, gaussian_blur, on_device
+from hf_rws.corruptions.images import interleaved, suit_pillow
 from hf_rws.corruptions.randomness import RandomSource
 
 # alpha, sigma and the farthest affine step, in pixels over the set's unit (244 is what the published code has)
@@ -29,6 +31,8 @@ _PIXELATE_FACTOR = {
     IMAGENET: (0.6, 0.5, 0.4, 0.3, 0.25),
 }
 
+_TALLEST = 1.5  # images for which all versions of Pillow begin with the rows, in heights by widths
+
 
 def _pixelate(images: Tensor, draws: Draws, factor: float) -> Tensor:
     """Shrink by means over whole pixels, rounded after each direction, and enlarge by repeating: Pillow's box filter.
@@ -38,10 +42,23 @@ def _pixelate(images: Tensor, draws: Draws, factor: float) -> Tensor:
     """
     height, width = images.shape[2:]
     down, across = int(height * factor), int(width * factor)
+    y, x = _nearest(down, height), _nearest(across, width)
+    if suit_pillow(images) and height <= _TALLEST * width:
+        pixels = _box_with_pillow(images, down, across).take(x, 2).take(y, 1)
+        return torch.from_numpy(pixels).permute(0, 3, 1, 2)
     narrow = _box_means(images.transpose(2, 3).contiguous().float(), across)
     small = _box_means(narrow.transpose(2, 3).contiguous(), down).to(torch.uint8)
-    y, x = (on_device(_nearest(*sizes), images.device) for sizes in ((down, height), (across, width)))
-    return small.index_select(3, x).index_select(2, y)
+    return small.index_select(3, on_device(x, images.device)).index_select(2, on_device(y, images.device))
+
+
+def _box_with_pillow(images: Tensor, down: int, across: int) -> np.ndarray:
+    """Shrink (N, C, H, W) uint8 images, on the CPU, to (N, down, across, C)."""
+    pixels = interleaved(images)
+    result = np.empty((len(pixels), down, across, pixels.shape[3]), np.uint8)
+    for image, place in zip(pixels, result, strict=True):
+        small = Image.fromarray(image.squeeze()).resize((across, down), Image.Resampling.BOX)
+        place[...] = np.asarray(small).reshape(place.shape)
+    return result
 
 
 def _box_means(planes: Tensor, reduced: int) -> Tensor:

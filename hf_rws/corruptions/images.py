@@ -17,6 +17,7 @@ from hf_rws.errors import OptionError
 MIN_SIDE = 32
 UNREADABLE = (OSError, SyntaxError, ValueError, struct.error, zlib.error, Image.DecompressionBombError)  # of Pillow
 _PIL_MODES = ("RGB", "L")
+_FEWEST_PIXELS_FOR_PILLOW = 96 * 96
 
 
 def to_batch(images: Any) -> tuple[Tensor, Callable[[Tensor], Any]]:
@@ -40,6 +41,17 @@ def to_batch(images: Any) -> tuple[Tensor, Callable[[Tensor], Any]]:
     if isinstance(images, Tensor):
         return _from_torch(images)
     raise OptionError(f"Images must be a numpy array, a torch tensor or a PIL image, not {type(images).__name__}.")
+
+
+def suit_pillow(images: Tensor) -> bool:
+    """Whether images of shape (N, C, H, W) are so large, and on the CPU, that Pillow is faster with them one by one."""
+    return images.device.type == "cpu" and images.shape[2] * images.shape[3] >= _FEWEST_PIXELS_FOR_PILLOW
+
+
+def interleaved(images: Tensor) -> np.ndarray:
+    """Images of shape (N, C, H, W) on the CPU as a contiguous (N, H, W, C) array: their own memory if they lie so."""
+    pixels = images.permute(0, 2, 3, 1).numpy()
+    return pixels if pixels.flags.c_contiguous else np.stack(images.unbind(1), -1)  # several times as fast as a copy
 
 
 def _from_pil(image: Image.Image) -> tuple[Tensor, Callable[[Tensor], Any]]:

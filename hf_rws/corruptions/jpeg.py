@@ -21,6 +21,7 @@ from torch.nn import functional
 
 from hf_rws.corruptions.definition import CIFAR, IMAGENET, TINY_IMAGENET, Corruption, Draws
 from hf_rws.corruptions.filters import on_device
+from hf_rws.corruptions.images import interleaved, suit_pillow
 
 _JPEG_QUALITY = {CIFAR: (80, 65, 58, 50, 40), TINY_IMAGENET: (65, 58, 50, 40, 25), IMAGENET: (25, 18, 15, 10, 7)}
 
@@ -44,28 +45,24 @@ _CHROMA_STEPS = (
 # In 16-bit fixed point: RGB to Y, Cb, Cr and what they are rounded with.
 _TO_YCC = ((19595, 38470, 7471), (-11059, -21709, 32768), (32768, -27439, -5329))
 _YCC_OFFSETS = (2**15, (128 << 16) + 2**15 - 1, (128 << 16) + 2**15 - 1)
-_FEWEST_PIXELS_FOR_PILLOW = 96 * 96
 _RED_CR, _GREEN_CB, _GREEN_CR, _BLUE_CB = 91881, -22554, -46802, 116130
 
 
 def _jpeg(images: Tensor, draws: Draws, quality: int) -> Tensor:
-    large = images.shape[2] * images.shape[3] >= _FEWEST_PIXELS_FOR_PILLOW
-    if large and images.device.type == "cpu":
+    if suit_pillow(images):
         return _with_pillow(images, quality)
     return _without_file(images.contiguous(), quality)
 
 
 def _with_pillow(images: Tensor, quality: int) -> Tensor:
     """Write (N, C, H, W) uint8 images as files and read them back, on the CPU."""
-    results = []
-    interleaved = images.permute(0, 2, 3, 1)
-    if not interleaved.is_contiguous():
-        interleaved = torch.stack(images.unbind(1), -1)  # several times as fast as contiguous()
-    for image in interleaved.numpy():
+    pixels = interleaved(images)
+    result = np.empty_like(pixels)
+    for image, place in zip(pixels, result, strict=True):
         file = io.BytesIO()
         Image.fromarray(image.squeeze()).save(file, "JPEG", quality=quality)
-        results.append(np.array(Image.open(file)).reshape(image.shape))
-    return torch.from_numpy(np.stack(results)).permute(0, 3, 1, 2)
+        place[...] = np.asarray(Image.open(file)).reshape(place.shape)
+    return torch.from_numpy(result).permute(0, 3, 1, 2)
 
 
 def _without_file(images: Tensor, quality: int) -> Tensor:

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from hf_rws._choices import SEVERITIES
-from hf_rws.corruptions import CORRUPTIONS, corrupt, filters, jpeg
+from hf_rws.corruptions import CORRUPTIONS, corrupt, filters
+from hf_rws.corruptions import images as kinds
 from hf_rws.corruptions.noise import _SHOT_PHOTONS, _shot_table
 from hf_rws.corruptions.registry import find
 from tests.corruptions import reference
@@ -59,12 +60,32 @@ def test_jpeg_is_pillows_at_any_size(size, quality_set):
                 np.testing.assert_array_equal(result, reference.jpeg_compression(image, (), quality))
 
 
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 @pytest.mark.parametrize("channels", [3, 1])
-def test_large_jpegs_are_the_same_with_and_without_a_file(channels):
-    images = torch.from_numpy(pictures(2, 131, 100, channels=channels))
-    without = jpeg._without_file(images, 25).clamp_(0, 255).to(torch.uint8)
-    assert torch.equal(jpeg._with_pillow(images, 25), without)
-    assert torch.equal(corrupt(images, "jpeg_compression", 1, parameters="imagenet"), without)
+@pytest.mark.parametrize("name", ["jpeg_compression", "pixelate"])
+def test_large_images_are_the_same_with_and_without_pillow(name, channels, layout, monkeypatch):
+    clean = torch.from_numpy(pictures(2, 131, 100, channels=channels)).to(memory_format=layout)
+    for severity in (1, 4):
+        found = []
+        for fewest_pixels in (0, 10**9):
+            monkeypatch.setattr(kinds, "_FEWEST_PIXELS_FOR_PILLOW", fewest_pixels)
+            found.append(corrupt(clean, name, severity, parameters="imagenet"))
+        assert torch.equal(*found), severity
+
+
+@pytest.mark.parametrize("severity", SEVERITIES)
+@pytest.mark.parametrize("parameters", SIZES)
+def test_brightness_is_exact(parameters, severity):
+    """Every level of every V: in quarters, all is whole numbers."""
+    value, level = (a.ravel() for a in np.mgrid[:256, :256])
+    value = np.maximum(value, level)
+    added = find("brightness").constants[parameters][severity - 1] * 255 * 4
+    assert added == round(added)
+    raised = np.minimum(4 * value + round(added), 255 * 4)
+    expected = np.where(value, level * raised // np.maximum(4 * value, 1), raised // 4)
+    clean = np.stack((value, level, level)).astype(np.uint8).reshape(3, 256, 256)
+    found = corrupt(torch.from_numpy(clean), "brightness", severity, parameters=parameters).numpy()
+    np.testing.assert_array_equal(found[1].ravel(), expected)
 
 
 @pytest.mark.parametrize(
@@ -89,7 +110,7 @@ def test_ways_that_differ_in_speed_only(name, limit, values, monkeypatch):
     assert (found[0] == found[1]).float().mean() > 0.999
 
 
-@pytest.mark.parametrize("size", [(32, 32), (33, 47), (71, 40), (37, 130), (85, 73)])
+@pytest.mark.parametrize("size", [(32, 32), (33, 47), (71, 40), (37, 130), (85, 73), (97, 131), (160, 90)])
 def test_pixelate_is_pillows_at_any_size(size):
     clean = pictures(2, *size)
     for parameters in SIZES:
