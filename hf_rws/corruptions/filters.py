@@ -167,8 +167,8 @@ def _correlate_by_fft(images: Tensor, kernel: np.ndarray) -> Tensor:
     reach = kernel.shape[0] // 2
     height, width = images.shape[-2:]
     planes = functional.pad(images.float(), (reach,) * 4, mode="reflect").flatten(0, 1)
-    size = [_fast_length(side) for side in planes.shape[1:]]
-    transfer = _transfer(kernel.tobytes(), len(kernel), *size, images.device)
+    size = _fast_length(planes.shape[1]), _fast_length(planes.shape[2])
+    transfer = torch.fft.fft2(on_device(kernel * GAIN, images.device), s=size).conj_physical()
     pairs = 1 if images.device.type == "cpu" else -(-len(planes) // 2)  # one at a time stays in a CPU's cache
     halves = slice(None, pairs), slice(-pairs, None)  # of an odd number, the one in the middle is in both
     parts = torch.zeros(pairs, *size, 2, device=images.device, dtype=wide_float(images.device))
@@ -181,13 +181,6 @@ def _correlate_by_fft(images: Tensor, kernel: np.ndarray) -> Tensor:
         for part, half in enumerate(halves):
             places[half] = blurred[:, :height, :width, part]
     return result.view(images.shape)
-
-
-@keep_within(_KEPT_BYTES)
-def _transfer(kernel: bytes, side: int, height: int, width: int, device: torch.device) -> Tensor:
-    """By what the spectrum of images of this size is multiplied to correlate them with a kernel."""
-    taps = np.frombuffer(kernel).reshape(side, side) * GAIN
-    return torch.fft.fft2(on_device(taps, device), s=(height, width)).conj().resolve_conj()
 
 
 def _fast_length(length: int) -> int:
