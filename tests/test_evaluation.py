@@ -61,6 +61,43 @@ def test_accuracy_is_a_count_by_hand(batch_size):
     assert accuracy(Reddest(), images, batch_size=batch_size) == pytest.approx(expected)
 
 
+@pytest.mark.parametrize("batch_size", [1, 7, 500])
+def test_an_evaluation_is_the_same_at_any_batch_size(batch_size):
+    created, images = model("vgg16_bn_gap"), image_set(20)
+    wanted, found = (
+        evaluate(created, images, ["fog", "gaussian_noise"], **o) for o in ({}, {"batch_size": batch_size})
+    )
+    assert all(torch.equal(one.right, other.right) for one, other in zip(wanted.rows, found.rows, strict=True))
+
+
+def test_never_more_images_than_a_cpu_takes_at_once(monkeypatch):
+    """Of 100 images of 224 px in one array, 41 are corrupted, normalised and answered at a time."""
+    images = torch.zeros(1, 3, 1, 1, dtype=torch.uint8).expand(100, 3, 224, 224)
+    shown, asked = [], Reddest()
+    monkeypatch.setattr(_evaluate, "corrupt", lambda part, *_, **__: shown.append(len(part)) or part)
+    evaluate(asked, (images, torch.zeros(100, dtype=torch.int64)), "fog", clean=False)
+    assert shown == [41, 41, 18]
+    assert [count for count in asked.batches if count > 1] == shown  # one image may be looked at before
+
+
+def test_memory_that_runs_out_halves_the_number_once_for_all_rows():
+    created = Reddest()
+    forward = created.forward
+    created.forward = lambda images: forward(images) if len(images) <= 3 else _no_memory()
+    with pytest.warns(RWSWarning, match="3 at once from now on") as given:
+        found = evaluate(created, image_set(12), ["fog", "contrast"])
+    assert len(given) == 1
+    assert created.batches == [3] * 12
+    assert all(
+        torch.equal(one.right, other.right)
+        for one, other in zip(evaluate(Reddest(), image_set(12), ["fog", "contrast"]).rows, found.rows, strict=True)
+    )
+
+
+def _no_memory():
+    raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+
 def test_predictions_are_int64_on_the_cpu_in_order():
     images = pixels(11)
     found = predict(Reddest(), images, batch_size=4)

@@ -117,7 +117,7 @@ seed_option = click.option("--seed", type=int, default=0, show_default=True, hel
 batch_size_option = click.option(
     "--batch-size",
     type=click.IntRange(1),
-    help="Images at a time, over all processes.  [default: 128 in training, 500 in measuring]",
+    help="Images at a time, over all processes.  [default: 128 in training; in measuring what memory holds]",
 )
 
 image_size_option = click.option(

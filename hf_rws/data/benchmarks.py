@@ -27,6 +27,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from hf_rws._at_once import by_area
 from hf_rws._choices import CORRUPTIONS, SEVERITIES
 from hf_rws.corruptions.batch import check_severity
 from hf_rws.data.pictures import IMAGE_ENDINGS, as_array, readable
@@ -90,14 +91,14 @@ class Benchmark:
         return len(self._select(corruption, severity)[1])
 
     def batches(
-        self, corruption: str, severity: int, *, batch_size: int = 500, limit: int | None = None
+        self, corruption: str, severity: int, *, batch_size: int | None = None, limit: int | None = None
     ) -> Iterator[ImageSet]:
         """The images in the published order, in constant memory; where they lie in folders, one of each class in turn.
 
         Args:
             corruption: One of `corruptions`.
             severity: 1 to 5.
-            batch_size: Images at a time.
+            batch_size: Images at a time; by default by their size, as many as a network is asked about at once.
             limit: Only the first so many.
 
         Yields:
@@ -110,6 +111,9 @@ class Benchmark:
         """
         part, chosen, labels = self._select(corruption, severity)
         chosen, labels = chosen[:limit], labels[:limit]
+        if batch_size is None:
+            (one,) = part.pixels(chosen[:1], self.preprocessing)
+            batch_size = by_area(one.shape, torch.device("cpu"))
         shapes: set[tuple[int, ...]] = set()
         for first in range(0, len(chosen), batch_size):
             where = slice(first, first + batch_size)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from hf_rws._accelerator import resolve_device
 from hf_rws._ambient import unaffected
+from hf_rws._at_once import AskingInParts, by_area
 from hf_rws._progress import bar
 from hf_rws.corruptions import corrupt
 from hf_rws.corruptions.batch import check_severity
@@ -37,7 +38,7 @@ def evaluate(
     severities: Sequence[int] = (5,),
     clean: bool = True,
     seed: int = 0,
-    batch_size: int = 500,
+    batch_size: int | None = None,
     limit: int | None = None,
     class_map: ClassMap | None = None,
     device: str | torch.device | None = None,
@@ -60,7 +61,8 @@ def evaluate(
         severities: Severities, 1 to 5.
         clean: Whether to measure clean images too (published benchmarks have none).
         seed: Seed of the corruptions' draws, and of that of `limit`.
-        batch_size: Images at a time.
+        batch_size: Images at a time; by default as many as are fast and as memory holds. It changes no result, but for
+            the rounding of scores.
         limit: Use only so many images: the first (also of a published benchmark), but of a dataset by its name drawn at
             random by `seed`, as many are sorted by class, and no others are decoded.
         class_map: What classes of the dataset are among the model's, where names do not agree: {"car": "automobile"}.
@@ -78,7 +80,7 @@ def evaluate(
     Raises:
         OptionError: Unknown corruption or severity; no images, or of a size that the model cannot take; images and
             labels that do not fit; classes that the model does not know; a model that gives no classes, or is on the
-            meta device; a device that is not there.
+            meta device; a device that is not there, or whose memory does not hold a single image.
         NotFoundError: There is no such dataset, or files of a benchmark are missing.
         FormatError: A dataset or benchmark cannot be read.
 
@@ -149,7 +151,7 @@ def _evaluations(
     severities: Sequence[int] = (5,),
     clean: bool = True,
     seed: int = 0,
-    batch_size: int = 500,
+    batch_size: int | None = None,
     limit: int | None = None,
     class_map: ClassMap | None = None,
     device: str | torch.device | None = None,
@@ -185,17 +187,18 @@ def _evaluations(
         settings.insert(0, (CLEAN, 0))
     rows: list[list[Row]] = [[] for _ in states]
     with _on(model, device):
-        place = _first_parameter(model).device
+        place, asking = _first_parameter(model).device, AskingInParts(batch_size)
         for name, severity in bar(settings, shown=progress, desc="evaluating", leave=False):
             if isinstance(images, Benchmark):
                 parts = images.batches(name, severity, batch_size=batch_size, limit=limit)
             else:
-                parts = _corrupted(images, name, severity, seed=seed, batch_size=batch_size, device=place)
+                block = batch_size or by_area(images.images.shape, place)
+                parts = _corrupted(images, name, severity, seed=seed, batch_size=block, device=place)
             right: list[list[Tensor]] = [[] for _ in states]
             for part in parts:
                 for state, found in zip(states, right, strict=True):
                     with state():
-                        predicted = predict(model, part.images, batch_size=batch_size)
+                        predicted = _predict(model, part.images, asking)
                     found.append(answers.correct(predicted, part.labels))
             called, at = plain if plain and name == CLEAN else (name, severity)
             for kept, found in zip(rows, right, strict=True):
@@ -235,7 +238,7 @@ def _corrupted(
         yield replace(part, images=shown if name == CLEAN else corrupt(shown, name, severity, seed=seed, index=first))
 
 
-def accuracy(model: nn.Module, images: ImageSet, *, batch_size: int = 500) -> float:
+def accuracy(model: nn.Module, images: ImageSet, *, batch_size: int | None = None) -> float:
     """Top-1 accuracy in [0, 1]; classes are matched as `evaluate` does it."""
     answers = match_classes(model, images.classes, name=images.name)
     right = answers.correct(predict(model, images.images, batch_size=batch_size), images.labels.cpu())
@@ -243,29 +246,35 @@ def accuracy(model: nn.Module, images: ImageSet, *, batch_size: int = 500) -> fl
 
 
 @unaffected
-def predict(model: nn.Module, images: Tensor, *, batch_size: int = 500) -> Tensor:
+def predict(model: nn.Module, images: Tensor, *, batch_size: int | None = None) -> Tensor:
     """Predicted classes of images.
 
     Args:
         model: A timm model.
         images: uint8 of shape (N, 3, H, W), of a size that the model takes; made grey for a model of one channel.
-        batch_size: Images at a time.
+        batch_size: Images at a time; by default as many as are fast and as memory holds.
 
     Returns:
         int64 of shape (N,), on the CPU.
 
     Raises:
-        OptionError: The model cannot take the images, or gives no classes.
+        OptionError: The model cannot take the images, or gives no classes; memory does not hold a single image.
     """
+    return _predict(model, images, AskingInParts(batch_size))
+
+
+def _predict(model: nn.Module, images: Tensor, asking: AskingInParts) -> Tensor:
+    """As `predict`, with what a run knows of its memory."""
     _check_answers_classes(model)
     first = _first_parameter(model)
     normalize = Normalize.of(model).to(first.device)
-    found = []
-    with _evaluating(model), torch.inference_mode():
-        for chunk in images.split(batch_size):
-            with takes_images_of(chunk.shape):
-                scores = model(normalize(chunk.to(first.device)).to(first.dtype))
-            found.append(check_scores(model, scores).argmax(1).cpu())
+
+    def classes(part: Tensor) -> Tensor:
+        scores = model(normalize(part.to(first.device)).to(first.dtype))
+        return check_scores(model, scores).argmax(1).cpu()
+
+    with _evaluating(model), torch.inference_mode(), takes_images_of(images.shape):
+        found = asking(model, images, classes)
     return torch.cat(found) if found else torch.empty(0, dtype=torch.int64)
 
 
