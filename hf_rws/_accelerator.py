@@ -97,7 +97,6 @@ def training_on(device: str = "auto") -> Iterator[None]:
 def create_accelerator(
     precision: str,
     *,
-    gradient_accumulation_steps: int = 1,
     log_with: Sequence[str] = (),
     project_dir: str | Path | None = None,
 ) -> "Accelerator":
@@ -105,7 +104,6 @@ def create_accelerator(
 
     Args:
         precision: One of `PRECISIONS`.
-        gradient_accumulation_steps: Parts in which a batch is computed.
         log_with: Names of trackers.
         project_dir: Where trackers write.
 
@@ -123,8 +121,8 @@ def create_accelerator(
     try:
         return Accelerator(
             mixed_precision=resolve_precision(precision, device.type),
-            # as a plugin: the plain argument gives way to what `accelerate launch` puts into the environment
-            gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=gradient_accumulation_steps),
+            # batches are cut by `_at_once`; without it the environment that `accelerate launch` leaves has its say
+            gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),
             log_with=list(log_with) or None,
             project_dir=None if project_dir is None else str(project_dir),
         )

@@ -10,13 +10,15 @@ import timm
 import torch
 from safetensors.torch import load_file
 
-from hf_rws import corrupt
+from hf_rws import _at_once, corrupt
 from hf_rws._accelerator import resolve_precision
 from hf_rws.errors import AccessError, FormatError, OptionError
 from hf_rws.evaluation import accuracy
 from hf_rws.training import augmentation, trainer
+from hf_rws.training import pixels as pixels_module
 from hf_rws.training.arguments import RECIPES, TrainingArguments, create_scheduler
-from hf_rws.training.trainer import _corrupted, train
+from hf_rws.training.pixels import Pixels
+from hf_rws.training.trainer import train
 from tests.helpers import (
     arguments,
     datasets_cache,  # noqa: F401
@@ -385,9 +387,9 @@ def test_the_best_epoch_is_kept_and_the_test_split_is_seen_once(tmp_path, monkey
     """By sizes: 12 images are the validation split, 20 the test split."""
     scores, seen, states = iter([0.2, 0.9, 0.9, 0.5]), [], []
 
-    def accuracy(network, images, **_):
-        seen.append(len(images))
-        if len(images) == 12:
+    def accuracy(network, parts):
+        seen.append(sum(map(len, parts)))
+        if seen[-1] == 12:
             states.append(weights(network))
             return next(scores)
         return 0.25
@@ -463,21 +465,83 @@ def test_what_a_run_leaves(tmp_path, monkeypatch):
 # --- the corruption ---
 
 
+def _all(split, *given, **options):
+    """All images as a training sees them, by their numbers; and its parts in order are the same."""
+    made = Pixels(split, torch.device("cpu"), *given, **options)
+    found = made(torch.arange(len(split)))
+    assert torch.equal(torch.cat([part.images for part in made.parts()]), found)
+    assert torch.equal(torch.cat([part.labels for part in made.parts()]), split.labels)
+    return found
+
+
 def test_one_corruption_is_one_fixed_draw_per_image():
-    images, given = image_set(12), arguments(corruption=("gaussian_noise",), severity=4)
-    found = _corrupted(images, given, seed=7)
-    assert torch.equal(found.images, corrupt(images.images, "gaussian_noise", 4, seed=7))
-    assert torch.equal(found.images, _corrupted(images, given, seed=7).images)
-    assert not torch.equal(found.images, _corrupted(images, given, seed=8).images)
+    images, given = image_set(12), (("gaussian_noise",), 4)
+    found = _all(images, *given, seed=7)
+    assert torch.equal(found, corrupt(images.images, "gaussian_noise", 4, seed=7))
+    assert torch.equal(found, _all(images, *given, seed=7))
+    assert not torch.equal(found, _all(images, *given, seed=8))
     assert torch.equal(images.images, image_set(12).images)
-    assert _corrupted(images, arguments(), seed=7) is images
+    assert torch.equal(_all(images), images.images)
+
+
+@pytest.mark.parametrize("names", [(), ("gaussian_noise",), ("gaussian_noise", "spatter", "fog")])
+def test_images_are_the_same_whether_memory_holds_all_or_not(names, monkeypatch):
+    images = image_set(20)
+    kept = Pixels(images, torch.device("cpu"), names, 4, seed=7)
+    monkeypatch.setattr(pixels_module, "_KEPT_BYTES", 0)
+    monkeypatch.setattr(pixels_module, "_BLOCK_BYTES", 5 * images.images[0].nbytes)
+    made = Pixels(images, torch.device("cpu"), names, 4, seed=7)
+    assert (kept._kept is None, made._kept, made.block) == (not names, None, 5)
+    for rows in torch.randperm(20, generator=torch.Generator().manual_seed(0)).split(6):
+        assert torch.equal(made(rows), kept(rows))
+    assert all(torch.equal(*(p.images for p in pair)) for pair in zip(made.parts(), kept.parts(), strict=True))
+
+
+def test_a_training_is_the_same_whether_memory_holds_all_or_not(tmp_path, monkeypatch):
+    names = ("gaussian_noise", "contrast")
+    one, whole = _trained(tmp_path / "1", corruption=names)
+    monkeypatch.setattr(pixels_module, "_KEPT_BYTES", 0)
+    monkeypatch.setattr(pixels_module, "_BLOCK_BYTES", 20 * 3 * 32 * 32)
+    other, parts = _trained(tmp_path / "2", corruption=names)
+    assert same(whole, parts)
+    assert log_of(tmp_path / "1") == log_of(tmp_path / "2")
+    assert one.test_accuracy == other.test_accuracy
+
+
+def test_nothing_copies_a_split_that_does_not_fit(tmp_path, monkeypatch):
+    """What is corrupted, looked up and answered at once is a block, however many images there are."""
+    sizes = []
+
+    def spy(images, name, **_):
+        sizes.append(len(images))
+        return images.clone()
+
+    monkeypatch.setattr(pixels_module, "corrupt", spy)
+    monkeypatch.setattr(pixels_module, "_KEPT_BYTES", 0)
+    monkeypatch.setattr(pixels_module, "_BLOCK_BYTES", 16 * 3 * 32 * 32)
+    monkeypatch.setattr(pixels_module, "by_area", lambda *_: 10)
+    _trained(tmp_path / "run", corruption=("fog",), data=splits(train=64, validation=30, test=30), epochs=1)
+    assert sizes == [16] * 4 + [10] * 6
+
+
+def test_a_batch_that_memory_does_not_hold_is_cut(tmp_path, monkeypatch):
+    start, data = weights(model()), splits(train=80)
+    _, whole = _trained(tmp_path / "1", data=data, **TEN_STEPS)
+    monkeypatch.setattr(_at_once, "_SMALL_LEARNED", 0)
+    monkeypatch.setattr(trainer, "free_memory", lambda device: 2 * 700_000)
+    counts = []
+    created = model()
+    created.register_forward_pre_hook(lambda module, args: counts.append(len(args[0])) if module.training else None)
+    train(created, data, tmp_path / "2", arguments(**TEN_STEPS))
+    assert max(counts) < 8
+    assert _far(whole, weights(created)) < 1e-3 * _far(whole, start)
 
 
 @pytest.mark.parametrize(("count", "shares"), [(12, [4, 4, 4]), (13, [4, 4, 5])])
 def test_several_corruptions_have_equal_shares(count, shares):
     names = ("brightness", "contrast", "saturate")  # nothing is drawn in these
     images = image_set(count)
-    found = _corrupted(images, arguments(corruption=names), seed=3).images
+    found = _all(images, names, seed=3)
     whole = {name: corrupt(images.images, name, 5) for name in names}
     taken = [[name for name in names if torch.equal(found[row], whole[name][row])] for row in range(count)]
     assert all(len(name) == 1 for name in taken)
@@ -488,11 +552,11 @@ def test_several_corruptions_have_equal_shares(count, shares):
 def test_draws_of_training_validation_and_test_differ(fresh, tmp_path, monkeypatch):
     seeds = {}
 
-    def spy(images, name, severity, *, seed=0):
+    def spy(images, name, *, severity, seed, index):
         seeds.setdefault(len(images), []).append(seed)
         return images
 
-    monkeypatch.setattr(trainer, "corrupt", spy)
+    monkeypatch.setattr(pixels_module, "corrupt", spy)
     _trained(tmp_path / "run", corruption=("fog",), epochs=3, fresh_corruption=fresh)
     assert len(seeds[32]) == len(set(seeds[32])) == (3 if fresh else 1)
     assert (len(seeds[12]), seeds[20]) == (1, [0])

@@ -34,7 +34,7 @@ def corrupt(
     severity: int = 5,
     *,
     seed: int = 0,
-    index: int = 0,
+    index: int | Tensor = 0,
     parameters: str = "auto",
     generator: torch.Generator | None = None,
 ) -> Tensor: ...
@@ -47,7 +47,7 @@ def corrupt(
     severity: int = 5,
     *,
     seed: int = 0,
-    index: int = 0,
+    index: int | Tensor = 0,
     parameters: str = "auto",
     generator: torch.Generator | None = None,
 ) -> NDArray[np.uint8]: ...
@@ -60,7 +60,7 @@ def corrupt(
     severity: int = 5,
     *,
     seed: int = 0,
-    index: int = 0,
+    index: int | Tensor = 0,
     parameters: str = "auto",
     generator: torch.Generator | None = None,
 ) -> Image: ...
@@ -73,7 +73,7 @@ def corrupt(
     severity: int = 5,
     *,
     seed: int = 0,
-    index: int = 0,
+    index: int | Tensor = 0,
     parameters: str = "auto",
     generator: torch.Generator | None = None,
 ) -> Any:
@@ -88,7 +88,7 @@ def corrupt(
         name: One of `CORRUPTIONS`.
         severity: 1 to 5.
         seed: Any integer; another seed gives other draws.
-        index: Number of the first image.
+        index: Number of the first image; or the numbers of all of them, an integer tensor of shape (N,).
         parameters: Whose severity constants: `"cifar"` (made for 32 px), `"tiny-imagenet"` (64), `"imagenet"` (224), or
             `"auto"`: by the shorter side, below 48 px, below 128, from 128 on.
         generator: For training: a generator on the images' device, from which draws then come batch by batch, without
@@ -110,15 +110,17 @@ def corrupt(
         True
     """
     corruption = find(name)
-    _check_numbers(severity, seed, index)
+    check_severity(severity)
+    _check_integer("seed", seed)
     batch, back = to_batch(images)
+    numbers = _numbers(index, len(batch))
     if corruption.needs_colour and batch.shape[1] == 1:
         raise OptionError(f"{name} is defined for colour images only: these have 1 channel.")
     if generator is not None and generator.device.type != batch.device.type:
         raise OptionError(f"The generator is on {generator.device}, the images are on {batch.device}.")
     constants = corruption.constants[parameter_set(parameters, min(batch.shape[2:]))][severity - 1]
 
-    def source(numbers: range) -> RandomSource:
+    def source(numbers: range | Tensor) -> RandomSource:
         if generator is not None:
             return GeneratorSource(generator, len(numbers))
         return ImageSource(seed, name, severity, numbers, batch.device)
@@ -132,7 +134,7 @@ def corrupt(
         chunk = batch[start : start + size]
         if not (corruption.any_layout or chunk.is_contiguous()):
             chunk = _planar(chunk)
-        draws = corruption.draw(source(range(index + start, index + start + len(chunk))), shape, constants)
+        draws = corruption.draw(source(numbers[start : start + size]), shape, constants)
         _store(corruption.apply(chunk, draws, constants), result[start : start + size])
     return back(result)
 
@@ -187,13 +189,25 @@ def parameter_set(parameters: str, shorter_side: int) -> str:
     return next((name for below, name in _SET_BELOW_SIDE if shorter_side < below), IMAGENET)
 
 
-def _check_numbers(severity: int, seed: int, index: int) -> None:
-    check_severity(severity)
-    for label, value in (("seed", seed), ("index", index)):
-        if not _is_integer(value):
-            raise OptionError(f"{label} must be an integer, not {value!r}.")
-    if not 0 <= index < MAX_IMAGES:
-        raise OptionError(f"index must be at least 0 and below 2**32, not {index}.")
+def _numbers(index: int | Tensor, count: int) -> range | Tensor:
+    """The numbers of `count` images, which `index` is, or begins."""
+    if not isinstance(index, Tensor):
+        _check_integer("index", index)
+        first = last = int(index)
+        numbers: range | Tensor = range(first, first + count)
+    elif index.shape != (count,) or index.is_floating_point() or index.is_complex() or index.dtype == torch.bool:
+        raise OptionError(f"index must be one integer an image, {count}, not {index.dtype} {tuple(index.shape)}.")
+    else:
+        first, last = (int(value) for value in index.aminmax()) if count else (0, 0)
+        numbers = index.cpu()
+    if not 0 <= first <= last < MAX_IMAGES:
+        raise OptionError(f"index must be at least 0 and below 2**32, not {first if first < 0 else last}.")
+    return numbers
+
+
+def _check_integer(label: str, value: object) -> None:
+    if not _is_integer(value):
+        raise OptionError(f"{label} must be an integer, not {value!r}.")
 
 
 def _is_integer(value: object) -> bool:

@@ -36,13 +36,16 @@ class ImageSource:
         seed: Any integer.
         name: Of the corruption.
         severity: 1 to 5.
-        numbers: The numbers of the images in the batch.
+        numbers: The numbers of the images in the batch: a range, or an integer tensor of shape (N,) on the CPU.
         device: Of the tensors returned.
     """
 
-    def __init__(self, seed: int, name: str, severity: int, numbers: range, device: torch.device):
+    def __init__(self, seed: int, name: str, severity: int, numbers: range | Tensor, device: torch.device):
         self._key = f"{seed}/{name}/{severity}"
-        self._numbers = np.arange(numbers.start, numbers.stop, dtype=np.uint64).astype(np.uint32)
+        if isinstance(numbers, range):
+            self._numbers = np.arange(numbers.start, numbers.stop, dtype=np.uint64).astype(np.uint32)
+        else:
+            self._numbers = numbers.numpy().astype(np.uint32)
         self._device = device
         self._generator = torch.Generator()
         self._calls = 0

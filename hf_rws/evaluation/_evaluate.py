@@ -238,11 +238,15 @@ def _corrupted(
         yield replace(part, images=shown if name == CLEAN else corrupt(shown, name, severity, seed=seed, index=first))
 
 
-def accuracy(model: nn.Module, images: ImageSet, *, batch_size: int | None = None) -> float:
-    """Top-1 accuracy in [0, 1]; classes are matched as `evaluate` does it."""
-    answers = match_classes(model, images.classes, name=images.name)
-    right = answers.correct(predict(model, images.images, batch_size=batch_size), images.labels.cpu())
-    return float(right.double().mean()) if len(right) else 0.0
+@unaffected
+def accuracy(model: nn.Module, images: ImageSet | Iterable[ImageSet], *, batch_size: int | None = None) -> float:
+    """Top-1 accuracy in [0, 1] on images, or on all parts of them; classes are matched as `evaluate` does it."""
+    asking, right = AskingInParts(batch_size), [torch.empty(0, dtype=torch.bool)]
+    for part in [images] if isinstance(images, ImageSet) else images:
+        answers = match_classes(model, part.classes, name=part.name)
+        right.append(answers.correct(_predict(model, part.images, asking), part.labels.cpu()))
+    found = torch.cat(right)
+    return float(found.double().mean()) if len(found) else 0.0
 
 
 @unaffected

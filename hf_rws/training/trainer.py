@@ -8,7 +8,7 @@ import json
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -22,12 +22,11 @@ from torch.nn import functional as F
 
 from hf_rws._accelerator import check_trackers, create_accelerator, end_trackers, state_kept
 from hf_rws._ambient import learning, random_state_kept
+from hf_rws._at_once import LearningInParts, free_memory
 from hf_rws._files import check_writable, read_json, read_json_lines, write_whole
 from hf_rws._progress import bar
-from hf_rws.corruptions import corrupt
-from hf_rws.corruptions.mixing import change_groups, equal_shares
 from hf_rws.data.preprocessing import Normalize
-from hf_rws.data.sets import ImageSet, Splits
+from hf_rws.data.sets import Splits
 from hf_rws.errors import AccessError, FormatError, OptionError, RWSError
 from hf_rws.evaluation import accuracy
 from hf_rws.evaluation.labels import check_classes
@@ -37,6 +36,7 @@ from hf_rws.timm_repo import CONFIG_NAME, METRICS_NAME, MODEL_NAME, TRAINING_NAM
 from hf_rws.training import augmentation
 from hf_rws.training.arguments import TrainingArguments, create_scheduler
 from hf_rws.training.augmentation import default_augmentation
+from hf_rws.training.pixels import Pixels
 
 
 @dataclass
@@ -134,17 +134,14 @@ class _TrainingRun:
 
         set_seed(arguments.seed)
         self.accelerator = create_accelerator(
-            arguments.mixed_precision,
-            gradient_accumulation_steps=arguments.gradient_accumulation_steps,
-            log_with=arguments.log_with,
-            project_dir=folder,
+            arguments.mixed_precision, log_with=arguments.log_with, project_dir=folder
         )
         self.arguments, self.data, self.folder = arguments, data, folder
         self.checkpoint, self.log = folder / "checkpoint", folder / METRICS_NAME
-        self.parts = self.accelerator.num_processes * arguments.gradient_accumulation_steps
-        if arguments.batch_size % self.parts or len(data.train) < arguments.batch_size:
+        parts = self.accelerator.num_processes * arguments.gradient_accumulation_steps
+        if arguments.batch_size % parts or len(data.train) < arguments.batch_size:
             raise OptionError(
-                f"batch_size {arguments.batch_size} must be a multiple of {self.parts} (processes x accumulation "
+                f"batch_size {arguments.batch_size} must be a multiple of {parts} (processes x accumulation "
                 f"steps) and at most the number of training images, {len(data.train)}"
             )
         self.steps = len(data.train) // arguments.batch_size
@@ -168,6 +165,12 @@ class _TrainingRun:
         )
         self.scheduler = create_scheduler(optimizer, arguments, self.steps)
         self.model, self.optimizer = self.accelerator.prepare(model, optimizer)
+        self.gradients = LearningInParts(
+            self.accelerator,
+            self.model,
+            least=arguments.gradient_accumulation_steps,
+            budget=free_memory(self.device) // 2 if self.device.type == "cpu" else None,
+        )
         self.progress = _Progress()
         self.accelerator.register_for_checkpointing(self.scheduler, self.progress)
         if resume:
@@ -178,7 +181,13 @@ class _TrainingRun:
             self.augmentation = default_augmentation(min(data.train.images.shape[2:]))
         self.pixels = self._training_pixels(epoch=0)
         self.labels = data.train.labels.to(self.device)
-        self.validation = _corrupted(data.validation, arguments, seed=_draw_seed(arguments, epoch=0) + 1)
+        self.validation = Pixels(
+            data.validation,
+            self.device,
+            arguments.corruption,
+            arguments.severity,
+            seed=_draw_seed(arguments, epoch=0) + 1,
+        )
         self.bar = bar(
             total=arguments.epochs * self.steps,
             initial=self.progress.epoch * self.steps,
@@ -192,35 +201,29 @@ class _TrainingRun:
         arguments, accelerator = self.arguments, self.accelerator
         if arguments.fresh_corruption and epoch:
             self.pixels = self._training_pixels(epoch)
-        share = arguments.batch_size // self.parts
         total, lr = torch.zeros((), dtype=torch.float32, device=self.device), float(self.scheduler.get_last_lr()[0])
         self.model.train()
-        for rows, draws in self._batches(epoch):
-            for part in range(arguments.gradient_accumulation_steps):
-                first = (part * accelerator.num_processes + accelerator.process_index) * share
-                mine = slice(first, first + share)
-                with accelerator.accumulate(self.model):
-                    chosen = rows[mine].to(self.device)
-                    images = augmentation.apply(
-                        self.augmentation, self.pixels[chosen], {name: draw[mine] for name, draw in draws.items()}
-                    )
-                    with accelerator.autocast():
-                        loss = F.cross_entropy(self.model(self.normalize(images)), self.labels[chosen])
-                    accelerator.backward(loss)
-                    self.optimizer.step()
-                    self.optimizer.zero_grad()
-                total += loss.detach()
+        for images, labels, draws in self._batches(epoch):
+            total += self.gradients(images.shape, partial(self._loss, images, labels, draws))
+            self.optimizer.step()
+            self.optimizer.zero_grad()
             self.scheduler.step()
             self.bar.update()
-        mean = accelerator.reduce(total, "mean") / (self.steps * arguments.gradient_accumulation_steps)
+        mean = accelerator.reduce(total, "mean") / self.steps
         return {"loss": float(mean), "lr": lr}
+
+    def _loss(self, images: Tensor, labels: Tensor, draws: augmentation.Draws, part: slice) -> Tensor:
+        """Mean loss of a part of a batch."""
+        shown = augmentation.apply(self.augmentation, images[part], {name: draw[part] for name, draw in draws.items()})
+        with self.accelerator.autocast():
+            return F.cross_entropy(self.model(self.normalize(shown)), labels[part])
 
     def end_epoch(self, epoch: int, trained: dict[str, float]) -> None:
         """Validate, log, keep the best weights and write a checkpoint."""
         from accelerate.utils import broadcast
 
         # batch norm statistics differ between processes: the main process' ones are kept, so it decides
-        own = torch.tensor(accuracy(self.plain, self.validation), dtype=torch.float32, device=self.device)
+        own = torch.tensor(accuracy(self.plain, self.validation.parts()), dtype=torch.float32, device=self.device)
         score = float(broadcast(own))
         row = {"epoch": epoch, **trained, "validation_accuracy": score}
         self.bar.set_postfix(loss=f"{trained['loss']:.3f}", validation=f"{score:.3f}")
@@ -268,24 +271,34 @@ class _TrainingRun:
 
     def _test_accuracy(self) -> dict[str, float]:
         arguments = self.arguments
-        test = replace(self.data.test, images=self.data.test.images.to(self.device))
-        found = {"clean": accuracy(self.plain, test)}
-        for name in arguments.corruption:
-            shown = replace(test, images=corrupt(test.images, name, arguments.severity))
-            found[_shown_name(name, arguments)] = accuracy(self.plain, shown)
-        return found
+        shown = {"clean": ()} | {_shown_name(name, arguments): (name,) for name in arguments.corruption}
+        return {
+            title: accuracy(self.plain, Pixels(self.data.test, self.device, names, arguments.severity).parts())
+            for title, names in shown.items()
+        }
 
-    def _training_pixels(self, epoch: int) -> Tensor:
-        train = replace(self.data.train, images=self.data.train.images.to(self.device))
-        return _corrupted(train, self.arguments, seed=_draw_seed(self.arguments, epoch)).images
+    def _training_pixels(self, epoch: int) -> Pixels:
+        arguments = self.arguments
+        seed = _draw_seed(arguments, epoch)
+        return Pixels(self.data.train, self.device, arguments.corruption, arguments.severity, seed=seed)
 
-    def _batches(self, epoch: int) -> Iterator[tuple[Tensor, augmentation.Draws]]:
-        """Indices and augmentation draws of each global batch; what is left over at the end is dropped."""
+    def _batches(self, epoch: int) -> Iterator[tuple[Tensor, Tensor, augmentation.Draws]]:
+        """This process' images, labels and augmentation draws of each batch; what is left over at the end is dropped.
+
+        A batch is shared out to the processes accumulation step by accumulation step.
+        """
+        size, accelerator = self.arguments.batch_size, self.accelerator
         generator = torch.Generator().manual_seed(self.arguments.seed * 100_003 + epoch)
-        order = torch.randperm(len(self.labels), generator=generator)
-        for step in range(self.steps):
-            rows = order[step * self.arguments.batch_size : (step + 1) * self.arguments.batch_size]
-            yield rows, augmentation.draw(self.augmentation, len(rows), generator)
+        order = torch.randperm(len(self.labels), generator=generator)[: self.steps * size].view(self.steps, size)
+        mine = torch.arange(size).view(self.arguments.gradient_accumulation_steps, accelerator.num_processes, -1)
+        mine = mine[:, accelerator.process_index].flatten()
+        for block in order[:, mine].split(max(1, self.pixels.block // len(mine))):
+            rows = block.flatten()
+            for images, labels in zip(
+                self.pixels(rows).split(len(mine)), self.labels[rows.to(self.device)].split(len(mine)), strict=True
+            ):
+                draws = augmentation.draw(self.augmentation, size, generator)
+                yield images, labels, {name: draw[mine] for name, draw in draws.items()}
 
     def _save_state(self) -> None:
         """Write a checkpoint beside the last one, then put it in its place; a whole one is there at any moment."""
@@ -324,18 +337,6 @@ class _TrainingRun:
     def _log(self, row: dict[str, Any]) -> None:
         with _writing_to(self.folder), self.log.open("a") as log:
             log.write(_line(row))
-
-
-def _corrupted(images: ImageSet, arguments: TrainingArguments, *, seed: int) -> ImageSet:
-    """The images under the training corruption; with several, each image gets one of them, in equal shares."""
-    names = arguments.corruption
-    if not names:
-        return images
-    ways = [partial(corrupt, name=name, severity=arguments.severity, seed=seed) for name in names]
-    if len(ways) == 1:
-        return replace(images, images=ways[0](images.images))
-    shares = equal_shares(len(images), len(ways), torch.Generator().manual_seed(seed))
-    return replace(images, images=change_groups(images.images, zip(shares, ways, strict=True)))
 
 
 def _shown_name(corruption: str, arguments: TrainingArguments) -> str:

@@ -37,6 +37,9 @@ def test_results_do_not_depend_on_batch_order_chunks_or_threads(name, size, para
     assert torch.equal(part, whole[7:12])
     one = corrupt(images[22], name, seed=3, index=27, parameters=parameters)
     assert torch.equal(one, whole[22])
+    order = torch.tensor([19, 2, 11])
+    chosen = corrupt(images[order], name, seed=3, index=5 + order, parameters=parameters)
+    assert torch.equal(chosen, whole[order])
     backwards = [corrupt(images[i : i + 1], name, seed=3, index=5 + i, parameters=parameters) for i in (4, 3, 2)]
     assert torch.equal(torch.cat(backwards), whole[[4, 3, 2]])
 
