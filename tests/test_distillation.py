@@ -352,7 +352,8 @@ def test_batches_are_smaller_of_larger_images():
     assert sizes == sorted(sizes, reverse=True)
     assert (sizes[0], sizes[1], sizes[-1]) == (128, 128, LEAST_BATCH)
     assert default_batch_size(128, 256) == default_batch_size(256, 128)
-    assert default_steps(500, batches=0.5) == pytest.approx(2 * default_steps(500), abs=1)  # as many images are seen
+    assert default_steps(500, batch_size=64) == pytest.approx(2 * default_steps(500), abs=1)  # as many images are seen
+    assert default_steps(500, pixels=224**2) == default_steps(50_000, pixels=224**2) < default_steps(500)
 
 
 @pytest.fixture

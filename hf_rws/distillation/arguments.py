@@ -13,8 +13,9 @@ OPTIMIZERS: dict[str, dict[str, Any]] = {
     "adamw": {"opt": "adamw", "lr": 1e-3},
 }
 LEAST_BATCH, _LARGEST_BATCH = 8, 128
+_BATCH_PIXELS = 2**20  # 20 images of 224 px
+_SEEN_PIXELS = 200_000_000  # in all steps against one corruption: 3,986 images of 224 px
 _ENOUGH_IMAGES = 20_000
-_BATCH_PIXELS = 2**20
 
 
 @dataclass(frozen=True)
@@ -68,15 +69,17 @@ def default_batch_size(height: int, width: int) -> int:
     return max(LEAST_BATCH, min(_LARGEST_BATCH, _BATCH_PIXELS // (height * width)))
 
 
-def default_steps(images: int, corruptions: int = 1, *, batches: float = 1.0) -> int:
-    """The number of optimizer steps where none is given (scripts/distillation_search.py, scripts/photos_search.py).
+def default_steps(images: int, corruptions: int = 1, *, batch_size: int = 128, pixels: int = 1024) -> int:
+    """The number of optimizer steps where none is given (scripts/distillation_search.py, scripts/photos_table.py).
 
     Args:
         images: How many there are to learn from.
         corruptions: How many to learn.
-        batches: Size of a batch as a multiple of the default one; the number of images seen is the same.
+        batch_size: Images per step.
+        pixels: Of an image; of large ones fewer are seen.
     """
-    return math.ceil((94 + min(images, 10_000) / 32) * (1 + math.log(corruptions)) / batches)
+    seen = min(12_000 + 4 * min(images, 10_000), _SEEN_PIXELS // pixels)
+    return math.ceil(seen * (1 + math.log(corruptions)) / batch_size)
 
 
 def enough_images(steps: int | None, batch_size: int | None) -> int:

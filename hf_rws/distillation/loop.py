@@ -101,7 +101,8 @@ class Distiller:
         self.began = time.perf_counter()
         self.accelerator = create_accelerator(arguments.mixed_precision)
         self.processes = self.accelerator.num_processes
-        usual = default_batch_size(*images.shape[2:])
+        height, width = images.shape[2:]
+        usual = default_batch_size(height, width)
         self.batch_size = arguments.batch_size or max(1, usual // self.processes) * self.processes
         if self.batch_size % self.processes:
             raise OptionError(f"batch_size {self.batch_size} must be a multiple of the {self.processes} processes")
@@ -118,7 +119,9 @@ class Distiller:
         owners = {tensor.name.rpartition(".")[0] for tensor in tensors if tensor.kind == "running_var"}
         self.norms = [self.student.get_submodule(name) for name in sorted(owners)]
 
-        usual_steps = partial(default_steps, corruptions=len(corrupter.names), batches=self.batch_size / usual)
+        usual_steps = partial(
+            default_steps, corruptions=len(corrupter.names), batch_size=self.batch_size, pixels=height * width
+        )
         order = torch.randperm(len(images), generator=Generator().manual_seed(arguments.seed))
         held_out = min(_MOST_HELD_OUT, max(1, round(arguments.hold_out * len(images))))
         if held_out == len(images):
