@@ -107,6 +107,16 @@ def test_shards_and_processes_change_nothing(source, tmp_path):
         assert len(rows[0]) == COUNTS[split]
 
 
+def test_large_images_are_treated_a_few_at_a_time(source, tmp_path, monkeypatch):
+    whole = write_corrupted_copy(source, tmp_path / "whole", "shot_noise", splits=["test"])
+    counts, apply = [], shards.Treatment.apply
+    monkeypatch.setattr(shards, "by_area", lambda *_: 5)
+    monkeypatch.setattr(shards.Treatment, "apply", lambda self, i, n: counts.append(len(i)) or apply(self, i, n))
+    few = write_corrupted_copy(source, tmp_path / "few", "shot_noise", splits=["test"])
+    assert counts[-3:] == [5, 5, 2]
+    assert files(few / "data") == files(whole / "data")
+
+
 def test_a_script_without_a_main_guard_is_told_of_it(source, tmp_path, monkeypatch):
     """Each process imports the script, and would begin processes itself."""
     copy = {"images_per_shard": 30, "num_proc": 2}

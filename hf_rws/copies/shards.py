@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from PIL import Image
 
+from hf_rws._at_once import by_area
 from hf_rws.copies.treatment import Treatment, read_images
 from hf_rws.errors import OptionError, RWSError
 
@@ -111,15 +113,27 @@ def _write_shard(shard: Shard, report: Callable[[int], Any]) -> None:
         temporary.unlink(missing_ok=True)
 
 
+def _encoded(table: "pa.Table", first: int, shard: Shard) -> list[bytes]:
+    """The images of some rows, treated; of large ones never more are in memory than a network would be asked about."""
+
+    def read(start: int, count: int) -> list[Image.Image]:
+        rows = table.slice(start, count)
+        return read_images(rows, shard.rows.features[shard.column], shard.column, first + start, shard.title)
+
+    (one,) = read(0, 1)
+    count = by_area((one.height, one.width), torch.device("cpu"))
+    starts = range(0, len(table), count)
+    return [content for start in starts for content in shard.treatment.apply(read(start, count), first + start)]
+
+
 def _treated(table: "pa.Table", first: int, shard: Shard) -> "pa.Table":
     """The same rows with other images; files that they point to are taken in."""
     import pyarrow as pa
     from datasets.table import embed_table_storage
 
-    images = read_images(table, shard.rows.features[shard.column], shard.column, first, shard.title)
+    encoded = _encoded(table, first, shard)
     ending = ".png" if shard.treatment.jpeg_quality is None else ".jpg"
     paths = [value["path"] and Path(value["path"]).stem + ending for value in table[shard.column].to_pylist()]
-    encoded = shard.treatment.apply(images, first)
     values = [{"bytes": content, "path": path} for content, path in zip(encoded, paths, strict=True)]
     place = table.schema.get_field_index(shard.column)
     field = table.schema.field(place)
