@@ -40,7 +40,7 @@ class TrainingArguments:
         augmentation: One of `AUGMENTATION_NAMES`, or "auto" for the released code's choice by image size.
         seed: Seed of the head, the order, the augmentation and the corruption.
         mixed_precision: One of `PRECISIONS`; "auto" asks the hardware what it computes fast.
-        gradient_accumulation_steps: Parts in which a batch is computed.
+        gradient_accumulation_steps: Parts in which a batch is computed, at least: memory may ask for more.
         log_with: Trackers of Accelerate to report to, e.g. ("tensorboard",).
     """
 
