@@ -16,6 +16,7 @@ SCHEDULES = ("step", "one-cycle", "cosine", "constant")
 AUGMENTATION_NAMES = ("crop-flip", "rotation-flip", "none")
 PRECISIONS = ("auto", "no", "fp16", "bf16")
 
+NORM_STATISTICS = ("learn", "keep")
 OPTIMIZER_NAMES = ("sgd", "adamw")  # of a distillation
 
 # Of a list of signatures.

@@ -19,7 +19,13 @@ from hf_rws.data.sets import ImageSet
 from hf_rws.data.unlabelled import as_images
 from hf_rws.distillation import loop
 from hf_rws.distillation._distill import distill
-from hf_rws.distillation.arguments import LEAST_BATCH, DistillationArguments, default_batch_size, default_steps
+from hf_rws.distillation.arguments import (
+    LEAST_BATCH,
+    DistillationArguments,
+    default_batch_size,
+    default_norm_statistics,
+    default_steps,
+)
 from hf_rws.distillation.loop import Distiller, _one_cycle
 from hf_rws.errors import MismatchError, OptionError, RWSWarning
 from hf_rws.layers import first_layers
@@ -344,6 +350,25 @@ def test_the_learning_rate_runs_through_one_cycle():
     assert default_steps(500, 5) > default_steps(500)
 
 
+# --- statistics of batch norms ---
+
+
+@pytest.mark.parametrize(("statistics", "kept"), [("learn", False), ("keep", True), ("auto", False)])
+def test_statistics_of_norms_are_learnt_or_kept(statistics, kept):
+    signature = distill(base(), IMAGES, corruption=darker, norm_statistics=statistics, **QUICK)
+    deltas = signature.deltas()
+    running = [delta for name, delta in deltas.items() if "running_" in name]
+    assert running
+    assert all(bool(delta.any()) != kept for delta in running)
+    assert any(delta.any() for name, delta in deltas.items() if "running_" not in name)
+    assert signature.config.method.training["norm_statistics"] == ("keep" if kept else "learn")
+
+
+def test_statistics_are_kept_of_large_images():
+    sizes = [default_norm_statistics(*size) for size in ((32, 32), (64, 64), (128, 128), (96, 256), (224, 224))]
+    assert sizes == ["learn", "learn", "keep", "keep", "keep"]
+
+
 # --- how many images, of what size ---
 
 
@@ -521,6 +546,7 @@ def test_the_training_split_of_a_dataset_is_used(tmp_path):
         ({"temperature": 0}, "temperature must be above 0"),
         ({"lr": float("nan")}, "lr must be above 0"),
         ({"optimizer": "lion"}, "optimizer must be one of auto, sgd, adamw"),
+        ({"norm_statistics": "freeze"}, "norm_statistics must be one of auto, learn, keep, got 'freeze'"),
         ({"seed": -1}, "seed must be"),
         ({"mixed_precision": "fp12"}, "refuses"),
     ],

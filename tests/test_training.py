@@ -469,8 +469,8 @@ def _all(split, *given, **options):
     """All images as a training sees them, by their numbers; and its parts in order are the same."""
     made = Pixels(split, torch.device("cpu"), *given, **options)
     found = made(torch.arange(len(split)))
-    assert torch.equal(torch.cat([part.images for part in made.parts()]), found)
-    assert torch.equal(torch.cat([part.labels for part in made.parts()]), split.labels)
+    assert torch.equal(torch.cat([part.images for part in made]), found)
+    assert torch.equal(torch.cat([part.labels for part in made]), split.labels)
     return found
 
 
@@ -494,7 +494,7 @@ def test_images_are_the_same_whether_memory_holds_all_or_not(names, monkeypatch)
     assert (kept._kept is None, made._kept, made.block) == (not names, None, 5)
     for rows in torch.randperm(20, generator=torch.Generator().manual_seed(0)).split(6):
         assert torch.equal(made(rows), kept(rows))
-    assert all(torch.equal(*(p.images for p in pair)) for pair in zip(made.parts(), kept.parts(), strict=True))
+    assert all(torch.equal(*(p.images for p in pair)) for pair in zip(made, kept, strict=True))
 
 
 def test_a_training_is_the_same_whether_memory_holds_all_or_not(tmp_path, monkeypatch):

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from hf_rws._choices import OPTIMIZER_NAMES
+from hf_rws._choices import NORM_STATISTICS, OPTIMIZER_NAMES
 from hf_rws._files import SIGNATURE, check_room
 from hf_rws.cli.options import (
     batch_size_option,
@@ -65,6 +65,13 @@ if TYPE_CHECKING:
     default="auto",
     show_default=True,
     help="auto: adamw where there are layer norms, else sgd.",
+)
+@click.option(
+    "--norm-statistics",
+    type=click.Choice(["auto", *NORM_STATISTICS]),
+    default="auto",
+    show_default=True,
+    help="Of batch norms: auto keeps them for images of 128 px and more, else they learn.",
 )
 @click.option("--lr", type=float, help="Peak of the learning rate.  [default: the optimizer's]")
 @click.option(

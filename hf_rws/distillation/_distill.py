@@ -62,6 +62,7 @@ def distill(
     optimizer: Literal["auto", "sgd", "adamw"] = "auto",
     lr: float | None = None,
     flip: bool = True,
+    norm_statistics: Literal["auto", "learn", "keep"] = "auto",
     hold_out: float = 0.1,
     quantization_aware: bool = True,
     seed: int = 0,
@@ -104,6 +105,9 @@ def distill(
         optimizer: "sgd", "adamw", or "auto": AdamW where the layers hold a layer norm, SGD elsewhere.
         lr: Peak of the learning rate, which runs through one cycle; None is the optimizer's usual one.
         flip: Mirror half of the images.
+        norm_statistics: Running statistics of batch norms in the layers that learn: "learn" normalises by each batch
+            and lets them follow; "keep" normalises by the base's throughout, so that only weights change; "auto" keeps
+            them for images of 128 px and more.
         hold_out: Share of the images, at least one and at most 500, that progress is judged on; fewer in a short run.
             The best of several states on these is kept, and the run ends early when it gets worse.
         quantization_aware: In the second half of the run take the gradients of weights that are stored at 3 bits or
@@ -136,6 +140,7 @@ def distill(
         optimizer=optimizer,
         lr=lr,
         flip=flip,
+        norm_statistics=norm_statistics,
         hold_out=hold_out,
         quantization_aware=quantization_aware,
         seed=seed,

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from hf_rws._checks import check_numbers
+from hf_rws._choices import NORM_STATISTICS
 from hf_rws.errors import OptionError
 
 # What timm's optimizer factory is given; measured by scripts/distillation_search.py.
@@ -15,6 +16,7 @@ OPTIMIZERS: dict[str, dict[str, Any]] = {
 LEAST_BATCH, _LARGEST_BATCH = 8, 128
 _BATCH_PIXELS = 2**20  # 20 images of 224 px
 _SEEN_PIXELS = 200_000_000  # in all steps against one corruption: 3,986 images of 224 px
+_KEPT_FROM = 128**2  # pixels; measured at 32 and 224 px
 _ENOUGH_IMAGES = 20_000
 
 
@@ -30,6 +32,7 @@ class DistillationArguments:
     optimizer: str = "auto"
     lr: float | None = None
     flip: bool = True
+    norm_statistics: str = "auto"
     hold_out: float = 0.1
     quantization_aware: bool = True
     seed: int = 0
@@ -44,6 +47,9 @@ class DistillationArguments:
         )
         if self.optimizer not in ("auto", *OPTIMIZERS):
             raise OptionError(f"optimizer must be one of auto, {', '.join(OPTIMIZERS)}, got {self.optimizer!r}")
+        if self.norm_statistics not in ("auto", *NORM_STATISTICS):
+            known = ", ".join(NORM_STATISTICS)
+            raise OptionError(f"norm_statistics must be one of auto, {known}, got {self.norm_statistics!r}")
         if self.steps is not None and self.minutes is not None:
             raise OptionError("give steps or minutes, not both")
         for name in ("steps", "minutes", "batch_size", "temperature", "lr"):
@@ -62,6 +68,14 @@ class DistillationArguments:
 def clean_images(fraction: float, batch_size: int) -> int:
     """How many images of a batch are clean."""
     return round(fraction * batch_size)
+
+
+def default_norm_statistics(height: int, width: int) -> str:
+    """What is done with the running statistics of batch norms where nothing is said (scripts/photos_table.py).
+
+    Keeping them costs small images most of the robustness, and spares large ones most of the loss on clean images.
+    """
+    return "keep" if height * width >= _KEPT_FROM else "learn"
 
 
 def default_batch_size(height: int, width: int) -> int:

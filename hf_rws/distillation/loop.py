@@ -23,6 +23,7 @@ from hf_rws.distillation.arguments import (
     DistillationArguments,
     clean_images,
     default_batch_size,
+    default_norm_statistics,
     default_steps,
 )
 from hf_rws.distillation.mixtures import Corrupter
@@ -117,7 +118,11 @@ class Distiller:
         for name, parameter in self.student.named_parameters():
             parameter.requires_grad_(name in self.start)
         owners = {tensor.name.rpartition(".")[0] for tensor in tensors if tensor.kind == "running_var"}
-        self.norms = [self.student.get_submodule(name) for name in sorted(owners)]
+        self.norm_statistics = arguments.norm_statistics
+        if arguments.norm_statistics == "auto":
+            self.norm_statistics = default_norm_statistics(*images.shape[2:])
+        learnt = sorted(owners) if self.norm_statistics == "learn" else []
+        self.norms = [self.student.get_submodule(name) for name in learnt]
 
         usual_steps = partial(
             default_steps, corruptions=len(corrupter.names), batch_size=self.batch_size, pixels=height * width
@@ -268,6 +273,7 @@ class Distiller:
             "batch_size": self.batch_size,
             "optimizer": self.optimizer_name,
             "lr": self.peak,
+            "norm_statistics": self.norm_statistics,
             "mixed_precision": self.accelerator.mixed_precision,
             **({"stopped_early": f"at {self.stopped}"} if self.stopped else {}),
         }

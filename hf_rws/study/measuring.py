@@ -2,17 +2,17 @@
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
-from hf_rws.corruptions import corrupt
 from hf_rws.data.sets import ImageSet
 from hf_rws.evaluation import accuracy
 from hf_rws.patching.patcher import Patcher, patch
 from hf_rws.signature.signature import Signature
+from hf_rws.training.pixels import Pixels
 
 CURVE_SCALES = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5)
 # What is measured: the base, with a distilled and with an extracted signature on, and the robust model.
@@ -116,7 +116,7 @@ def recovery_cell(values: Sequence[float], shown: str) -> str:
 
 
 def measure_scales(
-    model: nn.Module, signature: Signature, clean: ImageSet, corrupted: ImageSet, scales: Iterable[float]
+    model: nn.Module, signature: Signature, clean: ImageSet, corrupted: ImageSet | Pixels, scales: Iterable[float]
 ) -> list[dict[str, float]]:
     """TA and RA of `model` with `signature` at each scale; the model is clean again afterwards."""
     patcher = patch(model, [("measured", signature)])
@@ -134,18 +134,11 @@ def _mean(values: Sequence[float]) -> float:
 
 
 class StudyImages:
-    """Test images, clean and under each corruption; every one is made once."""
+    """Test images, clean and under each corruption; every one is made once, where memory holds them."""
 
     def __init__(self, clean: ImageSet, severity: int) -> None:
         self.clean, self.severity = clean, severity
-        self._corrupted: dict[str, ImageSet] = {}
-
-    def under(self, corruption: str) -> ImageSet:
-        """The images under a corruption."""
-        if corruption not in self._corrupted:
-            shown = corrupt(self.clean.images, corruption, self.severity)
-            self._corrupted[corruption] = replace(self.clean, images=shown)
-        return self._corrupted[corruption]
+        self._corrupted: dict[str, Pixels] = {}
 
     def ta(self, model: nn.Module) -> float:
         """Accuracy on the clean images."""
@@ -153,7 +146,9 @@ class StudyImages:
 
     def ra(self, model: nn.Module, corruption: str) -> float:
         """Accuracy on the images under a corruption."""
-        return accuracy(model, self.under(corruption))
+        if corruption not in self._corrupted:
+            self._corrupted[corruption] = Pixels(self.clean, self.clean.images.device, (corruption,), self.severity)
+        return accuracy(model, self._corrupted[corruption])
 
 
 def patched(model: nn.Module, signatures: Sequence[Signature]) -> Patcher:

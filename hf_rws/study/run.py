@@ -16,7 +16,6 @@ from hf_rws._ambient import random_state_kept
 from hf_rws._files import README_NAME, check_writable, read_json, write_whole
 from hf_rws._progress import bar
 from hf_rws.bases import load_base, named_model
-from hf_rws.corruptions import corrupt
 from hf_rws.data.sets import ImageSet, Splits
 from hf_rws.distillation import distill
 from hf_rws.errors import OptionError
@@ -30,6 +29,7 @@ from hf_rws.study.layout import BASE, RESULTS_NAME, START, robust_name, signatur
 from hf_rws.study.measuring import CURVE_SCALES, Study, StudyRow, measure_scales
 from hf_rws.timm_repo import MODEL_NAME, TRAINING_NAME, drop_test_settings, save_timm_repo
 from hf_rws.training.arguments import TrainingArguments
+from hf_rws.training.pixels import Pixels
 from hf_rws.training.trainer import TrainingResult, train
 
 
@@ -284,7 +284,7 @@ def _measure(
 ) -> StudyRow:
     """A study's row; each signature gets what was measured into its config, and is saved."""
     severity = next(iter(made.values())).config.corruption.severity or 0
-    shown = replace(test, images=corrupt(test.images, corruption, severity))
+    shown = Pixels(test, test.images.device, (corruption,), severity)
     base_nbytes = (folder / BASE / MODEL_NAME).stat().st_size
     ta, ra, nbytes, download = {}, {}, {}, {}
     robust = results.get(robust_name(corruption))

@@ -1,4 +1,4 @@
-"""The images of a training on its device, batch by batch, each under its corruption."""
+"""Images of a split on a device, batch by batch, each under its corruption."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -51,7 +51,7 @@ class Pixels:
         """The images of some rows, uint8 of shape (len(rows), 3, H, W) on the device."""
         return self._made(rows) if self._kept is None else self._kept[rows.to(self._device)]
 
-    def parts(self) -> Iterator[ImageSet]:
+    def __iter__(self) -> Iterator[ImageSet]:
         """All of them in order, as many at a time as go through a network at once."""
         for first in range(0, len(self._split), by_area(self._split.images.shape, self._device)):
             where = slice(first, first + by_area(self._split.images.shape, self._device))

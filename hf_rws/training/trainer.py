@@ -223,7 +223,7 @@ class _TrainingRun:
         from accelerate.utils import broadcast
 
         # batch norm statistics differ between processes: the main process' ones are kept, so it decides
-        own = torch.tensor(accuracy(self.plain, self.validation.parts()), dtype=torch.float32, device=self.device)
+        own = torch.tensor(accuracy(self.plain, self.validation), dtype=torch.float32, device=self.device)
         score = float(broadcast(own))
         row = {"epoch": epoch, **trained, "validation_accuracy": score}
         self.bar.set_postfix(loss=f"{trained['loss']:.3f}", validation=f"{score:.3f}")
@@ -273,7 +273,7 @@ class _TrainingRun:
         arguments = self.arguments
         shown = {"clean": ()} | {_shown_name(name, arguments): (name,) for name in arguments.corruption}
         return {
-            title: accuracy(self.plain, Pixels(self.data.test, self.device, names, arguments.severity).parts())
+            title: accuracy(self.plain, Pixels(self.data.test, self.device, names, arguments.severity))
             for title, names in shown.items()
         }
 
