@@ -78,7 +78,8 @@ SETTINGS = (
     *(Setting(f"batches of {n}", {"batch_size": n}) for n in (16, 32, 64)),
     *(Setting(f"steps x{factor:g}", {"steps": factor}) for factor in (0.5, 2)),
     *(Setting(f"lr x{factor:g}", {"lr": factor}) for factor in (0.5, 2, 4)),
-    Setting("AdamW", {"optimizer": "adamw"}),
+    Setting("the other optimizer", {"optimizer": "other"}),
+    Setting("statistics of norms learnt", {"norm_statistics": "learn"}),
     *(Setting(f"clean fraction {share:g}", {"clean_fraction": share}) for share in (0.1, 0.5)),
 )
 
@@ -161,10 +162,13 @@ class Table:
             options = dict(setting.options)
             order = torch.randperm(len(self.photos), generator=torch.Generator().manual_seed(options.get("seed", 0)))
             photos = self.photos.images[order[: setting.photos].sort().values]
-            if "lr" in options:
-                options["lr"] *= 0.01
-            if "steps" in options:
-                options["steps"] = round(options["steps"] * self._usual_steps(name))
+            if setting.options.keys() & {"lr", "steps", "optimizer"}:
+                usual = self._signature(_setting("defaults"), name).config.method.training
+                if "optimizer" in options:
+                    options["optimizer"] = "adamw" if usual["optimizer"] == "sgd" else "sgd"
+                for key in options.keys() & {"lr", "steps"}:
+                    options[key] *= usual[key]
+                    options[key] = round(options[key]) if key == "steps" else options[key]
             began = time.process_time()
             made = hf_rws.distill(
                 self.base, photos, corruption=setting.corruptions if setting.joint else name, name=name,
@@ -173,9 +177,6 @@ class Table:
             metrics = {"time": (time.process_time() - began) / self.pass_seconds}
             made.with_results(metrics=metrics).save_pretrained(where)
         return Signature.from_pretrained(where, name=name)
-
-    def _usual_steps(self, name: str) -> int:
-        return self._signature(_setting("defaults"), name).config.method.training["steps"]
 
     @cached_property
     def pass_seconds(self) -> float:

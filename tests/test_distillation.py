@@ -361,7 +361,8 @@ def test_statistics_of_norms_are_learnt_or_kept(statistics, kept):
     assert running
     assert all(bool(delta.any()) != kept for delta in running)
     assert any(delta.any() for name, delta in deltas.items() if "running_" not in name)
-    assert signature.config.method.training["norm_statistics"] == ("keep" if kept else "learn")
+    training = signature.config.method.training
+    assert (training["norm_statistics"], training["optimizer"]) == (("keep", "adamw") if kept else ("learn", "sgd"))
 
 
 def test_statistics_are_kept_of_large_images():

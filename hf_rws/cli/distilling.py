@@ -64,7 +64,7 @@ if TYPE_CHECKING:
     type=click.Choice(["auto", *OPTIMIZER_NAMES]),
     default="auto",
     show_default=True,
-    help="auto: adamw where there are layer norms, else sgd.",
+    help="auto: adamw where there are layer norms or --norm-statistics keep, else sgd.",
 )
 @click.option(
     "--norm-statistics",

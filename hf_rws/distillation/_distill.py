@@ -102,7 +102,8 @@ def distill(
             normalise each part by itself.
         clean_fraction: Share of clean images in every batch, from 0 to below 1; at least one image is corrupted.
         temperature: Of the softmax of both answers.
-        optimizer: "sgd", "adamw", or "auto": AdamW where the layers hold a layer norm, SGD elsewhere.
+        optimizer: "sgd", "adamw", or "auto": AdamW where the layers hold a layer norm, or a batch norm whose
+            statistics are kept; SGD elsewhere.
         lr: Peak of the learning rate, which runs through one cycle; None is the optimizer's usual one.
         flip: Mirror half of the images.
         norm_statistics: Running statistics of batch norms in the layers that learn: "learn" normalises by each batch

@@ -142,7 +142,8 @@ class Distiller:
         self.optimizer_name = arguments.optimizer
         if arguments.optimizer == "auto":
             owned = {self.student.get_submodule(tensor.name.rpartition(".")[0]) for tensor in tensors}
-            self.optimizer_name = "adamw" if any(isinstance(module, nn.LayerNorm) for module in owned) else "sgd"
+            layer_norms = any(isinstance(module, nn.LayerNorm) for module in owned)
+            self.optimizer_name = "adamw" if layer_norms or (owners and not self.norms) else "sgd"
         options = OPTIMIZERS[self.optimizer_name]
         self.peak = arguments.lr or options["lr"]
         optimizer = create_optimizer_v2(
