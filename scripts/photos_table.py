@@ -125,6 +125,8 @@ class Table:
         made = None if setting.name.startswith("base") else self._signature(setting, name)
         shown = setting.corruptions if setting.joint else (name,)
         patcher = None if made is None else patched(self.base, [made])
+        if patcher is not None:
+            patcher.set(dict.fromkeys(patcher.signatures, 1.0))
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
