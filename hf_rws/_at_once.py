@@ -4,9 +4,12 @@ On a CPU larger parts than `pixels_at_once` allows are no faster; whatever the d
 images of a part must fit a share of the free memory. Where memory runs out nevertheless, the number is halved.
 """
 
+import os
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from itertools import pairwise
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import psutil
@@ -39,9 +42,21 @@ def by_area(shape: Sequence[int], device: torch.device) -> int:
 def free_memory(device: torch.device) -> int:
     """Bytes that can still be had on a device; what torch keeps for itself, and has not given out, is among them."""
     if device.type != "cuda":
-        return psutil.virtual_memory().available
+        processes = int(os.environ.get("LOCAL_WORLD_SIZE", 1))  # which share it
+        return min(psutil.virtual_memory().available, _free_in_container()) // processes
     kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
     return torch.cuda.mem_get_info(device)[0] + kept
+
+
+def _free_in_container() -> int:
+    """What the memory limit of a container (Linux, cgroup v2) leaves; files that are only cached do not count."""
+    folder = Path("/sys/fs/cgroup")
+    try:
+        limit, used = (int((folder / name).read_text()) for name in ("memory.max", "memory.current"))
+        found = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
+        return max(0, limit - used + int(found["inactive_file"]) + int(found["active_file"]))
+    except (OSError, ValueError, KeyError):  # there is no limit, or another system
+        return sys.maxsize
 
 
 def _budget(device: torch.device) -> int:
@@ -71,17 +86,14 @@ class _Parts:
     """A number of images at once, which is halved where memory runs out, with one message in a run."""
 
     def __init__(self) -> None:
-        self._number: int | None = None  # unknown until it matters
+        self.number: int | None = None  # unknown until it matters
         self._halved, self._told = False, False
 
     def _halve(self, count: int, shape: Sequence[int], error: BaseException) -> None:
         """After `error`, an out-of-memory error of `count` images at once; OptionError where it was one image."""
         if count == 1:
-            raise OptionError(
-                f"memory does not hold what this network makes of one image of {shape[-2]}x{shape[-1]} pixels: use "
-                f"smaller images, a smaller network, or another device ({error})"
-            ) from error
-        self._number = -(-count // 2)
+            raise _too_large(count, shape, error) from error
+        self.number = -(-count // 2)
         self._halved = True
 
     def _tell(self, count: int, shape: Sequence[int]) -> None:
@@ -94,6 +106,14 @@ class _Parts:
             )
 
 
+def _too_large(count: int, shape: Sequence[int], error: BaseException) -> OptionError:
+    images = "one image" if count == 1 else f"{count} images"
+    return OptionError(
+        f"memory does not hold what this network makes of {images} of {shape[-2]}x{shape[-1]} pixels: use smaller "
+        f"images, a smaller network, or another device ({error})"
+    )
+
+
 class AskingInParts(_Parts):
     """Runs a network on images without gradients, as many at once as memory holds. One for a run and a size of images.
 
@@ -103,7 +123,7 @@ class AskingInParts(_Parts):
 
     def __init__(self, most: int | None = None) -> None:
         super().__init__()
-        self._number = most
+        self.number = most
 
     def __call__(self, network: nn.Module, images: Tensor, run: Callable[[Tensor], Tensor]) -> list[Tensor]:
         """What `run` gives for each part, in order.
@@ -119,7 +139,7 @@ class AskingInParts(_Parts):
         found: list[Tensor] = []
         first, device = 0, next(network.parameters()).device
         while first < len(images):
-            number = self._number or self._measure(network, device, images, run)
+            number = self.number or self._measure(network, device, images, run)
             part = images[first : first + number]
             try:
                 found.append(run(part))
@@ -146,8 +166,8 @@ class AskingInParts(_Parts):
             if not is_out_of_memory(error):
                 raise
             self._halve(1, images.shape, error)
-        self._number = max(1, min(number, _budget(device) // max(1, held)))
-        return self._number
+        self.number = max(1, min(number, _budget(device) // max(1, held)))
+        return self.number
 
 
 class LearningInParts(_Parts):
@@ -156,6 +176,11 @@ class LearningInParts(_Parts):
     The gradients of a batch are those of its mean loss, to rounding, into however many parts it is cut; but a batch
     norm in training mode normalises each part by itself ("ghost batch norm", Hoffer et al., arXiv 1705.08741), and its
     momentum is then made smaller, so that a batch weighs as much in the running statistics.
+
+    Attributes:
+        number: Images at once; None until it is known.
+        least: Parts of every batch that the user wants.
+        parts: The most into which a batch was cut.
 
     Args:
         accelerator: The run's.
@@ -168,7 +193,8 @@ class LearningInParts(_Parts):
         self, accelerator: "Accelerator", network: nn.Module, *, least: int = 1, budget: int | None = None
     ) -> None:
         super().__init__()
-        self._accelerator, self._network, self._least, self._bytes = accelerator, network, least, budget
+        self._accelerator, self._network, self.least, self._bytes = accelerator, network, least, budget
+        self.parts = 1
 
     def __call__(self, shape: Sequence[int], loss_of: Callable[[slice], Tensor]) -> Tensor:
         """Leave the gradients of a batch in the network; returns its mean loss, detached.
@@ -182,8 +208,8 @@ class LearningInParts(_Parts):
         """
         kept = _Statistics(self._network)
         while True:
-            number = self._number or self._measure(shape, loss_of, kept)
-            parts = equal_parts(shape[0], max(self._least, -(-shape[0] // number)))
+            number = self.number or self._measure(shape, loss_of, kept)
+            parts = self._cut(shape[0], number)
             try:
                 loss = self._learn(shape[0], parts, loss_of)
             except (RuntimeError, MemoryError) as error:
@@ -196,16 +222,26 @@ class LearningInParts(_Parts):
                         f"processes: give a smaller batch_size or smaller images ({error})"
                     ) from error
                 self._halve(count, shape, error)
+                if len(self._cut(shape[0], self.number or 1)) == len(parts):
+                    raise _too_large(count, shape, error) from error
             else:
                 self._tell(max(part.stop - part.start for part in parts), shape)
+                self.parts = max(self.parts, len(parts))
                 return loss
             self._network.zero_grad()
             kept.restore()
             _free_memory(self._accelerator.device)
 
+    def _cut(self, count: int, number: int) -> list[slice]:
+        """A batch in parts of at most `number` images, as far as batch norms, which need two, allow."""
+        parts = -(-count // number)
+        if _norms(self._network):
+            parts = min(parts, max(1, count // 2))
+        return equal_parts(count, max(self.least, parts))
+
     def _learn(self, count: int, parts: Sequence[slice], loss_of: Callable[[slice], Tensor]) -> Tensor:
         total: Any = 0.0
-        with momentum_for(self._network, len(parts) / self._least):
+        with momentum_for(self._network, len(parts) / self.least):
             for part in parts:
                 alone = nullcontext() if part is parts[-1] else self._accelerator.no_sync(self._network)
                 with alone:
@@ -234,8 +270,8 @@ class LearningInParts(_Parts):
         found = int((self._bytes or _budget(device)) // max(1, held))
         if self._accelerator.num_processes > 1:
             found = int(self._accelerator.gather(torch.tensor([found], device=device)).min())
-        self._number = max(1, found)
-        return self._number
+        self.number = max(1, found)
+        return self.number
 
 
 @contextmanager

@@ -11,8 +11,8 @@ For each of `SETTINGS`, and each of its corruptions, a signature is distilled an
 clean test photographs with it on, RA that under the corruption. `way` is how much of the way from the base's RA to its
 TA the signature brings: (RA patched - RA base) / (TA base - RA base), a ratio of means over the corruptions. `time` is
 the CPU time of a distillation as a multiple of what 6,000 photographs take through the whole network, forwards and
-backwards, in the same run. What is in the output folder is not made again; --setting, --corruption and --seed pick
-some of it, so that several processes can share the work.
+backwards, in the same run. What is in the output folder is not made again; --setting and --corruption pick some of
+it, so that several processes can share the work.
 """
 
 import argparse
@@ -56,7 +56,6 @@ class Setting:
     corruptions: tuple[str, ...] = THREE
     severity: int = 5
     photos: int | None = None  # None is all
-    seeds: tuple[int, ...] = (0,)
     of: str | None = None  # the setting whose signatures are quantized to `bits`
     bits: str | int = "default"
     joint: bool = False  # one signature for all the corruptions, instead of one for each

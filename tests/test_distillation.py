@@ -22,11 +22,13 @@ from hf_rws.distillation._distill import distill
 from hf_rws.distillation.arguments import (
     LEAST_BATCH,
     DistillationArguments,
+    clean_images,
     default_batch_size,
     default_norm_statistics,
     default_steps,
 )
 from hf_rws.distillation.loop import Distiller, _one_cycle
+from hf_rws.distillation.teacher import Teacher
 from hf_rws.errors import MismatchError, OptionError, RWSWarning
 from hf_rws.layers import first_layers
 from hf_rws.timm_repo import save_timm_repo
@@ -416,6 +418,40 @@ def test_parts_of_a_batch_teach_what_the_whole_batch_does(monkeypatch):
     parts = distill(base("vgg16_gap"), IMAGES, **arguments).deltas()
     assert all(torch.allclose(parts[name], whole[name], atol=1e-5) for name in whole)
     assert any(delta.any() for delta in whole.values())
+
+
+def test_what_memory_decided_is_recorded(monkeypatch):
+    arguments = QUICK | {"corruption": darker, "bits": None}
+    assert "parts" not in distill(base(), IMAGES, **arguments).config.method.training
+    monkeypatch.setattr(_at_once, "_SMALL_LEARNED", 0)
+    monkeypatch.setattr(_at_once, "_CPU_BYTES", 1)
+    report = distill(base(), IMAGES, **arguments).config.method.training
+    assert report["parts"] == 4  # of 8: batch norms need two
+
+
+@pytest.mark.parametrize("size", [1, 2, 8, 20, 128])
+@pytest.mark.parametrize("fraction", [0.0, 0.01, 0.25, 0.98])
+def test_every_batch_has_corrupted_images_and_clean_ones_if_any_shall_be(size, fraction):
+    clean = clean_images(fraction, size)
+    assert clean < size
+    assert bool(clean) == bool(fraction) or size == 1
+
+
+def test_answers_take_memory_as_they_are_asked_for():
+    asked = []
+
+    def ask(images):
+        asked.append(len(images))
+        return images[:, 0, 0, :2].float()
+
+    images = 10 * torch.arange(10, dtype=torch.uint8)[:, None, None, None] + torch.arange(2, dtype=torch.uint8)
+    teacher = Teacher(ask, images)
+    rows = torch.tensor([7, 2, 7, 9])
+    for mirrored in (torch.tensor([False, True, True, False]), torch.tensor([True, True, False, False])):
+        wanted = torch.stack([10.0 * rows + mirrored, 10.0 * rows + ~mirrored], 1)
+        assert torch.equal(teacher(rows, mirrored), wanted)
+    assert sum(asked) == 4  # 7 and 9 plain, 2 and 7 mirrored; they are all known then
+    assert len(teacher._answers) <= 2 * sum(asked)
 
 
 def test_memory_that_runs_out_is_said_once_and_costs_nothing(monkeypatch):

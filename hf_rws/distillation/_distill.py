@@ -94,7 +94,8 @@ def distill(
         bits: Bits per weight, as in `extract`.
         name: Name of the signature; the corruption's label if None.
         dataset: Name of the images, for the card.
-        steps: Optimizer steps; by default chosen by the number of images, see `hf_rws.distillation.arguments`.
+        steps: Optimizer steps; by default as many as show a number of images that follows from how many there are and
+            from their size, see `hf_rws.distillation.arguments.default_steps`.
         minutes: Take as many steps as fit into this time instead, from when the images are read; the result then
             depends on the machine. Where the usual number of steps does not fit, the batches are made smaller.
         batch_size: Images per step, over all processes; by default chosen by their size: 128 up to 90 px, 20 at 224 px.
@@ -115,8 +116,8 @@ def distill(
             fewer at their rounded values (straight-through, Bengio et al., arXiv 1308.3432).
         seed: Of the order and of all draws; a callable draws on its own account.
         mixed_precision: "auto" (what the hardware computes fast), "no", "fp16" or "bf16".
-        objective: What is minimised: a function of the copy's and the base's logits, both (N, classes), to a scalar.
-            None is the divergence of softened answers at `temperature`.
+        objective: What is minimised: a function of the copy's and the base's logits, both (N, classes), to a scalar,
+            the mean over the N images. None is the divergence of softened answers at `temperature`.
         loop: The training loop; a subclass of `hf_rws.distillation.Distiller` may change what a step does.
         progress: Show a bar.
 

@@ -59,15 +59,15 @@ class DistillationArguments:
         for name in ("clean_fraction", "hold_out"):
             if not 0 <= getattr(self, name) < 1:
                 raise OptionError(f"{name} must be at least 0 and below 1, got {getattr(self, name)!r}")
-        if self.batch_size is not None and clean_images(self.clean_fraction, self.batch_size) == self.batch_size:
+        if self.batch_size is not None and round(self.clean_fraction * self.batch_size) == self.batch_size:
             raise OptionError(f"clean_fraction {self.clean_fraction} leaves no corrupted image in {self.batch_size}")
         if not 0 <= self.seed < 2**32:
             raise OptionError(f"seed must be at least 0 and below 2**32, got {self.seed!r}")
 
 
 def clean_images(fraction: float, batch_size: int) -> int:
-    """How many images of a batch are clean."""
-    return round(fraction * batch_size)
+    """How many images of a batch are clean: at least one is corrupted, and none is clean only where none shall be."""
+    return min(batch_size - 1, max(round(fraction * batch_size), int(fraction > 0)))
 
 
 def default_norm_statistics(height: int, width: int) -> str:
@@ -79,7 +79,7 @@ def default_norm_statistics(height: int, width: int) -> str:
 
 
 def default_batch_size(height: int, width: int) -> int:
-    """The number of images per step where none is given: fewer of large ones (scripts/photos_search.py)."""
+    """The number of images per step where none is given: fewer of large ones (scripts/photos_table.py)."""
     return max(LEAST_BATCH, min(_LARGEST_BATCH, _BATCH_PIXELS // (height * width)))
 
 

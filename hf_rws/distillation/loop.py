@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from timm.optim import create_optimizer_v2
@@ -35,9 +35,6 @@ from hf_rws.layers import LayerTensor
 from hf_rws.logging import get_logger
 from hf_rws.signature.bits import Bits
 from hf_rws.signature.quantization import rounded
-
-if TYPE_CHECKING:
-    pass
 
 _logger = get_logger(__name__)
 
@@ -202,7 +199,8 @@ class Distiller:
             if self.step == _TRIED and self.arguments.minutes is not None:
                 self._plan(fractions)
             self._check_budget(fraction)
-            if int(fraction * self.looks) > looked:
+            trying = self.arguments.minutes is not None and self.step < _TRIED  # a look would count as a step's time
+            if fraction >= 1 or (int(fraction * self.looks) > looked and not trying):
                 looked = int(fraction * self.looks)
                 now = self._snapshot(check)
                 self.bar.set_postfix(agreement=f"{now.corrupted:.3f}", clean=f"{now.clean:.3f}")
@@ -276,6 +274,7 @@ class Distiller:
             "lr": self.peak,
             "norm_statistics": self.norm_statistics,
             "mixed_precision": self.accelerator.mixed_precision,
+            **({"parts": self.learning.parts} if self.learning.parts > 1 else {}),
             **({"stopped_early": f"at {self.stopped}"} if self.stopped else {}),
         }
 

@@ -24,22 +24,32 @@ class Teacher:
 
     def __init__(self, ask: Callable[[Tensor], Tensor], images: Tensor) -> None:
         self._ask, self._images = ask, images
-        self._known = torch.zeros(2, len(images), dtype=torch.bool)
-        self._answers = torch.empty(0)
+        self._places = torch.full((2, len(images)), -1, dtype=torch.int32)  # of the answers, by side and image
+        self._answers, self._count = torch.empty(0), 0
 
     def __call__(self, rows: Tensor, mirrored: Tensor) -> Tensor:
         """Logits, float32 on the CPU, of the images of `rows`, those mirrored where `mirrored` says so."""
         for side in (False, True):
             wanted = rows[mirrored == side].unique()
-            wanted = wanted[~self._known[int(side)][wanted]]
+            wanted = wanted[self._places[int(side)][wanted] < 0]
             if len(wanted):
                 images = self._images[wanted]
-                found = self._ask(images.flip(3) if side else images)
-                if not len(self._answers):
-                    self._answers = torch.empty(2, len(self._images), found.shape[1], dtype=torch.float32)
-                self._answers[int(side), wanted] = found
-                self._known[int(side), wanted] = True
-        return self._answers[mirrored.long(), rows]
+                places = self._keep(self._ask(images.flip(3) if side else images))
+                self._places[int(side), wanted] = places
+        return self._answers[self._places[mirrored.long(), rows]]
+
+    def _keep(self, answers: Tensor) -> Tensor:
+        """Store answers; memory grows with how many were asked for, not with how many images there are."""
+        needed = self._count + len(answers)
+        if needed > len(self._answers):
+            larger = torch.empty(max(needed, 2 * self._count), answers.shape[1], dtype=torch.float32)
+            if self._count:
+                larger[: self._count] = self._answers[: self._count]
+            self._answers = larger
+        self._answers[self._count : needed] = answers
+        places = torch.arange(self._count, needed, dtype=torch.int32)
+        self._count = needed
+        return places
 
 
 @torch.no_grad()

@@ -241,9 +241,9 @@ def _corrupted(
 @unaffected
 def accuracy(model: nn.Module, images: ImageSet | Iterable[ImageSet], *, batch_size: int | None = None) -> float:
     """Top-1 accuracy in [0, 1] on images, or on all parts of them; classes are matched as `evaluate` does it."""
-    asking, right = AskingInParts(batch_size), [torch.empty(0, dtype=torch.bool)]
+    asking, right, answers = AskingInParts(batch_size), [torch.empty(0, dtype=torch.bool)], None
     for part in [images] if isinstance(images, ImageSet) else images:
-        answers = match_classes(model, part.classes, name=part.name)
+        answers = answers or match_classes(model, part.classes, name=part.name)
         right.append(answers.correct(_predict(model, part.images, asking), part.labels.cpu()))
     found = torch.cat(right)
     return float(found.double().mean()) if len(found) else 0.0

@@ -32,10 +32,18 @@ class Pixels:
         names: Of the corruptions; none leaves the images as they are.
         severity: Of the corruptions, 1 to 5.
         seed: Of the shares and of the corruptions' draws.
+        keep: Whether they are wanted more than once: all are made now, then, where memory holds them.
     """
 
     def __init__(
-        self, split: ImageSet, device: torch.device, names: Sequence[str] = (), severity: int = 5, *, seed: int = 0
+        self,
+        split: ImageSet,
+        device: torch.device,
+        names: Sequence[str] = (),
+        severity: int = 5,
+        *,
+        seed: int = 0,
+        keep: bool = True,
     ) -> None:
         self._split, self._device, self._names = split, device, names
         self._change = partial(corrupt, severity=severity, seed=seed)
@@ -45,7 +53,7 @@ class Pixels:
             shares = equal_shares(len(split), len(names), torch.Generator().manual_seed(seed))
             for share, rows in enumerate(shares):
                 self._share[rows], self._number[rows] = share, torch.arange(len(rows))
-        self._kept = self._whole() if self._is_worth_keeping() else None
+        self._kept = self._whole() if keep and self._is_worth_keeping() else None
 
     def __call__(self, rows: Tensor) -> Tensor:
         """The images of some rows, uint8 of shape (len(rows), 3, H, W) on the device."""

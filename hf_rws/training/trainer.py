@@ -1,7 +1,9 @@
 """The trainer: a timm model, image tensors, an Accelerate loop that can be stopped and resumed.
 
 Every draw (order of images, crops, flips, rotations) is made for the whole global batch from (seed, epoch, step) and
-then shared out, so that the result does not depend on the number of processes or of accumulation steps.
+then shared out, so that the result does not depend on the number of processes or of accumulation steps; but batch norms
+normalise each part of a batch that is computed in parts, because memory does not hold it, by itself. Into how many the
+metrics say, and a resumed run goes on with the same.
 """
 
 import json
@@ -46,6 +48,7 @@ class _Progress:
     epoch: int = 0
     best_epoch: int = -1
     best_accuracy: float = -1.0
+    images_at_once: int | None = None
 
     def state_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -175,6 +178,7 @@ class _TrainingRun:
         self.accelerator.register_for_checkpointing(self.scheduler, self.progress)
         if resume:
             self._load_state()
+            self.gradients.number = self.progress.images_at_once
         self.normalize = Normalize.of(model).to(self.device)
         self.augmentation = arguments.augmentation
         if self.augmentation == "auto":
@@ -235,7 +239,7 @@ class _TrainingRun:
                 save_timm_repo(self.plain, self.checkpoint / "best", label_names=self.data.train.classes)
         if best:
             self.progress.best_accuracy, self.progress.best_epoch = score, epoch
-        self.progress.epoch = epoch + 1
+        self.progress.epoch, self.progress.images_at_once = epoch + 1, self.gradients.number
         self._save_state()
 
     def finish(self) -> TrainingResult:
@@ -255,6 +259,7 @@ class _TrainingRun:
                     "test_accuracy": measured,
                     "n": len(self.data.test),
                     "mixed_precision": accelerator.mixed_precision,
+                    **({"parts": self.gradients.parts} if self.gradients.parts > self.gradients.least else {}),
                 },
             )
             ta, *ra = measured.items()
@@ -273,7 +278,7 @@ class _TrainingRun:
         arguments = self.arguments
         shown = {"clean": ()} | {_shown_name(name, arguments): (name,) for name in arguments.corruption}
         return {
-            title: accuracy(self.plain, Pixels(self.data.test, self.device, names, arguments.severity))
+            title: accuracy(self.plain, Pixels(self.data.test, self.device, names, arguments.severity, keep=False))
             for title, names in shown.items()
         }
 
