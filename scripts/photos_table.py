@@ -271,6 +271,8 @@ def main() -> None:
         if options.setting is None or setting.name in options.setting:
             for row in table.rows(setting, options.corruption or CORRUPTIONS):
                 print(f"{row.setting}, {row.corruption}: TA {100 * row.ta:.1f}, RA {100 * row.ra:.1f}", flush=True)
+    if options.picture:
+        table.picture(options.picture)
     found = [
         Row(**row) for path in (options.output_dir / "rows").glob("*.json") for row in json.loads(path.read_text())
     ]
