@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections import namedtuple
+from pathlib import Path
 
 import datasets
 import numpy as np
@@ -17,7 +18,7 @@ import pytest
 import torch
 from PIL import Image
 
-from hf_rws.data import Preprocessing, as_images, decoding, load_split, load_splits
+from hf_rws.data import Preprocessing, as_images, decoding, load_split, load_splits, pixel_files
 from hf_rws.data.decoding import _in_order, decoded_pixels
 from hf_rws.data.pictures import as_array
 from hf_rws.data.pixel_files import read_pixels
@@ -43,6 +44,12 @@ def decoded(monkeypatch):
 
     monkeypatch.setattr(decoding, "decoded_array", recorded)
     return names
+
+
+@pytest.fixture
+def to_the_disk(monkeypatch):
+    """No images are few enough to stay in memory."""
+    monkeypatch.setattr(pixel_files, "_MOST_IN_MEMORY", 0)
 
 
 def size_of(folder):
@@ -93,7 +100,7 @@ def own_memory():
 
 @pytest.mark.skipif(sys.platform != "linux", reason="/proc")
 @pytest.mark.parametrize("way", WAYS)
-def test_images_take_no_memory(way, tmp_path):
+def test_images_take_no_memory(way, tmp_path, to_the_disk):
     grown = []
     for attempt in range(2):  # what else lives in this process may grow once
         folder = str(toy_dataset(tmp_path / f"toy-{attempt}", train=COUNT, test_images=4))
@@ -107,7 +114,13 @@ def test_images_take_no_memory(way, tmp_path):
     assert found is not None
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere the system may refuse")
+def overcommits():
+    """Whether Linux maps more than its memory could hold: it may be told never to."""
+    setting = Path("/proc/sys/vm/overcommit_memory")
+    return setting.is_file() and setting.read_text().strip() != "2"
+
+
+@pytest.mark.skipif(not overcommits(), reason="the system may refuse")
 def test_a_file_larger_than_the_memory_is_mapped(tmp_path):
     count = 2 * os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // (3 * 224 * 224)
     path = tmp_path / "large.npy"
@@ -206,6 +219,7 @@ def test_too_little_room_is_said_before_the_disk_is_full(tmp_path, monkeypatch, 
     assert len(decoded) < 200
 
 
+@pytest.mark.usefixtures("to_the_disk")
 def test_a_spooled_file_has_no_name(datasets_cache):  # noqa: F811
     found = as_images((pixels(8) for _ in range(3)), side=32)
     assert torch.equal(found, pixels(8).repeat(3, 1, 1, 1))
@@ -215,6 +229,35 @@ def test_a_spooled_file_has_no_name(datasets_cache):  # noqa: F811
         as_images([pixels(2), pixels(2, size=40)], side=32)
 
 
+def test_few_images_need_no_disk(datasets_cache):  # noqa: F811
+    datasets_cache.write_bytes(b"")  # where no folder can be
+    assert torch.equal(as_images([pixels(8), pixels(8)], side=32), pixels(8).repeat(2, 1, 1, 1))
+
+
+def numbered(count):
+    """A stream of images that show their numbers."""
+    return (torch.full((1, 3, 32, 32), number, dtype=torch.uint8) for number in range(count))
+
+
+@pytest.mark.parametrize("most_in_memory", [2**28, 10 * 3 * 32 * 32, 0])
+def test_a_limit_of_a_stream_keeps_no_more(most_in_memory, monkeypatch):
+    monkeypatch.setattr(pixel_files, "_MOST_IN_MEMORY", most_in_memory)
+    places, original = [], pixel_files._Spool.put
+    monkeypatch.setattr(pixel_files._Spool, "put", lambda self, *args: places.append(args[0]) or original(self, *args))
+    some = [as_images(numbered(200), side=32, limit=12, seed=seed)[:, 0, 0, 0].tolist() for seed in (0, 1, 0)]
+    assert (len(some[0]), max(places)) == (12, 11)
+    assert some[0] == sorted(set(some[0])) == some[2] != some[1]
+    assert torch.equal(as_images(numbered(12), side=32, limit=12), torch.cat(list(numbered(12))))
+
+
+def test_every_image_of_a_stream_is_as_likely():
+    counts = torch.zeros(10)
+    for seed in range(200):
+        counts[as_images(numbered(10), side=32, limit=4, seed=seed)[:, 0, 0, 0].long()] += 1
+    assert (counts - 80).abs().max() < 4.5 * (200 * 0.4 * 0.6) ** 0.5
+
+
+@pytest.mark.usefixtures("to_the_disk")
 def test_a_full_disk_ends_a_spooled_file():
     size = resource.getrlimit(resource.RLIMIT_FSIZE)
     try:

@@ -13,7 +13,7 @@ import sys
 import tempfile
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO, TypeAlias
 
@@ -23,6 +23,7 @@ from torch import Tensor
 
 from hf_rws.errors import AccessError, FormatError, OptionError, RWSError
 
+_MOST_IN_MEMORY = 2**28  # bytes of images that come one after the other: fewer are worth no file
 Block: TypeAlias = tuple[Sequence[int], np.ndarray]  # row numbers, and their images: uint8 of shape (n, 3, H, W)
 
 # Python knows the flag from 3.13 on; this is its number on these machines.
@@ -117,12 +118,17 @@ def read_pixels(path: Path) -> tuple[Tensor, Tensor]:
         raise FormatError(f"the decoded images in {path} are damaged ({error}): delete that file") from error
 
 
-def spooled(batches: Iterable[Tensor], title: str) -> Tensor:
-    """Images that come in batches as one memory-mapped tensor; its file has no name, and ends with the tensor.
+def spooled(batches: Iterable[Tensor], title: str, *, limit: int | None = None, seed: int = 0) -> Tensor:
+    """Images that come in batches as one tensor: of many, a memory-mapped file without a name, which ends with it.
 
     Args:
         batches: uint8 tensors of shape (n, C, H, W).
         title: What they are called in errors.
+        limit: At most so many, drawn at random as they come (reservoir sampling); no others are kept.
+        seed: Of that draw.
+
+    Returns:
+        The images in the order in which they came.
 
     Raises:
         AccessError: They cannot be kept on the disk.
@@ -130,25 +136,79 @@ def spooled(batches: Iterable[Tensor], title: str) -> Tensor:
         RWSError: Those of `batches`.
     """
     folder, shape, count = pixel_folder(), None, 0
-    with _kept_in(folder, title):
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder) as file:
-            for batch in batches:
-                shape = shape or batch.shape[1:]
-                if batch.shape[1:] != shape:
-                    raise OptionError(f"{title}: their sizes differ")
-                file.write(batch.cpu().contiguous().numpy().data)
-                count += len(batch)
-            if not count:
-                raise OptionError(f"{title}: there are none")
+    chosen = array("q")  # by place: which of the images it holds
+    generator = torch.Generator().manual_seed(seed)
+    with _kept_in(folder, title), closing(_Spool(folder)) as spool:
+        for batch in batches:
+            shape = shape or batch.shape[1:]
+            if batch.shape[1:] != shape:
+                raise OptionError(f"{title}: their sizes differ")
+            for image in batch.cpu().numpy():
+                full = limit is not None and count >= limit
+                place = int(torch.randint(count + 1, (), generator=generator)) if full else count
+                count += 1
+                if limit is not None and place >= limit:
+                    continue
+                chosen[place : place + 1] = array("q", [count])
+                spool.put(place, image)
+        if not chosen:
+            raise OptionError(f"{title}: there are none")
+        return spool.images(np.argsort(chosen))
+
+
+class _Spool:
+    """Images of one shape, each in a place: in memory while they are few, then in a file without a name."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._held: list[np.ndarray] = []
+        self._file: Any = None
+
+    def put(self, place: int, image: np.ndarray) -> None:
+        """Keep an image in the next place, or instead of the one in an earlier place."""
+        if self._file is not None:
+            self._write(place, image)
+            return
+        self._held[place : place + 1] = [image.copy()]
+        if len(self._held) * image.nbytes > _MOST_IN_MEMORY:
+            self._file = self._new_file()
+            for number, one in enumerate(self._held):
+                self._write(number, one)
+            self._held.clear()
+
+    def images(self, order: np.ndarray) -> Tensor:
+        """The images, those in the places of `order` one after the other."""
+        if self._file is None:
+            return torch.from_numpy(np.stack([self._held[place] for place in order]))
+        self._file.flush()
+        mapped = _mapped(self._file, (len(order), *self._shape), 0)
+        if np.array_equal(order, np.arange(len(order))):
+            return mapped
+        with self._new_file() as file:
+            for place in order:
+                file.write(mapped[place].numpy().data)
             file.flush()
-            return _mapped(file, (count, *(shape or ())), 0)
+            return _mapped(file, mapped.shape, 0)
+
+    def close(self) -> None:
+        if self._file is not None:
+            self._file.close()
+
+    def _new_file(self) -> Any:
+        self._folder.mkdir(parents=True, exist_ok=True)
+        return tempfile.TemporaryFile(dir=self._folder)
+
+    def _write(self, place: int, image: np.ndarray) -> None:
+        self._shape = image.shape
+        self._file.seek(place * image.nbytes)
+        self._file.write(np.ascontiguousarray(image).data)
 
 
 def _mapped(file: Any, shape: tuple[int, ...], offset: int) -> Tensor:
     """Copy-on-write: torch wants writable memory, and nothing must reach the file.
 
     No memory is set aside for such copies: the system would refuse to map what is larger than the machine's memory.
+    Windows knows no such choice: it charges the whole of a mapping to the page file, and refuses what that cannot hold.
     """
     if os.name == "posix":
         flags = mmap.MAP_PRIVATE | _NO_RESERVE

@@ -27,8 +27,6 @@ from hf_rws.errors import FormatError, NotFoundError, OptionError, warn
 if TYPE_CHECKING:
     import datasets
 
-_AT_ONCE = 32  # images that are copied
-
 
 @unaffected
 def as_images(
@@ -54,7 +52,8 @@ def as_images(
         side: Of the square images that are wanted. Images of files and datasets, and PIL images, are resized (the
             shorter side to it) and cropped; others must have that size.
         preprocessing: How to bring them to the size that is wanted instead, e.g. `Preprocessing.of(model)`.
-        limit: At most so many images, drawn at random; no others are decoded, but of what has no length.
+        limit: At most so many images, drawn at random; no others are decoded, but of what has no length, which is read
+            to its end.
         seed: Of that draw.
         config: Name of the configuration, of a dataset that has several.
         revision: Revision of a Hub dataset.
@@ -62,12 +61,14 @@ def as_images(
         skip_broken: Leave out images that cannot be decoded, with a warning that lists them, instead of failing.
 
     Returns:
-        uint8 tensor of shape (N, 3, H, W); arrays and tensors as they are, all else memory-mapped.
+        uint8 tensor of shape (N, 3, H, W), in the order of the source; arrays and tensors as they are, all else
+        memory-mapped, but for up to 256 MB of an iterable.
 
     Raises:
         OptionError: Images of another kind or size; not one of `side` and `preprocessing` is given.
         NotFoundError: There is no such folder, file or dataset.
         FormatError: An image cannot be decoded.
+        AccessError: The cache cannot be written, of images that are not kept in memory.
     """
     wanted = resolve(preprocessing, side)
     if wanted is None:
@@ -89,9 +90,8 @@ def as_images(
     elif (array := _array(images)) is not None:
         found = array if limit is None or limit >= len(array) else array[drawn(len(array), limit, seed)]
     else:
-        found = spooled(_parts(images, wanted, image_column, limit, seed, skip_broken=skip_broken), "images")
-        if limit is not None and limit < len(found):
-            found = spooled((found[some] for some in drawn(len(found), limit, seed).split(_AT_ONCE)), "images")
+        parts = _parts(images, wanted, image_column, limit, seed, skip_broken=skip_broken)
+        found = spooled(parts, "images", limit=limit, seed=seed)
     if found.shape[1:] != (3, *wanted.size):
         sizes = [" x ".join(map(str, shape)) for shape in ((3, *wanted.size), found.shape[1:])]
         raise OptionError(
