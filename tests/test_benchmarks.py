@@ -104,6 +104,17 @@ def test_arrays_are_not_read_whole(arrays, monkeypatch):
     assert len(opened) == 2  # labels and fog, not contrast
 
 
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_a_batch_is_what_the_network_is_asked_about_where_it_is(device, tmp_path, monkeypatch):
+    decoded, original = [], benchmarks._decoded
+    monkeypatch.setattr(benchmarks, "_decoded", lambda path, *args: decoded.append(path) or original(path, *args))
+    monkeypatch.setattr(benchmarks, "by_area", lambda _, place: 2 if place.type == "cpu" else 4)
+    found = open_benchmark(write_folders(tmp_path / "some-C"))
+    parts = list(found.batches("fog", 5, device=torch.device(device)))
+    assert [len(part) for part in parts] == ([2, 2, 2] if device == "cpu" else [4, 2])
+    assert len(decoded) == len(set(decoded)) == 6
+
+
 # --- classes of the model ---
 
 

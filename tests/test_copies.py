@@ -117,6 +117,21 @@ def test_large_images_are_treated_a_few_at_a_time(source, tmp_path, monkeypatch)
     assert files(few / "data") == files(whole / "data")
 
 
+def test_large_images_after_small_ones_are_treated_a_few_at_a_time(tmp_path, monkeypatch):
+    sides = [32] * 7 + [96] * 6 + [32] * 7
+    folder = one_split(tmp_path / "mixed", [picture(number, side, side) for number, side in enumerate(sides)])
+    whole = write_corrupted_copy(folder, tmp_path / "whole", "shot_noise")
+    areas, apply = [], shards.Treatment.apply
+    monkeypatch.setattr(shards, "by_area", lambda shape, _: max(1, 2 * 96 * 96 // (shape[0] * shape[1])))
+    monkeypatch.setattr(
+        shards.Treatment, "apply",
+        lambda self, some, first: areas.append(sum(i.width * i.height for i in some)) or apply(self, some, first),
+    )  # fmt: skip
+    few = write_corrupted_copy(folder, tmp_path / "few", "shot_noise")
+    assert max(areas[1:]) <= 3 * 96 * 96  # the first is the trial
+    assert files(few / "data") == files(whole / "data")
+
+
 def test_a_script_without_a_main_guard_is_told_of_it(source, tmp_path, monkeypatch):
     """Each process imports the script, and would begin processes itself."""
     copy = {"images_per_shard": 30, "num_proc": 2}

@@ -145,6 +145,18 @@ def test_threads_are_only_a_few_images_ahead():
     assert list(found) == list(range(2, 2000, 2))
 
 
+@pytest.mark.parametrize("side", [None, 64])
+def test_a_thread_makes_few_large_images_of_small_pictures_at_a_time(side, monkeypatch):
+    counts, original = [], decoding._Source._decoded
+    monkeypatch.setattr(
+        decoding._Source, "_decoded", lambda self, task: counts.append(len(task)) or original(self, task)
+    )
+    monkeypatch.setattr(decoding, "_DECODED_OF_A_TASK", 5 * 3 * 64 * 64)
+    split = stored([picture(0, 64, 64)] * 100)
+    found = decoded_pixels(split, "", "toy", preprocessing=side and Preprocessing((side, side)))
+    assert (len(found.pixels), sum(counts), max(counts)) == (100, 100, 5)
+
+
 # --- the disk ---
 
 

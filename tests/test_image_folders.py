@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from hf_rws.copies import write_corrupted_copy
 from hf_rws.data import as_images, load_split, load_splits
-from hf_rws.data.folders import _splits, list_files
+from hf_rws.data.folders import _link_target, _splits, list_files
 from hf_rws.data.sources import check_disjoint, open_dataset
 from hf_rws.errors import AccessError, FormatError, NotFoundError, RWSError, RWSWarning
 from tests.helpers import datasets_cache, picture, toy_dataset, write_parquet  # noqa: F401
@@ -203,6 +203,19 @@ def test_where_linked_files_really_are(tmp_path):
     files = images.files("train")
     assert len(files) == 7
     assert list(images.real_files("train")) == [os.path.realpath(folder / path) for path in files]
+
+
+@pytest.mark.parametrize(
+    ("target", "plain"),
+    [
+        ("\\\\?\\C:\\a\\1.png", "C:\\a\\1.png"),
+        ("\\\\?\\UNC\\host\\a\\1.png", "\\\\host\\a\\1.png"),
+        ("../1.png", "../1.png"),
+    ],
+)
+def test_links_of_windows_lead_where_paths_do(target, plain, monkeypatch):
+    monkeypatch.setattr(os, "readlink", lambda _: target)
+    assert _link_target("link") == plain
 
 
 def test_a_folder_that_may_not_be_read_is_named(tmp_path, monkeypatch):

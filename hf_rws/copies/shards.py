@@ -115,15 +115,16 @@ def _write_shard(shard: Shard, report: Callable[[int], Any]) -> None:
 
 def _encoded(table: "pa.Table", first: int, shard: Shard) -> list[bytes]:
     """The images of some rows, treated; of large ones never more are in memory than a network would be asked about."""
-
-    def read(start: int, count: int) -> list[Image.Image]:
-        rows = table.slice(start, count)
-        return read_images(rows, shard.rows.features[shard.column], shard.column, first + start, shard.title)
-
-    (one,) = read(0, 1)
-    count = by_area((one.height, one.width), torch.device("cpu"))
-    starts = range(0, len(table), count)
-    return [content for start in starts for content in shard.treatment.apply(read(start, count), first + start)]
+    encoded: list[bytes] = []
+    held: list[Image.Image] = []
+    most = BATCH
+    for image in read_images(table, shard.rows.features[shard.column], shard.column, first, shard.title):
+        held.append(image)
+        most = min(most, by_area((image.height, image.width), torch.device("cpu")))  # of the largest of them
+        if len(held) >= most:
+            encoded += shard.treatment.apply(held, first + len(encoded))
+            held, most = [], BATCH
+    return encoded + shard.treatment.apply(held, first + len(encoded))
 
 
 def _treated(table: "pa.Table", first: int, shard: Shard) -> "pa.Table":

@@ -88,7 +88,8 @@ def corrupt(
         name: One of `CORRUPTIONS`.
         severity: 1 to 5.
         seed: Any integer; another seed gives other draws.
-        index: Number of the first image; or the numbers of all of them, an integer tensor of shape (N,).
+        index: Number of the first image, also as a tensor of shape (); or the numbers of all of them, an integer tensor
+            of shape (N,).
         parameters: Whose severity constants: `"cifar"` (made for 32 px), `"tiny-imagenet"` (64), `"imagenet"` (224), or
             `"auto"`: by the shorter side, below 48 px, below 128, from 128 on.
         generator: For training: a generator on the images' device, from which draws then come batch by batch, without
@@ -191,15 +192,16 @@ def parameter_set(parameters: str, shorter_side: int) -> str:
 
 def _numbers(index: int | Tensor, count: int) -> range | Tensor:
     """The numbers of `count` images, which `index` is, or begins."""
-    if not isinstance(index, Tensor):
-        _check_integer("index", index)
-        first = last = int(index)
+    given = index.item() if isinstance(index, Tensor) and not index.ndim else index
+    if not isinstance(given, Tensor):
+        _check_integer("index", given)
+        first = last = int(given)
         numbers: range | Tensor = range(first, first + count)
-    elif index.shape != (count,) or index.is_floating_point() or index.is_complex() or index.dtype == torch.bool:
-        raise OptionError(f"index must be one integer an image, {count}, not {index.dtype} {tuple(index.shape)}.")
+    elif given.shape != (count,) or given.is_floating_point() or given.is_complex() or given.dtype == torch.bool:
+        raise OptionError(f"index must be one integer an image, {count}, not {given.dtype} {tuple(given.shape)}.")
     else:
-        first, last = (int(value) for value in index.aminmax()) if count else (0, 0)
-        numbers = index.cpu()
+        first, last = (int(value) for value in given.aminmax()) if count else (0, 0)
+        numbers = given.cpu()
     if not 0 <= first <= last < MAX_IMAGES:
         raise OptionError(f"index must be at least 0 and below 2**32, not {first if first < 0 else last}.")
     return numbers

@@ -36,6 +36,7 @@ from hf_rws.data.sets import ImageSet, numbered_classes, parse_classes, some_nam
 from hf_rws.errors import FormatError, NotFoundError, OptionError
 
 _LABELS = "labels.npy"
+_CPU = torch.device("cpu")
 
 
 class _Part(Protocol):
@@ -91,7 +92,13 @@ class Benchmark:
         return len(self._select(corruption, severity)[1])
 
     def batches(
-        self, corruption: str, severity: int, *, batch_size: int | None = None, limit: int | None = None
+        self,
+        corruption: str,
+        severity: int,
+        *,
+        batch_size: int | None = None,
+        limit: int | None = None,
+        device: torch.device = _CPU,
     ) -> Iterator[ImageSet]:
         """The images in the published order, in constant memory; where they lie in folders, one of each class in turn.
 
@@ -100,6 +107,7 @@ class Benchmark:
             severity: 1 to 5.
             batch_size: Images at a time; by default by their size, as many as a network is asked about at once.
             limit: Only the first so many.
+            device: Where that network is; images are on the CPU.
 
         Yields:
             Up to `batch_size` images, uint8 of shape (N, 3, H, W), with labels that are positions in `classes`.
@@ -111,13 +119,13 @@ class Benchmark:
         """
         part, chosen, labels = self._select(corruption, severity)
         chosen, labels = chosen[:limit], labels[:limit]
-        if batch_size is None:
-            (one,) = part.pixels(chosen[:1], self.preprocessing)
-            batch_size = by_area(one.shape, torch.device("cpu"))
+        read = [] if batch_size else list(part.pixels(chosen[:1], self.preprocessing))
+        batch_size = batch_size or by_area(read[0].shape, device)
         shapes: set[tuple[int, ...]] = set()
         for first in range(0, len(chosen), batch_size):
             where = slice(first, first + batch_size)
-            images = part.pixels(chosen[where], self.preprocessing)
+            images = [*read, *part.pixels(chosen[where][len(read) :], self.preprocessing)]
+            read = []
             shapes.update(image.shape[1:] for image in images)
             if len(shapes) > 1:
                 sizes = ", ".join(sorted(f"{width}x{height}" for height, width in shapes))

@@ -2,9 +2,10 @@
 
 import hashlib
 import json
+import math
 import os
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
@@ -34,6 +35,7 @@ _ROWS = 32  # read at a time: stored pictures may have several MB each
 _COPIED = 2**22  # bytes of pixels at a time
 _MOST_THREADS = 8  # each holds a picture of whatever size
 _MOST_OF_A_TASK, _BYTES_OF_A_TASK = 32, 2**19  # of pictures as stored: small ones are not worth a change of threads
+_DECODED_OF_A_TASK = 2**23  # bytes: small pictures may become large images
 _BYTES_OF_A_FILE = 2**17  # as a rule: it is not looked at before it is decoded
 _LARGEST_LIST = 2**28  # bytes
 _LONGEST_REASON = 300  # characters
@@ -253,7 +255,8 @@ class _Source:
     def blocks(self, broken: dict[int, str]) -> Generator[Block, None, None]:
         """The images one by one, whatever format the dataset has been given; or why they are left out."""
         shape: tuple[int, ...] = ()
-        with closing(_in_order(self._decoded, self._tasks())) as tasks:
+        expected = (3, *self.preprocessing.size) if self.preprocessing else ()
+        with closing(_in_order(self._decoded, self._tasks(lambda: shape or expected))) as tasks:
             for row, image in chain.from_iterable(tasks):
                 if isinstance(image, FormatError):
                     if not self.skip_broken:
@@ -283,15 +286,16 @@ class _Source:
                 found.append((row, np.ascontiguousarray(image)))
         return found
 
-    def _tasks(self) -> Iterator[list[tuple[int, Any]]]:
-        """Rows and what is stored in them, in order."""
+    def _tasks(self, shape: Callable[[], Sequence[int]]) -> Iterator[list[tuple[int, Any]]]:
+        """Rows and what is stored in them, in order; one by one while `shape`, of decoded images, is not known: ()."""
         task: list[tuple[int, Any]] = []
         size = 0
         for row, value in self._values():
             task.append((row, value))
             content = value and value["bytes"]
             size += len(content) if content else _BYTES_OF_A_FILE
-            if size >= _BYTES_OF_A_TASK or len(task) == _MOST_OF_A_TASK:
+            most = min(_MOST_OF_A_TASK, _DECODED_OF_A_TASK // math.prod(shape())) if shape() else 1
+            if size >= _BYTES_OF_A_TASK or len(task) >= most:
                 yield task
                 task, size = [], 0
         if task:

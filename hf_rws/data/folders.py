@@ -115,9 +115,17 @@ def _real_file(path: str, real_folder: Callable[[str], str]) -> str:
     place = os.path.join(real_folder(folder), name)
     if not os.path.islink(place):
         return place
-    folder, name = os.path.split(os.path.join(os.path.dirname(place), os.readlink(place)))
+    folder, name = os.path.split(os.path.join(os.path.dirname(place), _link_target(place)))
     target = os.path.join(real_folder(folder), name)
     return os.path.realpath(place) if name in ("", os.curdir, os.pardir) or os.path.islink(target) else target
+
+
+def _link_target(link: str) -> str:
+    r"""Where a link leads, written as other paths are: without the `\\?\` or `\\?\UNC\` that Windows puts before it."""
+    target = os.readlink(link)
+    if target.startswith("\\\\?\\UNC\\"):
+        return "\\\\" + target.removeprefix("\\\\?\\UNC\\")
+    return target.removeprefix("\\\\?\\")
 
 
 def files_dataset(paths: Sequence[str]) -> "datasets.Dataset":

@@ -190,7 +190,7 @@ def _evaluations(
         place, asking = _first_parameter(model).device, AskingInParts(batch_size)
         for name, severity in bar(settings, shown=progress, desc="evaluating", leave=False):
             if isinstance(images, Benchmark):
-                parts = images.batches(name, severity, batch_size=batch_size, limit=limit)
+                parts = images.batches(name, severity, batch_size=batch_size, limit=limit, device=place)
             else:
                 block = batch_size or by_area(images.images.shape, place)
                 parts = _corrupted(images, name, severity, seed=seed, batch_size=block, device=place)

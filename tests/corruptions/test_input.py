@@ -195,6 +195,9 @@ def test_images_that_are_refused(images, message):
         ({"index": torch.arange(len(CLEAN)) - 1}, "index must be at least 0 and below 2**32, not -1"),
         ({"index": torch.arange(len(CLEAN)) + 2**32 - 1}, "below 2**32"),
         ({"index": torch.zeros(len(CLEAN))}, "index must be one integer an image"),
+        ({"index": torch.tensor(1.0)}, "index must be an integer, not 1.0"),
+        ({"index": torch.tensor(True)}, "index must be an integer, not True"),
+        ({"index": torch.tensor(-1)}, "index must be at least 0"),
         ({"index": torch.arange(len(CLEAN) + 1)}, "index must be one integer an image"),
         ({"parameters": "cifar10"}, "'cifar'"),
         ({"parameters": None}, "'auto'"),
@@ -208,6 +211,7 @@ def test_options_that_are_refused(options, message):
 def test_numpy_integers_are_integers():
     plain = corrupt(CLEAN, "fog", 3, seed=4, index=5)
     assert torch.equal(corrupt(CLEAN, "fog", np.int64(3), seed=np.int32(4), index=np.uint8(5)), plain)
+    assert torch.equal(corrupt(CLEAN, "fog", 3, seed=4, index=torch.tensor(5)), plain)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
