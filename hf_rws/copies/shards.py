@@ -118,7 +118,9 @@ def _encoded(table: "pa.Table", first: int, shard: Shard) -> list[bytes]:
     encoded: list[bytes] = []
     held: list[Image.Image] = []
     most = BATCH
-    for image in read_images(table, shard.rows.features[shard.column], shard.column, first, shard.title):
+    feature = shard.rows.features[shard.column]
+    for number in range(len(table)):
+        (image,) = read_images(table.slice(number, 1), feature, shard.column, first + number, shard.title)
         held.append(image)
         most = min(most, by_area((image.height, image.width), torch.device("cpu")))  # of the largest of them
         if len(held) >= most:

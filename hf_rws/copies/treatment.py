@@ -1,7 +1,7 @@
 """What happens to each image of a copy: read, corrupted, encoded."""
 
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import groupby
@@ -81,16 +81,16 @@ def _quantization(quality: int, mode: str) -> dict[int, list[int]]:
         return image.quantization
 
 
-def read_images(
-    table: "pa.Table", feature: "datasets.Image", column: str, first: int, title: str
-) -> Iterator[Image.Image]:
-    """The images of some rows, one after the other, numbered from `first` on for error messages.
+def read_images(table: "pa.Table", feature: "datasets.Image", column: str, first: int, title: str) -> list[Image.Image]:
+    """The images of some rows, numbered from `first` on for error messages.
 
     Raises:
         FormatError: One is missing, broken, smaller than 32 pixels, or of numbers without a known range.
     """
-    for number, value in enumerate(table[column].to_pylist(), first):
-        yield _image(value, feature, f"{title}: image {number}")
+    return [
+        _image(value, feature, f"{title}: image {number}")
+        for number, value in enumerate(table[column].to_pylist(), first)
+    ]
 
 
 def _image(value: Any, feature: "datasets.Image", where: str) -> Image.Image:
