@@ -135,7 +135,7 @@ class Distiller:
         self.ask = partial(ask, self.accelerator, self.normalize, AskingInParts())
         self.teacher = Teacher(partial(self.ask, copy.deepcopy(self.student)), images)
         self._choose_looks(self.steps)
-        self.step, self.reached, self.judged, self.stopped = 0, 0.0, False, ""
+        self.step, self.reached, self.planned, self.judged, self.stopped = 0, 0.0, 0.0, False, ""
         self.optimizer_name = arguments.optimizer
         if arguments.optimizer == "auto":
             owned = {self.student.get_submodule(tensor.name.rpartition(".")[0]) for tensor in tensors}
@@ -229,6 +229,7 @@ class Distiller:
         Args:
             fractions: How much of the run was over before the first of the steps tried, and after each.
         """
+        self.planned = fractions[-1]
         a_step = (fractions[-1] - fractions[1]) / (len(fractions) - 2)  # the first one is slower
         left = (1 - fractions[-1]) / a_step if a_step > 0 else math.inf
         if left < self.steps and self.arguments.batch_size is None:
@@ -248,19 +249,23 @@ class Distiller:
         """Say once, as soon as that can be told, that `minutes` are too few for the steps that help."""
         if self.arguments.minutes is None or self.judged or fraction < 1 / _LOOKS:
             return
+        if self.step <= _TRIED and fraction < 0.5:  # the batches may become smaller yet
+            return
         self.judged = True
-        expected, usual = self.step / fraction, self.steps
+        since = (fraction - self.planned) / (self.step - _TRIED) if self.step > _TRIED else 0.0
+        a_step = since or fraction / self.step
+        expected, usual = self.step + (1 - fraction) / a_step, self.steps
         if expected < _TOO_FEW * usual and self.accelerator.is_main_process:
             warn(
                 f"{self.arguments.minutes:g} minutes are enough for about {expected:.0f} steps on this machine, too "
-                f"few to help much: {usual} are usual for these images. minutes={self._minutes_for(usual, fraction)} "
+                f"few to help much: {usual} are usual for these images. minutes={self._minutes_for(usual, a_step)} "
                 "would do, or a GPU; a smaller batch_size or fewer layers (num_layers) make a step faster"
             )
 
-    def _minutes_for(self, steps: int, fraction: float) -> int:
-        """The time that so many steps would take, and what comes before them."""
-        a_step = fraction * self.seconds / self.step
-        return math.ceil((60 * self.arguments.minutes - self.seconds + steps * a_step) / 60)  # type: ignore[operator]
+    def _minutes_for(self, steps: int, a_step: float) -> int:
+        """The time that so many steps would take, each this share of the present time, and what comes before them."""
+        before = 60 * self.arguments.minutes - self.seconds  # type: ignore[operator]
+        return math.ceil((before + steps * a_step * self.seconds) / 60)
 
     def record(self) -> dict[str, Any]:
         """What the signature's config says of how it was made."""
