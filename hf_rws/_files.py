@@ -258,14 +258,20 @@ def check_room(folder: Path, what: str, kind: str | None, *, overwrite: bool = F
 
 
 @contextmanager
-def writing(what: str) -> Iterator[None]:
-    """AccessError that says what cannot be done, e.g. "save the model in x", for errors of the file system."""
+def writing(what: str, advice: str = "") -> Iterator[None]:
+    """AccessError that says what cannot be done, e.g. "save the model in x", for errors of the file system.
+
+    Args:
+        what: What is done.
+        advice: A sentence on what is left, or what to do.
+    """
     try:
         yield
     except RWSError:
         raise
     except OSError as error:
-        raise AccessError(f"cannot {what}: {error.strerror or error}") from error
+        reason = f"cannot {what}: {error.strerror or error}"
+        raise AccessError(f"{reason}. {advice}" if advice else reason) from error
 
 
 def write_together(folder: Path, contents: Mapping[str, bytes], *, what: str = "files") -> None:

@@ -390,7 +390,9 @@ def test_a_full_disk(source, tmp_path, monkeypatch):
 
     with monkeypatch.context() as patched:
         patched.setattr(pq.ParquetWriter, "write_table", write_table)
-        with pytest.raises(AccessError, match=r"copy cannot be written to: .*No space left.*the same call goes on"):
+        with pytest.raises(
+            AccessError, match=r"cannot write the copy in .*copy: .*No space left.*the same call goes on"
+        ):
             write_corrupted_copy(source, tmp_path / "copy", "contrast", splits=["test"])
     assert list((tmp_path / "copy" / ".unfinished" / "data").iterdir()) == []
     folder = write_corrupted_copy(source, tmp_path / "copy", "contrast", splits=["test"])

@@ -340,7 +340,9 @@ def test_a_place_that_cannot_keep_decoded_images(place, tmp_path):
     try:
         if place == "a full disk":  # to a process, a limit on the size of files looks much the same
             resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, size[1]))
-        with pytest.raises(AccessError, match=r"toy test cannot be kept in .*: [A-Z].*HF_DATASETS_CACHE"):
+        with pytest.raises(
+            AccessError, match=r"cannot keep the decoded images of .*toy test in .*: [A-Z].*HF_DATASETS_CACHE"
+        ):
             load_split(str(folder), cache_dir=where[place])
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, size)

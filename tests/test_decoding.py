@@ -274,7 +274,9 @@ def test_a_full_disk_ends_a_spooled_file():
     size = resource.getrlimit(resource.RLIMIT_FSIZE)
     try:
         resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, size[1]))
-        with pytest.raises(AccessError, match=r"images of images cannot be kept in .*: [A-Z].*HF_DATASETS_CACHE"):
+        with pytest.raises(
+            AccessError, match=r"cannot keep the decoded images of images in .*: [A-Z].*HF_DATASETS_CACHE"
+        ):
             as_images((pixels(8) for _ in range(3)), side=32)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, size)

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 import PIL
 import torch
 
+from hf_rws._files import writing
 from hf_rws._progress import bar
 from hf_rws._version import __version__
 from hf_rws.copies.folder import (
     DATA,
     UNFINISHED,
     begin,
-    file_errors,
     finish,
     is_finished,
 )
@@ -112,7 +112,7 @@ def write_corrupted_copy(
         "source": {name: split._fingerprint for name, split in chosen.items()},
     }
     folder = Path(output_dir)
-    with file_errors(folder):
+    with writing(f"write the copy in {folder}", "What is finished is kept: the same call goes on from there"):
         if is_finished(folder, record, overwrite=overwrite):
             return folder
         may_differ = _LEFT_OUT if skip_broken else ()  # of a run that met a broken image

@@ -2,15 +2,14 @@
 
 import json
 import shutil
-from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hf_rws._files import COPY, COPY_RECORD, README_NAME, check_room, read_json, write_whole
 from hf_rws.cards import updated
 from hf_rws.cards.copies import copy_card
-from hf_rws.errors import AccessError, FormatError, IntegrityError, OptionError, RWSError
+from hf_rws.errors import FormatError, IntegrityError, OptionError
 
 if TYPE_CHECKING:
     import datasets
@@ -93,16 +92,3 @@ def finish(folder: Path, splits: Mapping[str, "datasets.Dataset"], *, on_hub: bo
     write_whole(folder / README_NAME, updated(folder / README_NAME, card))
     (work / DATA).replace(folder / DATA)
     shutil.rmtree(work)
-
-
-@contextmanager
-def file_errors(folder: Path) -> Iterator[None]:
-    """Say of errors of the file system what they mean here."""
-    try:
-        yield
-    except RWSError:
-        raise
-    except OSError as error:
-        raise AccessError(
-            f"{folder} cannot be written to: {error}. What is finished is kept: the same call goes on from there"
-        ) from error

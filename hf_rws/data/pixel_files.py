@@ -12,8 +12,8 @@ import shutil
 import sys
 import tempfile
 from array import array
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import closing, contextmanager, suppress
+from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager, closing, suppress
 from pathlib import Path
 from typing import Any, BinaryIO, TypeAlias
 
@@ -21,9 +21,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hf_rws.errors import AccessError, FormatError, OptionError, RWSError
+from hf_rws._files import writing
+from hf_rws.errors import AccessError, FormatError, OptionError
 
 _MOST_IN_MEMORY = 2**28  # bytes of images that come one after the other: fewer are worth no file
+_ELSEWHERE = "The environment variable HF_DATASETS_CACHE names another place"
 Block: TypeAlias = tuple[Sequence[int], np.ndarray]  # row numbers, and their images: uint8 of shape (n, 3, H, W)
 
 # Python knows the flag from 3.13 on; this is its number on these machines.
@@ -54,7 +56,7 @@ def write_pixels(path: Path, blocks: Iterable[Block], most: int, title: str) -> 
     number = np.random.default_rng().integers(2**63)
     temporary = path.with_suffix(f".{number}.tmp")
     try:
-        with _kept_in(path.parent, title):
+        with _keeping(path.parent, title):
             path.parent.mkdir(parents=True, exist_ok=True)
             with temporary.open("xb") as file:  # not as mapped memory: there a full disk kills the process
                 _write(file, blocks, most, path.parent, title)
@@ -90,8 +92,8 @@ def _check_room(folder: Path, size: int, title: str) -> None:
     free = shutil.disk_usage(folder).free
     if size > free:
         raise AccessError(
-            f"the decoded images of {title} need {size / 1e9:.1f} GB, {folder} has {free / 1e9:.1f} GB left. The "
-            "environment variable HF_DATASETS_CACHE names another place"
+            f"the decoded images of {title} need {size / 1e9:.1f} GB, {folder} has {free / 1e9:.1f} GB left. "
+            + _ELSEWHERE
         )
 
 
@@ -138,7 +140,7 @@ def spooled(batches: Iterable[Tensor], title: str, *, limit: int | None = None, 
     folder, shape, count = pixel_folder(), None, 0
     chosen = array("q")  # by place: which of the images it holds
     generator = torch.Generator().manual_seed(seed)
-    with _kept_in(folder, title), closing(_Spool(folder)) as spool:
+    with _keeping(folder, title), closing(_Spool(folder)) as spool:
         for batch in batches:
             shape = shape or batch.shape[1:]
             if batch.shape[1:] != shape:
@@ -204,6 +206,10 @@ class _Spool:
         self._file.write(np.ascontiguousarray(image).data)
 
 
+def _keeping(folder: Path, title: str) -> AbstractContextManager[None]:
+    return writing(f"keep the decoded images of {title} in {folder}", _ELSEWHERE)
+
+
 def _mapped(file: Any, shape: tuple[int, ...], offset: int) -> Tensor:
     """Copy-on-write: torch wants writable memory, and nothing must reach the file.
 
@@ -216,16 +222,3 @@ def _mapped(file: Any, shape: tuple[int, ...], offset: int) -> Tensor:
     else:
         content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
     return torch.from_numpy(np.frombuffer(content, np.uint8, math.prod(shape), offset).reshape(shape))
-
-
-@contextmanager
-def _kept_in(folder: Path, title: str) -> Iterator[None]:
-    try:
-        yield
-    except RWSError:
-        raise
-    except OSError as error:
-        raise AccessError(
-            f"the decoded images of {title} cannot be kept in {folder}: {error.strerror}. The environment "
-            "variable HF_DATASETS_CACHE names another place"
-        ) from error
