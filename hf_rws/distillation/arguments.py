@@ -71,20 +71,21 @@ def clean_images(fraction: float, batch_size: int) -> int:
 
 
 def default_norm_statistics(height: int, width: int) -> str:
-    """What is done with the running statistics of batch norms where nothing is said (scripts/photos_table.py).
+    """What is done with the running statistics of batch norms where nothing is said.
 
-    Keeping them costs small images most of the robustness, and spares large ones most of the loss on clean images.
+    Keeping them cost a network of 32 px most of the robustness (scripts/distillation_search.py), and spared one of 224
+    px, in noise, most of the loss on clean images (scripts/photos_table.py).
     """
     return "keep" if height * width >= _KEPT_FROM else "learn"
 
 
 def default_batch_size(height: int, width: int) -> int:
-    """The number of images per step where none is given: fewer of large ones (scripts/photos_table.py)."""
+    """The number of images per step where none is given: fewer of large ones, so that steps are many."""
     return max(LEAST_BATCH, min(_LARGEST_BATCH, _BATCH_PIXELS // (height * width)))
 
 
 def default_steps(images: int, corruptions: int = 1, *, batch_size: int = 128, pixels: int = 1024) -> int:
-    """The number of optimizer steps where none is given (scripts/distillation_search.py, scripts/photos_table.py).
+    """The number of optimizer steps where none is given (scripts/distillation_search.py, for images of 32 px).
 
     Args:
         images: How many there are to learn from.

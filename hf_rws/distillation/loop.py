@@ -100,8 +100,8 @@ class Distiller:
         self.accelerator = create_accelerator(arguments.mixed_precision)
         self.processes = self.accelerator.num_processes
         height, width = images.shape[2:]
-        usual = default_batch_size(height, width)
-        self.batch_size = arguments.batch_size or max(1, usual // self.processes) * self.processes
+        share = max(1, default_batch_size(height, width) // self.processes)
+        self.batch_size = arguments.batch_size or share * self.processes
         if self.batch_size % self.processes:
             raise OptionError(f"batch_size {self.batch_size} must be a multiple of the {self.processes} processes")
         self.device = self.accelerator.device
@@ -117,7 +117,7 @@ class Distiller:
         owners = {tensor.name.rpartition(".")[0] for tensor in tensors if tensor.kind == "running_var"}
         self.norm_statistics = arguments.norm_statistics
         if arguments.norm_statistics == "auto":
-            self.norm_statistics = default_norm_statistics(*images.shape[2:])
+            self.norm_statistics = default_norm_statistics(height, width)
         learnt = sorted(owners) if self.norm_statistics == "learn" else []
         self.norms = [self.student.get_submodule(name) for name in learnt]
 
@@ -187,17 +187,17 @@ class Distiller:
 
     def _train(self, check: tuple[Tensor, Tensor, Tensor]) -> None:
         """Take the steps, and look at the held-out images in between."""
-        since, looked, fractions = 0, 0, [0.0]
+        since, looked = 0, 0
         coarse_from = 1 - _ROUNDED if self.arguments.quantization_aware else math.inf
         for images, answers in self._batches():
             fraction = self._fraction()
             self.learn(images, answers, self.peak * _one_cycle(fraction), as_stored=fraction >= coarse_from)
             self.step += 1
             self.bar.update()
-            self.reached = fraction = self._fraction()
-            fractions.append(fraction)
+            before, self.reached = self.reached, self._fraction()
+            fraction = self.reached
             if self.step == _TRIED and self.arguments.minutes is not None:
-                self._plan(fractions)
+                self._plan(fraction - before)
             self._check_budget(fraction)
             trying = self.arguments.minutes is not None and self.step < _TRIED  # a look would count as a step's time
             if fraction >= 1 or (int(fraction * self.looks) > looked and not trying):
@@ -223,15 +223,14 @@ class Distiller:
             return f"step {self.step} of {self.steps}"
         return f"step {self.step}, after {100 * self.reached:.0f} % of {self.arguments.minutes:g} minutes"
 
-    def _plan(self, fractions: Sequence[float]) -> None:
+    def _plan(self, a_step: float) -> None:
         """Into `minutes` fit as many steps as are usual, of smaller batches where it must be, unless these are given.
 
         Args:
-            fractions: How much of the run was over before the first of the steps tried, and after each.
+            a_step: The share of the run that the last step took; the first one is slower.
         """
-        self.planned = fractions[-1]
-        a_step = (fractions[-1] - fractions[1]) / (len(fractions) - 2)  # the first one is slower
-        left = (1 - fractions[-1]) / a_step if a_step > 0 else math.inf
+        self.planned = self.reached
+        left = (1 - self.reached) / a_step if a_step > 0 else math.inf
         if left < self.steps and self.arguments.batch_size is None:
             share = self.batch_size // self.processes
             fewest = -(-LEAST_BATCH // self.processes)
