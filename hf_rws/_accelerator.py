@@ -90,8 +90,18 @@ def training_on(device: str = "auto") -> Iterator[None]:
     wanted: dict[str, str | None] = {"ACCELERATE_USE_CPU": "true" if found.type == "cpu" else "false"}
     if found.type != "cpu" and processes == 1:
         wanted["ACCELERATE_TORCH_DEVICE"] = str(found)
-    with environment(wanted):
+    with environment(wanted), state_kept():
+        if processes == 1:
+            _forget_device()
         yield
+
+
+def _forget_device() -> None:
+    """Accelerate keeps the first device of a process for ever; a training that names one means that one."""
+    from accelerate.state import AcceleratorState, PartialState
+
+    AcceleratorState._reset_state()
+    PartialState._reset_state()
 
 
 def create_accelerator(

@@ -2,9 +2,10 @@ import os
 
 import pytest
 import torch
+from accelerate.state import PartialState
 
 from hf_rws import _accelerator
-from hf_rws._accelerator import resolve_device, training_on
+from hf_rws._accelerator import resolve_device, state_kept, training_on
 from hf_rws.errors import OptionError
 
 
@@ -47,6 +48,15 @@ def test_a_training_is_told_its_device_while_it_lasts(device, told, monkeypatch)
     with training_on(device):
         assert [os.environ.get(name) for name in VARIABLES] == told
     assert [os.environ.get(name) for name in VARIABLES] == ["yes", None]
+
+
+def test_a_training_that_names_its_device_does_not_get_that_of_an_earlier_one():
+    with state_kept():
+        PartialState._reset_state()
+        PartialState(cpu=True).device = torch.device("meta")  # as a GPU
+        with training_on("cpu"):
+            assert PartialState(cpu=True).device == torch.device("cpu")
+        assert PartialState().device == torch.device("meta")
 
 
 def test_processes_do_not_share_a_gpu(monkeypatch):

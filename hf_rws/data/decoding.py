@@ -310,10 +310,14 @@ class _Source:
             yield from zip(rows.tolist(), (value.as_py() for value in table[self.column]), strict=True)
 
 
+def _threads() -> int:
+    affinity = getattr(os, "sched_getaffinity", None)
+    return min(_MOST_THREADS, len(affinity(0)) if affinity else os.cpu_count() or 1)
+
+
 def _in_order(function: Callable[[_In], _Out], items: Iterable[_In]) -> Generator[_Out, None, None]:
     """What a function makes of each item, in order; threads are a few items ahead, no more."""
-    affinity = getattr(os, "sched_getaffinity", None)
-    threads = min(_MOST_THREADS, len(affinity(0)) if affinity else os.cpu_count() or 1)
+    threads = _threads()
     pool = ThreadPoolExecutor(threads, thread_name_prefix="hf-rws-decode")  # Pillow decodes without the GIL
     ahead: deque[Future[_Out]] = deque()
     try:

@@ -4,6 +4,7 @@ import hashlib
 import json
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -138,8 +139,10 @@ def test_a_generator_on_a_gpu_waits_for_nothing(name, size, parameters):
     images = clean(size=size).cuda()
     generator = torch.Generator("cuda")
     corrupt(images, name, parameters=parameters, generator=generator)  # reads the pictures of frost
-    torch.cuda.set_sync_debug_mode("error")
     try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Synchronization debug mode is a prototype")
+            torch.cuda.set_sync_debug_mode("error")
         corrupt(images, name, parameters=parameters, generator=generator)
     finally:
         torch.cuda.set_sync_debug_mode("default")
