@@ -4,9 +4,10 @@ r"""Where the time of a distillation goes, and what it is a multiple of.
     python scripts/bench_distill.py resnet50 --compile            # the network compiled, for GPUs
 
 Random weights and random images of the model's own size: only times are of interest. Printed are the share of each part
-of the run, the images of training steps per second, and the CPU time of the run as a multiple of what 6,000 images take
-through the whole network, forwards and backwards, in the same process. With --compile the base goes through
-`torch.compile` first; what that takes is in the first step, which is not counted.
+of the run, the images a second of a training step (the median; the first two are slower) and of the whole run, and the
+CPU time of the run (on a GPU: its time) as a multiple of what 6,000 images take through the whole network, forwards and
+backwards, in the same process. With --compile the network that learns goes through `torch.compile`, which takes its
+time in the first steps.
 """
 
 import argparse
@@ -40,6 +41,7 @@ class Clock:
 
     def __init__(self, device: torch.device) -> None:
         self.seconds: dict[str, float] = {}
+        self.steps: list[float] = []
         self.device, self._inner = device, [0.0]
 
     def now(self) -> float:
@@ -70,16 +72,23 @@ class Clock:
         return wrapped
 
 
-def timed_loop(clock: Clock) -> type[Distiller]:
+def timed_loop(clock: Clock, compiled: bool) -> type[Distiller]:
     """The loop of a distillation with a clock on its parts."""
+    learn = clock.timed("backward pass, and what else a step does", Distiller.learn)
 
     class Timed(Distiller):
         def __init__(self, *arguments: Any, **options: Any) -> None:
             super().__init__(*arguments, **options)
             self.teacher: Any = clock.timed("answers of the base", self.teacher)
             self.optimizer.step = clock.timed("optimizer", self.optimizer.step)
+            if compiled:
+                self.model.compile()
 
-        learn = clock.timed("backward pass, and what else a step does", Distiller.learn)
+        def learn(self, *arguments: Any, **options: Any) -> None:
+            began = clock.now()
+            learn(self, *arguments, **options)
+            clock.steps.append(clock.now() - began)
+
         _loss = clock.timed("forward pass", Distiller._loss)
         _snapshot = clock.timed("looks at held-out images", Distiller._snapshot)
 
@@ -107,7 +116,7 @@ def main() -> None:
     parser.add_argument("--corruption", default="fog")
     parser.add_argument("--num-layers", type=int)
     parser.add_argument("--mixed-precision", default="auto")
-    parser.add_argument("--compile", action="store_true", help="the network, before it is distilled")
+    parser.add_argument("--compile", action="store_true", help="the network that learns")
     options = parser.parse_args()
     device = resolve_device()
     clock = Clock(device)
@@ -116,16 +125,14 @@ def main() -> None:
     images = torch.randint(0, 256, (options.images, 3, height, width), dtype=torch.uint8)
     whole = pass_seconds(model.to(device), images.to(device), min(16, len(images)))
     model.cpu()
-    if options.compile:
-        model.compile()
     Mixture.__call__ = clock.timed("corruption", Mixture.__call__)  # type: ignore[method-assign]
     began, cpu = clock.now(), time.process_time()
     with warnings.catch_warnings(), clock.part("the rest"):
         warnings.simplefilter("ignore")  # nothing is learnt from noise
         made = hf_rws.distill(
             model, images, corruption=options.corruption, steps=options.steps, batch_size=options.batch_size,
-            num_layers=options.num_layers, mixed_precision=options.mixed_precision, loop=timed_loop(clock),
-            progress=False,
+            num_layers=options.num_layers, mixed_precision=options.mixed_precision,
+            loop=timed_loop(clock, options.compile), progress=False,
         )  # fmt: skip
     wall, cpu = clock.now() - began, time.process_time() - cpu
     training = made.config.method.training
@@ -135,6 +142,8 @@ def main() -> None:
         print(f"| {name} | {100 * seconds / wall:.0f} % |")
     taken = cpu if device.type == "cpu" else wall
     facts = about(0, model=options.model, device=str(device), precision=training["mixed_precision"])
+    step = median(clock.steps[2:] or clock.steps)
+    print(f"a step: {training['batch_size'] / step:.1f} images a second")
     print(f"{seen} images in {wall:.1f} s, {seen / wall:.1f} a second; {taken / whole:.3f} of a pass of {PASS:,}")
     print(json.dumps(facts | {"batch_size": training["batch_size"], "held_out": training["held_out"]}))
 

@@ -9,10 +9,10 @@ its accuracy is higher than on new photographs.
 
 For each of `SETTINGS`, and each of its corruptions, a signature is distilled and put on: TA is the accuracy on the
 clean test photographs with it on, RA that under the corruption. `way` is how much of the way from the base's RA to its
-TA the signature brings: (RA patched - RA base) / (TA base - RA base), a ratio of means over the corruptions. `time` is
-the CPU time of a distillation as a multiple of what 6,000 photographs take through the whole network, forwards and
-backwards, in the same run. What is in the output folder is not made again; --setting and --corruption pick some of
-it, so that several processes can share the work.
+TA the signature brings: (RA patched - RA base) / (TA base - RA base), a ratio of means over the corruptions. `time`, on
+a CPU, is the CPU time of a distillation as a multiple of what 6,000 photographs take through the whole network,
+forwards and backwards, in the same run. What is in the output folder is not made again; --setting and --corruption
+pick some of it, so that several processes can share the work.
 """
 
 import argparse
@@ -32,6 +32,7 @@ from torch.nn import functional as F
 
 import hf_rws
 from hf_rws import plots
+from hf_rws._accelerator import resolve_device
 from hf_rws.bases import load_base
 from hf_rws.corruptions import CORRUPTIONS
 from hf_rws.data import Preprocessing, load_split
@@ -80,6 +81,10 @@ SETTINGS = (
     Setting("the other optimizer", {"optimizer": "other"}),
     Setting("statistics of norms learnt", {"norm_statistics": "learn"}),
     *(Setting(f"clean fraction {share:g}", {"clean_fraction": share}) for share in (0.1, 0.5)),
+    Setting("temperature 1", {"temperature": 1.0}),
+    *(Setting(f"{n} layers, steps x2", {"num_layers": n, "steps": 2}) for n in (12, "all")),
+    Setting("all layers, lr x0.5", {"num_layers": "all", "lr": 0.5}),
+    Setting("all layers, clean fraction 0.1", {"num_layers": "all", "clean_fraction": 0.1}),
 )
 
 
@@ -103,7 +108,7 @@ class Table:
 
     def __init__(self, options: argparse.Namespace) -> None:
         self.folder = options.output_dir
-        self.base = load_base(options.base).model
+        self.base = load_base(options.base).model.to(resolve_device())
         shown = Preprocessing.of(self.base, use_test_size=False)
         with warnings.catch_warnings():  # of ImageNet's names, which do not differ all
             warnings.simplefilter("ignore")
@@ -175,7 +180,11 @@ class Table:
                 self.base, photos, corruption=setting.corruptions if setting.joint else name, name=name,
                 severity=setting.severity, progress=False, **options,
             )  # fmt: skip
-            metrics = {"time": (time.process_time() - began) / self.pass_seconds}
+            taken = time.process_time() - began
+            on_cpu = (
+                resolve_device().type == "cpu"
+            )  # CPU time says nothing of a GPU, nor wall time where several share it
+            metrics = {"time": taken / self.pass_seconds} if on_cpu else {}
             made.with_results(metrics=metrics).save_pretrained(where)
         return Signature.from_pretrained(where, name=name)
 
