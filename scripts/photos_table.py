@@ -75,7 +75,7 @@ SETTINGS = (
     Setting("150 photographs", photos=150),
     *(Setting(f"{n} layers", {"num_layers": n}) for n in (3, 5, 9, 12, "all")),
     Setting("2 minutes", {"minutes": 2}),
-    *(Setting(f"batches of {n}", {"batch_size": n}) for n in (16, 32, 64)),
+    *(Setting(f"batches of {n}", {"batch_size": n}) for n in (16, 32, 64, 128)),
     *(Setting(f"steps x{factor:g}", {"steps": factor}) for factor in (0.5, 2)),
     *(Setting(f"lr x{factor:g}", {"lr": factor}) for factor in (0.5, 2, 4)),
     Setting("the other optimizer", {"optimizer": "other"}),
