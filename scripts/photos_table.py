@@ -181,11 +181,9 @@ class Table:
                 severity=setting.severity, progress=False, **options,
             )  # fmt: skip
             taken = time.process_time() - began
-            on_cpu = (
-                resolve_device().type == "cpu"
-            )  # CPU time says nothing of a GPU, nor wall time where several share it
-            metrics = {"time": taken / self.pass_seconds} if on_cpu else {}
-            made.with_results(metrics=metrics).save_pretrained(where)
+            if resolve_device().type == "cpu":  # CPU time says little of a GPU
+                made = made.with_results(metrics={"time": taken / self.pass_seconds})
+            made.save_pretrained(where)
         return Signature.from_pretrained(where, name=name)
 
     @cached_property
