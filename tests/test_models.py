@@ -7,14 +7,21 @@ import torch
 from safetensors.torch import load_file, save_file
 from timm.models import load_model_config_from_hf, save_for_hf
 from torch import nn
+from torch.nn import functional as F
 
+import hf_rws
 from hf_rws.errors import OptionError
+from hf_rws.layers import find_layers
+from hf_rws.models import is_ours
 from hf_rws.timm_repo import save_timm_repo
 from tests.helpers import CLASSES, model, same, weights
 from tests.hub import hub_fixture  # noqa: F401
+from tests.models import moved
 
 NAMES = {"vgg16_gap": "vgg16", "vgg16_bn_gap": "vgg16_bn"}  # ours -> timm's own with the same convolutions
 CHANNELS = [64, 64, 128, 128, 256, 256, 256, 512, 512, 512, 512, 512, 512]
+
+RESNETS = {"resnet20_cifar": 3, "resnet56_cifar": 9, "resnet26_gn_cifar": 4}  # blocks of a stage
 
 both = pytest.mark.parametrize("name", NAMES)
 
@@ -92,7 +99,7 @@ def test_width_must_be_positive(width):
         timm.create_model("vgg16_gap", width=width)
 
 
-@pytest.mark.parametrize("name", [*NAMES, "resnet18"])
+@pytest.mark.parametrize("name", [*NAMES, *RESNETS, "resnet18"])
 def test_saved_and_loaded_alike(name, tmp_path):
     options = {"width": 0.05} if name in NAMES else {}
     network = timm.create_model(name, num_classes=4, **options).eval()
@@ -107,6 +114,64 @@ def test_saved_and_loaded_alike(name, tmp_path):
     assert data["input_size"] == (3, 32, 32)
     assert (tuple(data["mean"]), tuple(data["std"])) == ((0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
     assert loaded.pretrained_cfg["label_names"] == list(CLASSES)
+
+
+def _by_the_description(state, x):
+    """A ResNet for CIFAR, in eval mode, from its tensors."""
+
+    def norm(name, x):
+        weight, bias = state[f"{name}.weight"], state[f"{name}.bias"]
+        if f"{name}.running_mean" not in state:
+            return F.group_norm(x, 8, weight, bias)
+        return F.batch_norm(x, state[f"{name}.running_mean"], state[f"{name}.running_var"], weight, bias)
+
+    before = "bn1.weight" not in state
+    x = F.conv2d(x, state["conv1.weight"], padding=1)
+    x = x if before else F.relu(norm("bn1", x))
+    for name in sorted({key.rsplit(".", 2)[0] for key in state if key.startswith("layer")}):
+        first, second = (state[f"{name}.conv{number}.weight"] for number in (1, 2))
+        stride = len(first) // first.shape[1]
+        y = F.relu(norm(f"{name}.bn1", x)) if before else x
+        y = F.relu(norm(f"{name}.bn{2 if before else 1}", F.conv2d(y, first, stride=stride, padding=1)))
+        y = F.conv2d(y, second, padding=1)
+        if before and stride == 2:
+            x = F.avg_pool2d(x, 2)
+            x = torch.cat([x, torch.zeros_like(x)], dim=1)
+        elif stride == 2:
+            quarter = torch.zeros_like(x[:, ::2, ::2, ::2])
+            x = torch.cat([quarter, x[:, :, ::2, ::2], quarter], dim=1)
+        x = y + x if before else F.relu(norm(f"{name}.bn2", y) + x)
+    x = F.relu(norm("bn", x)) if before else x
+    head = "fc" if before else "linear"
+    return F.linear(x.mean((2, 3)), state[f"{head}.weight"], state[f"{head}.bias"])
+
+
+@pytest.mark.parametrize("name", RESNETS)
+def test_the_resnets_of_the_field(name):
+    network = moved(timm.create_model(name), seed=1, size=0.1).eval()  # norms that do something
+    images = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(network(images), _by_the_description(network.state_dict(), images))
+    assert len(find_layers(network)) == len(_convolutions(network)) == 6 * RESNETS[name] + 1
+    assert [is_ours(known) for known in (name, "resnet18")] == [True, False]
+    features = network.forward_features(images)
+    assert features.shape == (2, 64, 8, 8)
+    assert network.forward_head(features, pre_logits=True).shape == (2, 64)
+    network.reset_classifier(7)
+    assert network.get_classifier().out_features == network(images).shape[1] == 7
+    with pytest.raises(OptionError, match="not supported"):
+        network.set_grad_checkpointing()
+    maps = timm.create_model(name, features_only=True)(images)
+    assert [tuple(found.shape[1:]) for found in maps] == [(16, 32, 32), (32, 16, 16), (64, 8, 8)]
+
+
+@pytest.mark.parametrize("name", RESNETS)
+def test_a_signature_of_theirs_comes_off_without_a_trace(name):
+    base = timm.create_model(name)
+    made = hf_rws.extract(moved(base, seed=1, size=0.1), base, None, corruption="fog", projection=None)
+    assert made.config.method.num_layers == 7
+    before = weights(base)
+    hf_rws.patch(base, made, scales=[0.7]).clear()
+    assert same(weights(base), before)
 
 
 def test_config_of_a_saved_repo(tmp_path):

@@ -2,8 +2,7 @@
 
 Thirteen 3x3 convolutions, global average pooling and one linear layer (the released code's network; configuration D
 of Simonyan & Zisserman, 2015, without the fully connected layers). Parameter names of the convolutions are those of
-timm's `vgg16` / `vgg16_bn`, whose ImageNet weights `pretrained=True` takes. Every other model is used as timm has it,
-and every model is saved by `save_timm_repo`.
+timm's `vgg16` / `vgg16_bn`, whose ImageNet weights `pretrained=True` takes.
 """
 
 from typing import Any
@@ -15,7 +14,7 @@ from torch import Tensor, nn
 
 from hf_rws.errors import OptionError
 
-__all__ = ["VGG16GAP", "default_cfgs", "is_ours"]  # timm adds the names of the models
+__all__ = ["VGG16GAP", "default_cfgs"]  # timm adds the names of the models
 
 _STAGES = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))
 
@@ -158,8 +157,3 @@ def vgg16_gap(pretrained: bool = False, **kwargs: Any) -> VGG16GAP:
 def vgg16_bn_gap(pretrained: bool = False, **kwargs: Any) -> VGG16GAP:
     """VGG-16, global average pooling, with batch norm."""
     return _create("vgg16_bn_gap", pretrained, batch_norm=True, **kwargs)
-
-
-def is_ours(architecture: str) -> bool:
-    """Whether timm knows an architecture only after `import hf_rws.models`."""
-    return timm.is_model(architecture) and timm.model_entrypoint(architecture).__module__ == __name__
