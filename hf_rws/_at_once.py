@@ -119,11 +119,12 @@ class AskingInParts(_Parts):
 
     Args:
         most: Images at once; None is by their size and the free memory.
+        back: Whether what is run goes back through the network too, for gradients of the images.
     """
 
-    def __init__(self, most: int | None = None) -> None:
+    def __init__(self, most: int | None = None, *, back: bool = False) -> None:
         super().__init__()
-        self.number = most
+        self.number, self._back = most, back
 
     def __call__(self, network: nn.Module, images: Tensor, run: Callable[[Tensor], Tensor]) -> list[Tensor]:
         """What `run` gives for each part, in order.
@@ -136,36 +137,41 @@ class AskingInParts(_Parts):
         Raises:
             OptionError: Memory does not hold a single image.
         """
+        return self.by_number(network, images.shape, lambda part: run(images[part]))
+
+    def by_number(self, network: nn.Module, shape: Sequence[int], run: Callable[[slice], Tensor]) -> list[Tensor]:
+        """The same for images of shape (N, C, H, W), of which `run` is told the numbers."""
         found: list[Tensor] = []
         first, device = 0, next(network.parameters()).device
-        while first < len(images):
-            number = self.number or self._measure(network, device, images, run)
-            part = images[first : first + number]
+        while first < shape[0]:
+            number = self.number or self._measure(network, device, shape, run)
+            part = slice(first, min(first + number, shape[0]))
+            count = part.stop - first
             try:
                 found.append(run(part))
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
                     raise
-                self._halve(len(part), images.shape, error)
+                self._halve(count, shape, error)
             else:
-                first += len(part)
-                self._tell(len(part), images.shape)
+                first = part.stop
+                self._tell(count, shape)
                 continue
             _free_memory(device)
         return found
 
     def _measure(
-        self, network: nn.Module, device: torch.device, images: Tensor, run: Callable[[Tensor], Tensor]
+        self, network: nn.Module, device: torch.device, shape: Sequence[int], run: Callable[[slice], Tensor]
     ) -> int:
-        number = by_area(images.shape, device)
-        if min(number, len(images)) * images.shape[-2] * images.shape[-1] <= _SMALL_ASKED:
+        number = by_area(shape, device)
+        if min(number, shape[0]) * shape[-2] * shape[-1] <= (_SMALL_LEARNED if self._back else _SMALL_ASKED):
             return number
         try:
-            held = _held_in_passing(network, lambda: run(images[:1]))
+            held = (_held_in_learning if self._back else _held_in_passing)(network, lambda: run(slice(0, 1)))
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
-            self._halve(1, images.shape, error)
+            self._halve(1, shape, error)
         self.number = max(1, min(number, _budget(device) // max(1, held)))
         return self.number
 

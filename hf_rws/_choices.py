@@ -17,6 +17,7 @@ AUGMENTATION_NAMES = ("crop-flip", "rotation-flip", "none")
 PRECISIONS = ("auto", "no", "fp16", "bf16")
 
 NORM_STATISTICS = ("learn", "keep")
+ADVERSARIES = ("linf", "l2")  # by the norm in which they are bounded
 OPTIMIZER_NAMES = ("sgd", "adamw")  # of a distillation
 
 # Of a list of signatures.

@@ -20,8 +20,10 @@ __all__ = [
     "architecture",
     "check_loaded",
     "check_scores",
+    "evaluating",
     "find_layers",
     "first_layers",
+    "first_weight",
     "head_names",
     "layer_tensors",
     "run_first_layers",
@@ -120,6 +122,27 @@ def check_loaded(state: Mapping[str, Any], what: str) -> None:
     """OptionError if tensors of a state dict have no values, as on the meta device; `what` is whose they are."""
     if any(isinstance(value, Tensor) and value.is_meta for value in state.values()):
         raise OptionError(f"{what} is on the meta device; load its weights first")
+
+
+def first_weight(model: nn.Module) -> Tensor:
+    """What says where a model is and in which dtype; OptionError if it has no weights, or is on the meta device."""
+    first = next(model.parameters(), None)
+    if first is None:
+        raise OptionError(f"this {type(model).__name__} has no weights; give a timm model")
+    check_loaded({"first": first}, "the model")
+    return first
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Eval mode for a while; every module gets its own mode back."""
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
 
 
 @contextmanager

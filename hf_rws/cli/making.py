@@ -9,6 +9,7 @@ import click
 
 from hf_rws._files import MODEL, SIGNATURE, check_room, is_file, writing
 from hf_rws.cli.options import (
+    adversary_options,
     corruption_option,
     data_options,
     device_option,
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 @model_options
 @data_options
 @corruption_option("What to train against; repeatable.", multiple=True)
+@adversary_options
 @recipe_options
 @output_dir_option
 @click.option("--resume", is_flag=True, help="Go on from an interrupted run in --output-dir.")
@@ -48,7 +50,7 @@ if TYPE_CHECKING:
 def train(
     output_dir: Path, resume: bool, overwrite: bool, corruption: tuple[str, ...], output: Output, **options: Any
 ) -> None:
-    """Train a standard model, or with --corruption a robust one.
+    """Train a standard model, or with --corruption or --adversary a robust one.
 
     \b
     Examples:
@@ -82,6 +84,7 @@ def train(
 @model_options
 @data_options
 @corruption_option("What to train against; repeatable.", multiple=True)
+@adversary_options
 @recipe_options
 @extraction_options
 @output_dir_option
@@ -115,8 +118,8 @@ def study(
       accelerate launch -m hf_rws.cli study --model resnet18.a1_in1k --pretrained --dataset user/photos \\
         --corruption fog --output-dir study
     """
-    if not corruption:
-        raise click.UsageError("name at least one --corruption")
+    if not corruption and options["adversary"] is None:
+        raise click.UsageError("name at least one --corruption, or an --adversary")
 
     from hf_rws._accelerator import is_main_process
     from hf_rws.study import run_study

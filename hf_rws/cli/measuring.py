@@ -10,6 +10,7 @@ import click
 from hf_rws._environment import environment
 from hf_rws._files import check_writable, read_json, write_whole
 from hf_rws.cli.options import (
+    adversary_options,
     batch_size_option,
     corruption_option,
     dataset_options,
@@ -53,6 +54,7 @@ def _tried(context: click.Context, option: click.Parameter, path: Path | None) -
 )  # fmt: skip
 @scale_option
 @corruption_option("Repeatable; all if none is named.", multiple=True)
+@adversary_options
 @click.option(
     "--clean-only", is_flag=True, help="Measure the images as they are: for a dataset that is corrupted already."
 )
@@ -83,6 +85,10 @@ def evaluate(
     class_map: Path | None,
     scales: Any,
     corruption: tuple[str, ...],
+    adversary: str | None,
+    eps: float | None,
+    attack_steps: int | None,
+    attack_step_size: float | None,
     clean_only: bool,
     severities: tuple[int, ...],
     limit: int | None,
@@ -98,7 +104,8 @@ def evaluate(
     """Accuracy of BASE, and beside it of BASE with SIGNATURES on, on clean and corrupted test images.
 
     Images are brought to the model's size as its config says; --image-size does it otherwise. Classes are matched by
-    name. The difference has its 95 % interval, paired by image.
+    name. With --adversary and no --corruption only that is measured. The difference has its 95 % interval, paired by
+    image.
 
     \b
     Examples:
@@ -106,9 +113,10 @@ def evaluate(
       hf-rws evaluate base rws-fog --dataset photos --test-split train --output table.csv
       hf-rws evaluate base rws-fog --dataset cifar10-fog --clean-only
       hf-rws evaluate base rws-fog --dataset CIFAR-10-C --severity 3 --severity 5
+      hf-rws evaluate base rws-pgd-linf-8 --dataset uoft-cs/cifar10 --adversary linf --eps 8
     """
     from hf_rws.data.benchmarks import is_benchmark
-    from hf_rws.evaluation import compare
+    from hf_rws.evaluation import Adversary, compare
     from hf_rws.evaluation import evaluate as evaluate_model
     from hf_rws.loading import load_patched
 
@@ -117,6 +125,9 @@ def evaluate(
     if clean_only and (corruption or is_benchmark(dataset)):
         raise click.UsageError("--clean-only goes without --corruption, and not with a published benchmark")
     options = given_options(config=dataset_config, revision=dataset_revision, batch_size=batch_size, **read_options)
+    if adversary is not None:
+        given = given_options(eps=eps, steps=attack_steps, step_size=attack_step_size)
+        options["adversary"] = Adversary(adversary, **given)
     if class_map is not None:
         options["class_map"] = read_json(class_map, str(class_map))
     with environment({"HF_TOKEN": token} if token else {}):
@@ -124,7 +135,7 @@ def evaluate(
         result = (compare if signatures else evaluate_model)(
             model,
             dataset,
-            list(corruption) or ([] if clean_only else "all"),
+            list(corruption) or ([] if clean_only or adversary else "all"),
             severities=severities,
             limit=limit,
             seed=seed,

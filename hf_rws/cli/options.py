@@ -8,6 +8,7 @@
 | --label-column --classes --test-split | train study evaluate |
 | --image-size | train study evaluate save-base |
 | --model-arg | train study save-base |
+| --adversary --eps --attack-steps --attack-step-size | train study evaluate |
 | --device | train study distill evaluate quickstart |
 | --batch-size | train study distill evaluate |
 | --seed | train study distill corrupt evaluate |
@@ -23,7 +24,7 @@ from typing import Any
 
 import click
 
-from hf_rws._choices import AUGMENTATION_NAMES, CORRUPTIONS, PRECISIONS, RECIPE_NAMES, SCHEDULES
+from hf_rws._choices import ADVERSARIES, AUGMENTATION_NAMES, CORRUPTIONS, PRECISIONS, RECIPE_NAMES, SCHEDULES
 from hf_rws._environment import environment
 from hf_rws._files import check_writable
 from hf_rws._transport.ids import REPO_ID
@@ -158,6 +159,30 @@ model_options = _together(
     click.option("--pretrained", is_flag=True, help="Start from timm's weights of --model."),
     model_arg_option,
 )
+
+
+def _of_an_adversary(context: click.Context, option: click.Parameter, value: Any) -> Any:
+    """The value of an option that means nothing without --adversary, which click has read before."""
+    if value is not None and context.params.get("adversary") is None:
+        raise click.UsageError(f"{option.opts[0]} goes with --adversary")
+    return value
+
+
+adversary_options = _together(
+    click.option(
+        "--adversary", type=click.Choice(ADVERSARIES), is_eager=True,
+        help="Adversarial images (PGD), bounded in this norm, as one corruption more.",
+    ),
+    click.option("--eps", type=float, callback=_of_an_adversary, help="That bound, in 1/255.  [default: 8]"),
+    click.option(
+        "--attack-steps", type=click.IntRange(1), callback=_of_an_adversary,
+        help="Steps of PGD; a study measures with 10 whatever it trains with.  [default: 10]",
+    ),
+    click.option(
+        "--attack-step-size", type=float, callback=_of_an_adversary,
+        help="How far each goes, in 1/255.  [default: 2.5 eps / steps]",
+    ),
+)  # fmt: skip
 
 recipe_options = _together(
     click.option(

@@ -137,7 +137,7 @@ def _transform(preprocessing: Preprocessing) -> Callable[[Image.Image], Image.Im
 
 
 class Normalize(nn.Module):
-    """uint8 images to what a model expects: (x / 255 - mean) / std, float32, channels last."""
+    """Images in [0, 255] to what a model expects: (x / 255 - mean) / std, float32, channels last."""
 
     scale: Tensor
     shift: Tensor
@@ -165,7 +165,7 @@ class Normalize(nn.Module):
         return kind(config["mean"], config["std"])
 
     def forward(self, images: Tensor) -> Tensor:
-        """Normalise uint8 images of shape (N, 3, H, W)."""
+        """Normalise images of shape (N, 3, H, W), uint8 or floating."""
         images = images.to(torch.float32, memory_format=torch.channels_last)
         return torch.addcmul(self.shift, images, self.scale)
 
@@ -177,7 +177,10 @@ class _Grey(Normalize):
         super().__init__(*([sum(values) / len(values)] for values in (mean, std)))
 
     def forward(self, images: Tensor) -> Tensor:
-        """Make uint8 images of shape (N, 3, H, W) grey, and normalise them."""
+        """Make images of shape (N, 3, H, W) grey, and normalise them; only those that are uint8 are rounded."""
+        if images.is_floating_point():  # they may have gradients
+            weights = torch.tensor(_LUMA, dtype=torch.float32, device=images.device) / sum(_LUMA)
+            return super().forward(torch.einsum("nchw,c->nhw", images.float(), weights).unsqueeze(1))
         red, green, blue = (images[:, channel].to(torch.int32) * weight for channel, weight in enumerate(_LUMA))
         return super().forward(((red + green + blue + 0x8000) >> 16).to(torch.uint8).unsqueeze(1))
 

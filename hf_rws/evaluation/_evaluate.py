@@ -21,10 +21,11 @@ from hf_rws.data.datasets import load_split
 from hf_rws.data.preprocessing import Normalize, Preprocessing, resolve
 from hf_rws.data.sets import ImageSet
 from hf_rws.errors import OptionError
+from hf_rws.evaluation.adversary import Adversary, attacked
 from hf_rws.evaluation.copied import copied_by
-from hf_rws.evaluation.labels import ClassMap, check_labels, match_classes
+from hf_rws.evaluation.labels import Answers, ClassMap, check_labels, match_classes
 from hf_rws.evaluation.tables import CLEAN, OWN, Comparison, Evaluation, Row
-from hf_rws.layers import check_loaded, check_scores, takes_images_of, unwrap
+from hf_rws.layers import check_scores, evaluating, first_weight, takes_images_of, unwrap
 
 _State = Callable[[], AbstractContextManager[Any]]  # what a model is put into for a while: its signatures off, or on
 
@@ -36,6 +37,7 @@ def evaluate(
     corruptions: str | Sequence[str] = "all",
     *,
     severities: Sequence[int] = (5,),
+    adversary: Adversary | None = None,
     clean: bool = True,
     seed: int = 0,
     batch_size: int | None = None,
@@ -59,8 +61,10 @@ def evaluate(
             labels (N,)), or a published benchmark (`hf_rws.data.open_benchmark`): a `Benchmark` or its folder.
         corruptions: Names, one name, or "all" (all that this machine can make, or all in the benchmark).
         severities: Severities, 1 to 5.
+        adversary: Also measure on the clean images as this adversary changes them, for the model as it is (white-box);
+            with `corruptions` [] nothing else. Not for a published benchmark.
         clean: Whether to measure clean images too (published benchmarks have none).
-        seed: Seed of the corruptions' draws, and of that of `limit`.
+        seed: Seed of the corruptions' and the adversary's draws, and of that of `limit`.
         batch_size: Images at a time; by default as many as are fast and as memory holds. It changes no result, but for
             the rounding of scores.
         limit: Use only so many images: the first (also of a published benchmark), but of a dataset by its name drawn at
@@ -74,8 +78,8 @@ def evaluate(
             the folder of a benchmark.
 
     Returns:
-        A row for the clean images and one per corruption and severity. Images of a corrupted copy of a dataset
-        (`hf-rws corrupt`) are not called clean, but e.g. "fog (copy)".
+        A row for the clean images, one per corruption and severity, and one for the adversary. Images of a corrupted
+        copy of a dataset (`hf-rws corrupt`) are not called clean, but e.g. "fog (copy)".
 
     Raises:
         OptionError: Unknown corruption or severity; no images, or of a size that the model cannot take; images and
@@ -99,6 +103,7 @@ def evaluate(
         dataset,
         corruptions,
         severities=severities,
+        adversary=adversary,
         clean=clean,
         seed=seed,
         batch_size=batch_size,
@@ -149,6 +154,7 @@ def _evaluations(
     corruptions: str | Sequence[str],
     *,
     severities: Sequence[int] = (5,),
+    adversary: Adversary | None = None,
     clean: bool = True,
     seed: int = 0,
     batch_size: int | None = None,
@@ -165,6 +171,8 @@ def _evaluations(
     _check_answers_classes(model)
     benchmark = _as_benchmark(dataset, dataset_options)
     settings = _settings(corruptions, severities, benchmark)
+    if adversary and benchmark:
+        raise OptionError(f"{benchmark.name} has no clean images for {adversary.label}: give another dataset")
     notes: list[str] = []
     if benchmark:
         images: ImageSet | Benchmark = benchmark
@@ -185,9 +193,13 @@ def _evaluations(
     plain = copied_by(dataset, dataset_options.get("revision")) if clean and not benchmark else None
     if clean and not benchmark:
         settings.insert(0, (CLEAN, 0))
+    if adversary:
+        settings.append((adversary.label, 0))
+        notes.append(f"{adversary.label}: {adversary}, white-box")
     rows: list[list[Row]] = [[] for _ in states]
     with _on(model, device):
-        place, asking = _first_parameter(model).device, AskingInParts(batch_size)
+        place, asking = first_weight(model).device, AskingInParts(batch_size)
+        attacking = AskingInParts(batch_size, back=True)
         for name, severity in bar(settings, shown=progress, desc="evaluating", leave=False):
             if isinstance(images, Benchmark):
                 parts = images.batches(name, severity, batch_size=batch_size, limit=limit, device=place)
@@ -196,9 +208,13 @@ def _evaluations(
                 parts = _corrupted(images, name, severity, seed=seed, batch_size=block, device=place)
             right: list[list[Tensor]] = [[] for _ in states]
             for part in parts:
+                first = sum(map(len, right[0]))
                 for state, found in zip(states, right, strict=True):
                     with state():
-                        predicted = _predict(model, part.images, asking)
+                        if adversary and name == adversary.label:
+                            predicted = _predict_attacked(model, part, answers, attacking, adversary, seed, first)
+                        else:
+                            predicted = _predict(model, part.images, asking)
                     found.append(answers.correct(predicted, part.labels))
             called, at = plain if plain and name == CLEAN else (name, severity)
             for kept, found in zip(rows, right, strict=True):
@@ -235,17 +251,33 @@ def _corrupted(
     for first in range(0, len(images), batch_size):
         part = images.subset(slice(first, first + batch_size))
         shown = part.images.to(device)
-        yield replace(part, images=shown if name == CLEAN else corrupt(shown, name, severity, seed=seed, index=first))
+        yield replace(part, images=corrupt(shown, name, severity, seed=seed, index=first) if severity else shown)
 
 
 @unaffected
-def accuracy(model: nn.Module, images: ImageSet | Iterable[ImageSet], *, batch_size: int | None = None) -> float:
-    """Top-1 accuracy in [0, 1] on images, or on all parts of them; classes are matched as `evaluate` does it."""
-    asking, right, answers = AskingInParts(batch_size), [torch.empty(0, dtype=torch.bool)], None
+def accuracy(
+    model: nn.Module,
+    images: ImageSet | Iterable[ImageSet],
+    *,
+    batch_size: int | None = None,
+    adversary: Adversary | None = None,
+    seed: int = 0,
+) -> float:
+    """Top-1 accuracy in [0, 1] on images, or on all parts of them; classes are matched as `evaluate` does it.
+
+    With an adversary it is that on the images as it changes them, from starts drawn by `seed`.
+    """
+    asking, answers = AskingInParts(batch_size, back=adversary is not None), None
+    right: list[Tensor] = []
     for part in [images] if isinstance(images, ImageSet) else images:
         answers = answers or match_classes(model, part.classes, name=part.name)
-        right.append(answers.correct(_predict(model, part.images, asking), part.labels.cpu()))
-    found = torch.cat(right)
+        if adversary:
+            first = sum(map(len, right))
+            predicted = _predict_attacked(model, part, answers, asking, adversary, seed, first)
+        else:
+            predicted = _predict(model, part.images, asking)
+        right.append(answers.correct(predicted, part.labels.cpu()))
+    found = torch.cat(right) if right else torch.empty(0)
     return float(found.double().mean()) if len(found) else 0.0
 
 
@@ -267,18 +299,40 @@ def predict(model: nn.Module, images: Tensor, *, batch_size: int | None = None) 
     return _predict(model, images, AskingInParts(batch_size))
 
 
-def _predict(model: nn.Module, images: Tensor, asking: AskingInParts) -> Tensor:
-    """As `predict`, with what a run knows of its memory."""
+def _predict_attacked(
+    model: nn.Module,
+    images: ImageSet,
+    answers: Answers,
+    asking: AskingInParts,
+    adversary: Adversary,
+    seed: int,
+    first: int,
+) -> Tensor:
+    """As `_predict`, of images as an adversary changes them for this model; `first` is the number of the first one."""
+
+    def changed(part: slice) -> Tensor:
+        numbers = range(first + part.start, first + part.stop)
+        shown, labels = images.images[part], images.labels[part]
+        return 255 * attacked(model, shown, labels, adversary, seed=seed, numbers=numbers, loss=answers.loss)
+
+    return _predict(model, images.images, asking, changed)
+
+
+def _predict(
+    model: nn.Module, images: Tensor, asking: AskingInParts, changed: Callable[[slice], Tensor] | None = None
+) -> Tensor:
+    """As `predict`, with what a run knows of its memory; `changed` gives the images that are shown instead."""
     _check_answers_classes(model)
-    first = _first_parameter(model)
+    first = first_weight(model)
     normalize = Normalize.of(model).to(first.device)
 
-    def classes(part: Tensor) -> Tensor:
-        scores = model(normalize(part.to(first.device)).to(first.dtype))
+    def classes(part: slice) -> Tensor:
+        shown = changed(part) if changed else images[part]
+        scores = model(normalize(shown.to(first.device)).to(first.dtype))
         return check_scores(model, scores).argmax(1).cpu()
 
-    with _evaluating(model), torch.inference_mode(), takes_images_of(images.shape):
-        found = asking(model, images, classes)
+    with evaluating(model), torch.inference_mode(), takes_images_of(images.shape):
+        found = asking.by_number(model, images.shape, classes)
     return torch.cat(found) if found else torch.empty(0, dtype=torch.int64)
 
 
@@ -292,34 +346,13 @@ def _check_answers_classes(model: nn.Module) -> None:
         )
 
 
-def _first_parameter(model: nn.Module) -> Tensor:
-    """What says where a model is and in which dtype; OptionError if it has no weights, or is on the meta device."""
-    first = next(model.parameters(), None)
-    if first is None:
-        raise OptionError(f"this {type(model).__name__} has no weights; give a timm model")
-    check_loaded({"first": first}, "the model")
-    return first
-
-
-@contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    """Eval mode for a while; every module gets its own mode back."""
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
-
-
 @contextmanager
 def _on(model: nn.Module, device: str | torch.device | None) -> Iterator[None]:
     """The model on another device for a while; None leaves it where it is."""
     if device is None:
         yield
         return
-    before, wanted = _first_parameter(model).device, resolve_device(device)
+    before, wanted = first_weight(model).device, resolve_device(device)
     model.to(wanted)
     try:
         yield

@@ -44,6 +44,23 @@ class Answers:
         among = torch.isin(labels * count + predicted, pairs[:, 0] * count + pairs[:, 1])
         return torch.where(labels < len(self.right), among, predicted == labels)
 
+    def loss(self, scores: Tensor, labels: Tensor) -> Tensor:
+        """What an adversary makes large: -log of the probability that the answer is right, summed over images.
+
+        Args:
+            scores: Of the model's classes, of shape (N, classes), with gradients.
+            labels: Of the images, of shape (N,), on the same device.
+        """
+        if self.right is None:
+            pairs = labels.unsqueeze(1) == torch.arange(scores.shape[1], device=labels.device)
+        else:
+            known = torch.zeros(1 + len(self.right), scores.shape[1], dtype=torch.bool)
+            for label, answers in enumerate(self.right):
+                known[label, list(answers)] = True
+            pairs = known.to(labels.device)[labels.clamp(max=len(self.right))]
+        pairs = pairs | ~pairs.any(1, keepdim=True)  # where no answer is right there is nothing to lose, and no NaN
+        return (scores.logsumexp(1) - scores.masked_fill(~pairs, -torch.inf).logsumexp(1)).sum()
+
 
 def match_classes(
     model: nn.Module, classes: Sequence[str], *, class_map: ClassMap | None = None, name: str = ""

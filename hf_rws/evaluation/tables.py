@@ -16,6 +16,7 @@ from hf_rws.errors import OptionError
 
 CLEAN = "clean"
 COPIED = " (copy)"  # after the name of a corruption: images as they are, of a copy that was made so
+ATTACKED = "pgd-"  # before what says how strongly: images as an adversary changes them
 OWN = " (the model's own)"  # after a preprocessing
 _QUANTILE = 1.959964  # of the normal distribution, for 95 %
 
@@ -25,8 +26,9 @@ class Row:
     """One line of a table: accuracy in [0, 1] on `n` images.
 
     Attributes:
-        corruption: Its name; "clean" for images as they are; "fog (copy)" for those of a copy that was made so.
-        severity: 1 to 5; 0 for clean images.
+        corruption: Its name; "clean" for images as they are; "fog (copy)" for those of a copy that was made so;
+            "pgd-linf-8" for those of an adversary.
+        severity: 1 to 5; 0 for clean images and those of an adversary.
         accuracy: Top-1, in [0, 1].
         n: Number of images.
         right: For each image whether the answer was right, bool of shape (n,); None where that was not kept.
@@ -121,6 +123,8 @@ class Evaluation(_Table):
 
     def mean(self) -> float:
         """RA: mean accuracy over all corrupted rows (images as they are, clean or of a copy, are not in it).
+
+        Those of an adversary are not in it either.
 
         Of a copy that is measured only as it is, e.g. "fog (copy)", it is the accuracy of that row.
 
@@ -308,7 +312,7 @@ def _difference(pairs: Sequence[tuple[Row, Row]]) -> Difference:
 
 def _corrupted(rows: Iterable[Row]) -> list[Row]:
     """The rows of means: those that were corrupted here, or else those of a corrupted copy as it is."""
-    found = [row for row in rows if row.corruption != CLEAN]
+    found = [row for row in rows if row.corruption != CLEAN and not row.corruption.startswith(ATTACKED)]
     return [row for row in found if not row.corruption.endswith(COPIED)] or found
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import nn
 
+from hf_rws._choices import CORRUPTIONS
 from hf_rws._files import read_json
 from hf_rws.bases import load_base
 from hf_rws.extraction import extract
@@ -37,9 +38,10 @@ class StudyFolder:
 
     @cached_property
     def corruptions(self) -> tuple[str, ...]:
-        """Those whose robust model is finished."""
+        """Those whose robust model is finished; an adversary is none."""
         finished = self.folder.glob(robust_name(f"*/{MODEL_NAME}"))
-        return tuple(sorted(path.parent.name.removeprefix(robust_name("")) for path in finished))
+        names = {path.parent.name.removeprefix(robust_name("")) for path in finished}
+        return tuple(sorted(names & {*CORRUPTIONS}))
 
     @cached_property
     def training(self) -> dict[str, Any]:

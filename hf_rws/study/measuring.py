@@ -9,7 +9,7 @@ from typing import Any
 from torch import nn
 
 from hf_rws.data.sets import ImageSet
-from hf_rws.evaluation import accuracy
+from hf_rws.evaluation import Adversary, accuracy
 from hf_rws.patching.patcher import Patcher, patch
 from hf_rws.signature.signature import Signature
 from hf_rws.training.pixels import Pixels
@@ -21,11 +21,11 @@ _MODELS = ("standard", "distilled", "extracted", "robust")
 
 @dataclass(frozen=True)
 class StudyRow:
-    """One corruption of a study. What was not made is not in the dictionaries.
+    """One corruption of a study, or its adversary. What was not made is not in the dictionaries.
 
     Attributes:
-        corruption: Its name.
-        severity: 1 to 5.
+        corruption: Its name, or the adversary's label.
+        severity: 1 to 5; 0 for an adversary.
         n: Number of test images.
         ta: Accuracy on clean test images in [0, 1], by `_MODELS`.
         ra: Accuracy under the corruption, by `_MODELS`.
@@ -42,6 +42,11 @@ class StudyRow:
     nbytes: dict[str, int]
     download_nbytes: dict[str, int]
     base_nbytes: int
+
+    @property
+    def title(self) -> str:
+        """What it is called in tables: "fog-5", "pgd-linf-8"."""
+        return f"{self.corruption}-{self.severity}" if self.severity else self.corruption
 
     def flat(self) -> dict[str, Any]:
         """The same without dictionaries: `standard_ta`, `extracted_nbytes`, ..."""
@@ -89,7 +94,7 @@ class Study:
             largest = max(kinds, key=row.nbytes.__getitem__)
             kB = [f"{size[largest] / 1000:.1f}" for size in (row.nbytes, row.download_nbytes)]
             ratio = f"{row.base_nbytes / row.nbytes[largest]:.0f}x"
-            lines.append(f"| {' | '.join([f'{row.corruption}-{row.severity}', *cells, *kB, ratio])} |")
+            lines.append(f"| {' | '.join([row.title, *cells, *kB, ratio])} |")
         facts = [self._recovery_in_words(kinds)] if kinds and "robust" in models else []
         facts += [f"n = {self.rows[0].n} test images", f"recipe: {self.recipe}"]
         return "\n".join([*lines, "", "; ".join(facts)])
@@ -116,14 +121,25 @@ def recovery_cell(values: Sequence[float], shown: str) -> str:
 
 
 def measure_scales(
-    model: nn.Module, signature: Signature, clean: ImageSet, corrupted: ImageSet | Pixels, scales: Iterable[float]
+    model: nn.Module,
+    signature: Signature,
+    clean: ImageSet,
+    corrupted: ImageSet | Pixels,
+    scales: Iterable[float],
+    *,
+    adversary: Adversary | None = None,
 ) -> list[dict[str, float]]:
-    """TA and RA of `model` with `signature` at each scale; the model is clean again afterwards."""
+    """TA and RA of `model` with `signature` at each scale; the model is clean again afterwards.
+
+    With an adversary RA is the accuracy on `corrupted` as it changes these images.
+    """
     patcher = patch(model, [("measured", signature)])
     points = []
     for scale in scales:
         patcher.set({"measured": scale})
-        points.append({"scale": scale, "ta": accuracy(model, clean), "ra": accuracy(model, corrupted)})
+        points.append(
+            {"scale": scale, "ta": accuracy(model, clean), "ra": accuracy(model, corrupted, adversary=adversary)}
+        )
     patcher.clear()
     patcher.bake()
     return points

@@ -19,6 +19,7 @@ from hf_rws.bases import load_base, named_model
 from hf_rws.data.sets import ImageSet, Splits
 from hf_rws.distillation import distill
 from hf_rws.errors import OptionError
+from hf_rws.evaluation import Adversary
 from hf_rws.extraction import extract
 from hf_rws.fingerprints import fingerprint, weights_digest
 from hf_rws.layers import NumLayers, first_layers
@@ -104,7 +105,8 @@ def run_study(
         start: The common start, see `create_start`.
         data: Training, validation and test images.
         output_dir: Folder of the study.
-        arguments: The recipe, without corruptions.
+        arguments: The recipe, without corruptions. Its adversary, if it has one, counts as one corruption more, which
+            only robust models are trained against: `robust-pgd-linf-8/` and so on.
         corruptions: One signature of each kind for each.
         distilled: Also distil signatures, from the so many training images drawn at random, without labels.
         robust: Train robust models and extract their signatures.
@@ -114,20 +116,31 @@ def run_study(
         scale_curve: Also measure TA and RA at the scales of `CURVE_SCALES`.
         notes: More to record in each training_args.json.
     """
-    if not corruptions or len(set(corruptions)) != len(corruptions):
+    attacks = arguments.attacks
+    if not (corruptions or attacks) or len(set(corruptions)) != len(corruptions):
         raise OptionError(f"a study needs at least one corruption, each once, got {corruptions!r}")
     if not robust and distilled is None:
         raise OptionError("a study needs signatures: give distilled, or leave robust on")
+    if attacks and (distilled is not None or not robust):
+        raise OptionError(
+            f"a signature against {attacks.measuring.label} is extracted from a robust model, not distilled: make distilled "
+            "signatures, or no robust models, in a study of corruptions alone"
+        )
     resolve_bits(bits, len(first_layers(start, num_layers)))  # before hours of training, not after
     if projection not in PROJECTIONS:
         raise OptionError(f"projection must be one of {PROJECTIONS}, got {projection!r}")
-    runs = {robust_name(name): replace(arguments, corruption=(name,)) for name in corruptions if robust}
+    plain = replace(arguments, adversary=None)
+    runs = {robust_name(name): replace(plain, corruption=(name,)) for name in corruptions if robust}
+    labels = [*corruptions]
+    if attacks:
+        labels.append(attacks.measuring.label)
+        runs[robust_name(labels[-1])] = arguments
     check_trackers(arguments.log_with)
     folder = check_writable(output_dir, "the study")
     _keep_start(start, folder)
     weights = {name: value.clone() for name, value in start.state_dict().items()}
     results: dict[str, TrainingResult] = {}
-    for name, wanted in bar({BASE: arguments, **runs}.items(), desc="study", unit="model"):
+    for name, wanted in bar({BASE: plain, **runs}.items(), desc="study", unit="model"):
         start.load_state_dict(weights)
         resume = (folder / name / TRAINING_NAME).is_file()
         results[name] = train(start, data, folder / name, wanted, resume=resume, notes=dict(notes or {}))
@@ -138,9 +151,11 @@ def run_study(
     for result in results.values():
         write_base_card(result.folder, result)
     recipe = {key: getattr(arguments, key) for key in ("epochs", "lr", "schedule", "batch_size", "seed")}
+    attack = {"training_attack": str(attacks.training)} if attacks else {}
     scales = CURVE_SCALES if scale_curve else (0.0, 1.0)
     rows = []
-    for name in bar(corruptions, desc="signatures", unit="signature"):
+    for name in bar(labels, desc="signatures", unit="signature"):
+        adversary = None if name in corruptions or not attacks else attacks.measuring
         made = {}
         if distilled is not None:
             made["distilled"] = Signature.from_pretrained(folder / signature_name(name, "distilled"))
@@ -150,14 +165,14 @@ def run_study(
                 folder / BASE,
                 folder / START,
                 corruption=name,
-                severity=arguments.severity,
+                severity=None if adversary else arguments.severity,
                 dataset=data.test.name or None,
                 num_layers=num_layers,
                 projection=projection,
                 bits=bits,
-                training=recipe,
+                training=recipe | attack if adversary else recipe,
             )
-        rows.append(_measure(folder, name, made, results, data.test, scales))
+        rows.append(_measure(folder, name, made, results, data.test, scales, adversary))
     study = Study(folder, tuple(rows), arguments.summary())
     _report(study, arguments)
     write_whole(folder / RESULTS_NAME, json.dumps([row.flat() for row in rows], indent=2) + "\n")
@@ -173,7 +188,7 @@ def _report(study: Study, arguments: TrainingArguments) -> None:
     for row in study.rows:
         measured: dict[str, Mapping[str, float]] = {"TA": row.ta, "RA": row.ra, "nbytes": row.nbytes}
         values = {f"{what}/{who}": value for what, values in measured.items() for who, value in values.items()}
-        accelerator.log({f"{row.corruption}-{row.severity}/{name}": value for name, value in values.items()}, step=0)
+        accelerator.log({f"{row.title}/{name}": value for name, value in values.items()}, step=0)
     end_trackers(accelerator)
 
 
@@ -281,17 +296,19 @@ def _measure(
     results: Mapping[str, TrainingResult],
     test: ImageSet,
     scales: Sequence[float],
+    adversary: Adversary | None,
 ) -> StudyRow:
     """A study's row; each signature gets what was measured into its config, and is saved."""
     severity = next(iter(made.values())).config.corruption.severity or 0
-    shown = Pixels(test, test.images.device, (corruption,), severity)
+    shown = test if adversary else Pixels(test, test.images.device, (corruption,), severity)
+    title = adversary.label if adversary else f"{corruption}-{severity}"
     base_nbytes = (folder / BASE / MODEL_NAME).stat().st_size
     ta, ra, nbytes, download = {}, {}, {}, {}
     robust = results.get(robust_name(corruption))
     if robust is not None:
-        ta["robust"], ra["robust"] = robust.test_accuracy["clean"], robust.test_accuracy[f"{corruption}-{severity}"]
+        ta["robust"], ra["robust"] = robust.test_accuracy["clean"], robust.test_accuracy[title]
     for kind, signature in made.items():
-        curve = measure_scales(load_base(folder / BASE).model, signature, test, shown, scales)
+        curve = measure_scales(load_base(folder / BASE).model, signature, test, shown, scales, adversary=adversary)
         off, on = (next(point for point in curve if point["scale"] == scale) for scale in (0.0, 1.0))
         ta |= {"standard": off["ta"], kind: on["ta"]}
         ra |= {"standard": off["ra"], kind: on["ra"]}
@@ -300,7 +317,7 @@ def _measure(
             "split": "test",
             "n": len(test),
             "seed": 0,
-            "severity": severity,
+            **({"attack": str(adversary)} if adversary else {"severity": severity}),
             "standard": {"ta": off["ta"], "ra": off["ra"]},
             "patched": {"ta": on["ta"], "ra": on["ra"]},
             **({"robust": {"ta": ta["robust"], "ra": ra["robust"]}} if robust is not None else {}),

@@ -2,15 +2,16 @@
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, MultiStepLR, OneCycleLR
 
 from hf_rws._checks import check_numbers
-from hf_rws._choices import AUGMENTATION_NAMES, CORRUPTIONS, PRECISIONS, SCHEDULES
+from hf_rws._choices import ADVERSARIES, AUGMENTATION_NAMES, CORRUPTIONS, PRECISIONS, SCHEDULES
 from hf_rws.corruptions.batch import check_severity
 from hf_rws.errors import OptionError
+from hf_rws.evaluation.adversary import Adversary
 
 # Learning rates are the paper's; the rest of the two "paper" recipes is its released code's.
 RECIPES: dict[str, dict[str, Any]] = {
@@ -20,6 +21,13 @@ RECIPES: dict[str, dict[str, Any]] = {
 }
 
 
+class _Attacks(NamedTuple):
+    """How images are attacked in training, and in measuring accuracy: there by PGD-10, to be comparable."""
+
+    training: Adversary
+    measuring: Adversary
+
+
 @dataclass(frozen=True)
 class TrainingArguments:
     """How a model is trained; written to training_args.json as it is.
@@ -27,6 +35,10 @@ class TrainingArguments:
     Attributes:
         corruption: Names of corruptions to be robust to; empty for a standard model.
         severity: Severity of the corruption, 1 to 5.
+        adversary: Train on adversarial images instead (PGD, Madry et al.): the norm of `Adversary`, "linf" or "l2".
+        eps: As in `Adversary`; without an adversary this and the next two mean nothing.
+        attack_steps: Of the attack in training; accuracy is always measured under PGD-10.
+        attack_step_size: As in `Adversary`, in training.
         fresh_corruption: Draw the corruption anew every epoch instead of once per image.
         epochs: Passes over the training images.
         lr: Learning rate (the peak of the one-cycle schedule).
@@ -46,6 +58,10 @@ class TrainingArguments:
 
     corruption: tuple[str, ...] = ()
     severity: int = 5
+    adversary: str | None = None
+    eps: float = 8.0
+    attack_steps: int = 10
+    attack_step_size: float | None = None
     fresh_corruption: bool = False
     epochs: int = 50
     lr: float = 0.01
@@ -81,12 +97,19 @@ class TrainingArguments:
             ("augmentation", self.augmentation, ("auto", *AUGMENTATION_NAMES)),
             ("mixed_precision", self.mixed_precision, PRECISIONS),
             *(("corruption", name, CORRUPTIONS) for name in self.corruption),
+            *([("adversary", self.adversary, ADVERSARIES)] if self.adversary is not None else []),
         ):
             if value not in choices:
                 raise OptionError(f"{name} must be one of {', '.join(choices)}, got {value!r}")
         object.__setattr__(self, "severity", check_severity(self.severity))  # NumPy's integers are no JSON
         if len(set(self.corruption)) != len(self.corruption):
             raise OptionError(f"corruption must name each one once, got {', '.join(self.corruption)}")
+        if self.adversary and self.corruption:
+            raise OptionError(
+                f"a model is trained against corruptions or against an adversary, got {', '.join(self.corruption)} and "
+                f"{self.adversary}: train one for each"
+            )
+        Adversary(self.adversary or ADVERSARIES[0], self.eps, self.attack_steps, self.attack_step_size)  # it checks
         for name in ("epochs", "lr", "gamma", "batch_size", "gradient_accumulation_steps"):
             if not 0 < getattr(self, name) < math.inf:
                 raise OptionError(f"{name} must be above 0 and finite, got {getattr(self, name)!r}")
@@ -96,6 +119,14 @@ class TrainingArguments:
             raise OptionError(f"weight_decay must be at least 0 and finite, got {self.weight_decay!r}")
         if not 0 <= self.seed < 2**32:
             raise OptionError(f"seed must be at least 0 and below 2**32, got {self.seed!r}")
+
+    @property
+    def attacks(self) -> _Attacks | None:
+        """How the adversary attacks; None without one."""
+        if self.adversary is None:
+            return None
+        training = Adversary(self.adversary, self.eps, self.attack_steps, self.attack_step_size)
+        return _Attacks(training, Adversary(self.adversary, self.eps))
 
     @classmethod
     def from_recipe(cls, recipe: str, **overrides: Any) -> "TrainingArguments":
@@ -114,6 +145,7 @@ class TrainingArguments:
             f"SGD, {momentum}, weight decay {self.weight_decay:g}, {schedule}, {self.epochs} epochs, batch "
             f"{self.batch_size}, augmentation {self.augmentation}, "
             f"{'fresh draws' if self.fresh_corruption else 'one draw per image'}, seed {self.seed}"
+            + (f"; adversarial training: {self.attacks.training}" if self.attacks else "")
         )
 
 

@@ -1,9 +1,10 @@
 """The trainer: a timm model, image tensors, an Accelerate loop that can be stopped and resumed.
 
 Every draw (order of images, crops, flips, rotations) is made for the whole global batch from (seed, epoch, step) and
-then shared out, so that the result does not depend on the number of processes or of accumulation steps; but batch norms
-normalise each part of a batch that is computed in parts, because memory does not hold it, by itself. Into how many the
-metrics say, and a resumed run goes on with the same.
+then shared out, and where an adversary starts depends on (seed, epoch, image), so that the result does not depend on
+the number of processes or of accumulation steps; but batch norms normalise each part of a batch that is computed in
+parts, because memory does not hold it, by itself. Into how many the metrics say, and a resumed run goes on with the
+same.
 """
 
 import json
@@ -13,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from safetensors import SafetensorError
@@ -30,7 +31,8 @@ from hf_rws._progress import bar
 from hf_rws.data.preprocessing import Normalize
 from hf_rws.data.sets import Splits
 from hf_rws.errors import AccessError, FormatError, OptionError, RWSError
-from hf_rws.evaluation import accuracy
+from hf_rws.evaluation import Adversary, accuracy
+from hf_rws.evaluation.adversary import attacked
 from hf_rws.evaluation.labels import check_classes
 from hf_rws.fingerprints import weights_digest
 from hf_rws.layers import check_loaded
@@ -57,6 +59,15 @@ class _Progress:
         self.__dict__.update(state)
 
 
+class _Batch(NamedTuple):
+    """This process' images of a batch, their labels, augmentation draws and numbers among the training images."""
+
+    images: Tensor
+    labels: Tensor
+    draws: augmentation.Draws
+    numbers: Tensor
+
+
 @dataclass(frozen=True)
 class TrainingResult:
     """What a finished training left.
@@ -64,8 +75,9 @@ class TrainingResult:
     Attributes:
         folder: The timm repo with the best epoch's weights.
         best_epoch: Counted from 0; chosen by `validation_accuracy`.
-        validation_accuracy: On the validation split, under the training corruption.
-        test_accuracy: Top-1 accuracy in [0, 1] on the test split, clean ("clean") and under the training corruptions.
+        validation_accuracy: On the validation split, under the training corruption or adversary (PGD-10).
+        test_accuracy: Top-1 accuracy in [0, 1] on the test split, clean ("clean") and under the training corruptions or
+            adversary ("pgd-linf-8").
         n: Number of test images.
     """
 
@@ -140,6 +152,7 @@ class _TrainingRun:
             arguments.mixed_precision, log_with=arguments.log_with, project_dir=folder
         )
         self.arguments, self.data, self.folder = arguments, data, folder
+        self.attacks = arguments.attacks
         self.checkpoint, self.log = folder / "checkpoint", folder / METRICS_NAME
         parts = self.accelerator.num_processes * arguments.gradient_accumulation_steps
         if arguments.batch_size % parts or len(data.train) < arguments.batch_size:
@@ -190,7 +203,7 @@ class _TrainingRun:
             self.device,
             arguments.corruption,
             arguments.severity,
-            seed=_draw_seed(arguments, epoch=0) + 1,
+            seed=_validation_seed(arguments),
         )
         self.bar = bar(
             total=arguments.epochs * self.steps,
@@ -207,8 +220,8 @@ class _TrainingRun:
             self.pixels = self._training_pixels(epoch)
         total, lr = torch.zeros((), dtype=torch.float32, device=self.device), float(self.scheduler.get_last_lr()[0])
         self.model.train()
-        for images, labels, draws in self._batches(epoch):
-            total += self.gradients(images.shape, partial(self._loss, images, labels, draws))
+        for batch in self._batches(epoch):
+            total += self.gradients(batch.images.shape, partial(self._loss, batch, epoch))
             self.optimizer.step()
             self.optimizer.zero_grad()
             self.scheduler.step()
@@ -216,18 +229,22 @@ class _TrainingRun:
         mean = accelerator.reduce(total, "mean") / self.steps
         return {"loss": float(mean), "lr": lr}
 
-    def _loss(self, images: Tensor, labels: Tensor, draws: augmentation.Draws, part: slice) -> Tensor:
+    def _loss(self, batch: _Batch, epoch: int, part: slice) -> Tensor:
         """Mean loss of a part of a batch."""
-        shown = augmentation.apply(self.augmentation, images[part], {name: draw[part] for name, draw in draws.items()})
+        draws = {name: draw[part] for name, draw in batch.draws.items()}
+        shown, labels = augmentation.apply(self.augmentation, batch.images[part], draws), batch.labels[part]
+        if self.attacks:
+            seed, numbers = _draw_seed(self.arguments, epoch), batch.numbers[part]
+            shown = 255 * attacked(self.plain, shown, labels, self.attacks.training, seed=seed, numbers=numbers)
         with self.accelerator.autocast():
-            return F.cross_entropy(self.model(self.normalize(shown)), labels[part])
+            return F.cross_entropy(self.model(self.normalize(shown)), labels)
 
     def end_epoch(self, epoch: int, trained: dict[str, float]) -> None:
         """Validate, log, keep the best weights and write a checkpoint."""
         from accelerate.utils import broadcast
 
         # batch norm statistics differ between processes: the main process' ones are kept, so it decides
-        own = torch.tensor(accuracy(self.plain, self.validation), dtype=torch.float32, device=self.device)
+        own = torch.tensor(self._validation_accuracy(), dtype=torch.float32, device=self.device)
         score = float(broadcast(own))
         row = {"epoch": epoch, **trained, "validation_accuracy": score}
         self.bar.set_postfix(loss=f"{trained['loss']:.3f}", validation=f"{score:.3f}")
@@ -274,12 +291,19 @@ class _TrainingRun:
         end_trackers(accelerator)
         return _read_result(self.folder, self.arguments)
 
+    def _validation_accuracy(self) -> float:
+        adversary = self.attacks.measuring if self.attacks else None
+        return accuracy(self.plain, self.validation, adversary=adversary, seed=_validation_seed(self.arguments))
+
     def _test_accuracy(self) -> dict[str, float]:
-        arguments = self.arguments
-        shown = {"clean": ()} | {_shown_name(name, arguments): (name,) for name in arguments.corruption}
+        arguments, titles = self.arguments, _shown_names(self.arguments)
+        shown: list[tuple[tuple[str, ...], Adversary | None]] = [((), None)]
+        shown += [((name,), None) for name in arguments.corruption]
+        shown += [((), self.attacks.measuring)] if self.attacks else []
+        images = (Pixels(self.data.test, self.device, names, arguments.severity, keep=False) for names, _ in shown)
         return {
-            title: accuracy(self.plain, Pixels(self.data.test, self.device, names, arguments.severity, keep=False))
-            for title, names in shown.items()
+            title: accuracy(self.plain, pixels, adversary=adversary)
+            for title, pixels, (_, adversary) in zip(titles, images, shown, strict=True)
         }
 
     def _training_pixels(self, epoch: int) -> Pixels:
@@ -287,8 +311,8 @@ class _TrainingRun:
         seed = _draw_seed(arguments, epoch)
         return Pixels(self.data.train, self.device, arguments.corruption, arguments.severity, seed=seed)
 
-    def _batches(self, epoch: int) -> Iterator[tuple[Tensor, Tensor, augmentation.Draws]]:
-        """This process' images, labels and augmentation draws of each batch; what is left over at the end is dropped.
+    def _batches(self, epoch: int) -> Iterator[_Batch]:
+        """This process' part of each batch; what is left over at the end is dropped.
 
         A batch is shared out to the processes accumulation step by accumulation step.
         """
@@ -299,11 +323,12 @@ class _TrainingRun:
         mine = mine[:, accelerator.process_index].flatten()
         for block in order[:, mine].split(max(1, self.pixels.block // len(mine))):
             rows = block.flatten()
-            for images, labels in zip(
-                self.pixels(rows).split(len(mine)), self.labels[rows.to(self.device)].split(len(mine)), strict=True
+            labels = self.labels[rows.to(self.device)]
+            for images, right, numbers in zip(
+                *(values.split(len(mine)) for values in (self.pixels(rows), labels, rows)), strict=True
             ):
                 draws = augmentation.draw(self.augmentation, size, generator)
-                yield images, labels, {name: draw[mine] for name, draw in draws.items()}
+                yield _Batch(images, right, {name: draw[mine] for name, draw in draws.items()}, numbers)
 
     def _save_state(self) -> None:
         """Write a checkpoint beside the last one, then put it in its place; a whole one is there at any moment."""
@@ -344,9 +369,10 @@ class _TrainingRun:
             log.write(_line(row))
 
 
-def _shown_name(corruption: str, arguments: TrainingArguments) -> str:
-    """What the test images under a training corruption are called in a result."""
-    return f"{corruption}-{arguments.severity}"
+def _shown_names(arguments: TrainingArguments) -> tuple[str, ...]:
+    """What the test images are called in a result: clean, under each training corruption, of the adversary."""
+    corrupted = (f"{name}-{arguments.severity}" for name in arguments.corruption)
+    return ("clean", *corrupted, *([arguments.attacks.measuring.label] if arguments.attacks else []))
 
 
 def _draw_seed(arguments: TrainingArguments, epoch: int) -> int:
@@ -354,12 +380,22 @@ def _draw_seed(arguments: TrainingArguments, epoch: int) -> int:
     return 2 * (arguments.seed * 10_007 + epoch) + 1
 
 
+def _validation_seed(arguments: TrainingArguments) -> int:
+    return _draw_seed(arguments, epoch=0) + 1
+
+
 def _record(model: nn.Module, data: Splits, arguments: TrainingArguments, notes: dict[str, Any]) -> dict[str, Any]:
     """What training_args.json says, as it will be read from there."""
     config = cast(dict[str, Any], model.pretrained_cfg)
+    given = asdict(arguments)
+    if arguments.attacks:
+        given["attack_step_size"] = arguments.attacks.training.step
+    else:  # a standard model is the same whatever others are trained against
+        for name in ("adversary", "eps", "attack_steps", "attack_step_size"):
+            del given[name]
     record = {
         **notes,
-        **asdict(arguments),
+        **given,
         "architecture": config.get("architecture"),
         "input_size": config["input_size"],
         "mean": config["mean"],
@@ -395,8 +431,7 @@ def _read_result(folder: Path, arguments: TrainingArguments) -> TrainingResult:
     path = folder / METRICS_NAME
     last: dict[str, Any] = next(reversed(read_json_lines(path, str(path))), {})
     measured = last.get("test_accuracy")
-    shown = ("clean", *(_shown_name(name, arguments) for name in arguments.corruption))
-    accuracies = [measured.get(name) for name in shown] if isinstance(measured, dict) else [None]
+    accuracies = [measured.get(name) for name in _shown_names(arguments)] if isinstance(measured, dict) else [None]
     numbers = all(isinstance(value, int | float) for value in (*accuracies, last.get("validation_accuracy")))
     if not numbers or not all(isinstance(last.get(key), int) for key in ("best_epoch", "n")):
         raise FormatError(f"{path} does not end with the result of a finished run; choose another output folder")
