@@ -2,6 +2,7 @@
 
 import importlib
 import importlib.util
+import json
 import sys
 from dataclasses import replace
 from types import ModuleType
@@ -9,15 +10,36 @@ from types import ModuleType
 import pytest
 import timm
 import torch
+from safetensors.torch import load_file
 from torch.nn import functional as F
 
 import hf_rws
+from hf_rws import cli
 from hf_rws.data.preprocessing import Normalize
+from hf_rws.data.sets import ImageSet
 from hf_rws.errors import OptionError
 from hf_rws.evaluation import Adversary, Answers, accuracy, attack, compare, evaluate
-from hf_rws.evaluation.adversary import _NORMS
-from tests.helpers import image_set
+from hf_rws.evaluation.adversary import _NORMS, attacked
+from hf_rws.study.layout import StudyFolder
+from hf_rws.study.run import create_start, run_study
+from hf_rws.timm_repo import save_timm_repo
+from hf_rws.training.trainer import train
+from tests.helpers import (
+    CLASSES,
+    arguments,
+    datasets_cache,  # noqa: F401
+    image_set,
+    log_of,
+    on_cpu,  # noqa: F401
+    same,
+    splits,
+    toy_dataset,
+)
 from tests.helpers import model as created
+from tests.test_cli import call  # noqa: F401
+from tests.test_training import _interrupt
+
+pytestmark = pytest.mark.usefixtures("on_cpu")
 
 ADVERSARIES = [Adversary("linf", 8), Adversary("l2", 128), Adversary("linf", 4, steps=3, step_size=2)]
 BALLS = {"linf": lambda change: change.abs().amax((1, 2, 3)), "l2": lambda change: change.flatten(1).norm(dim=1)}
@@ -134,15 +156,16 @@ def test_an_image_becomes_the_same_in_any_batch(norm, network, given):
 
 
 def test_the_model_is_left_as_it_was(network, given):
+    adversary = Adversary("linf", 8, steps=2)
     network.train()
     network.get_classifier().eval()
     frozen = next(network.parameters()).requires_grad_(False)
     before = {name: value.clone() for name, value in network.state_dict().items()}
     try:
         with torch.no_grad(), torch.autocast("cpu"):
-            found = attack(network, given.images, given.labels, ADVERSARIES[0])
+            found = attack(network, given.images, given.labels, adversary)
         with torch.inference_mode():
-            assert torch.equal(attack(network, given.images, given.labels, ADVERSARIES[0]), found)
+            assert torch.equal(attack(network, given.images, given.labels, adversary), found)
         assert network.training
         assert not network.get_classifier().training
         assert not frozen.requires_grad
@@ -152,7 +175,7 @@ def test_the_model_is_left_as_it_was(network, given):
     finally:
         frozen.requires_grad_(True)
         network.eval()
-    assert torch.equal(attack(network, given.images, given.labels, ADVERSARIES[0]), found)
+    assert torch.equal(attack(network, given.images, given.labels, adversary), found)
 
 
 def test_a_model_of_grey_images_is_attacked_through_its_grey(given):
@@ -229,19 +252,159 @@ def test_a_row_says_how_accurate_a_model_is_under_attack(network, given):
 
 
 def test_a_patched_model_is_attacked_with_its_patch(given):
+    adversary = Adversary("linf", 8, steps=2)
     base, robust, model = (created("vgg16_bn_gap", seed=seed) for seed in (0, 1, 0))
-    alone = {}
-    for name, model in (("base", base), ("robust", robust)):
-        alone[name] = evaluate(model, given, [], adversary=ADVERSARIES[0])["pgd-linf-8"]
+    alone = evaluate(base, given, [], adversary=adversary)
     signature = hf_rws.extract(
         robust, base, None, projection=None, num_layers="all", corruption="pgd-linf-8", bits=None
     )
     hf_rws.patch(model, signature)
-    found = compare(model, given, [], adversary=ADVERSARIES[0])
-    assert found.before["pgd-linf-8"] == alone["base"]
+    found = compare(model, given, [], adversary=adversary)
+    assert found.before["pgd-linf-8"] == alone["pgd-linf-8"]
     seen = []
     first = next(module for module in model.modules() if isinstance(module, torch.nn.Conv2d))
     first.register_forward_hook(lambda module, args, output: seen.append(module.weight.detach().clone()))
-    evaluate(model, given, [], clean=False, adversary=ADVERSARIES[0])
-    assert len(seen) == 11
+    evaluate(model, given, [], clean=False, adversary=adversary)
+    assert len(seen) == 3
     assert all(torch.allclose(weight, next(robust.parameters()), atol=1e-5) for weight in seen)
+
+
+# --- training ---
+
+ATTACKED = {"adversary": "linf", "eps": 16, "attack_steps": 2}
+SMALL = splits(16, 4, 4)
+
+
+def _trained(folder, network=None, data=None, **options):
+    result = train(network or created(), data or SMALL, folder, arguments(**options))
+    return result, load_file(folder / "model.safetensors")
+
+
+def test_resumed_adversarial_training_equals_uninterrupted(tmp_path, monkeypatch):
+    _, expected = _trained(tmp_path / "whole", created("vgg16_bn_gap", drop_rate=0.3), **ATTACKED)
+    with monkeypatch.context() as patched:
+        _interrupt(patched, 3)
+        with pytest.raises(KeyboardInterrupt):
+            _trained(tmp_path / "cut", created("vgg16_bn_gap", drop_rate=0.3), **ATTACKED)
+    train(created("vgg16_bn_gap", drop_rate=0.3), SMALL, tmp_path / "cut", arguments(**ATTACKED), resume=True)
+    assert same(load_file(tmp_path / "cut" / "model.safetensors"), expected)
+    assert log_of(tmp_path / "cut") == log_of(tmp_path / "whole")
+
+
+def test_in_how_many_parts_a_batch_is_attacked_does_not_matter(tmp_path, monkeypatch):
+    seen = {}
+    for parts in (1, 2):
+        shown = seen.setdefault(parts, [])
+
+        def noted(*given, shown=shown, **options):
+            shown.append(attacked(*given, **options))
+            return shown[-1]
+
+        monkeypatch.setattr("hf_rws.training.trainer.attacked", noted)
+        _trained(tmp_path / str(parts), epochs=1, lr=1e-9, gradient_accumulation_steps=parts, **ATTACKED)
+    one, two = (torch.cat(shown) for shown in seen.values())
+    assert len(seen[2]) == 2 * len(seen[1]) == 4
+    assert ((one - two).abs() > 1e-5).float().mean() < 0.002  # signs of gradients that are nearly 0
+
+
+def test_the_best_epoch_and_the_result_are_those_under_pgd_10(tmp_path):
+    network, data = created("vgg16_bn_gap"), SMALL
+    result, saved = _trained(tmp_path / "run", network, data, epochs=1, **ATTACKED)
+    network.load_state_dict(saved)
+    measured = Adversary("linf", 16)
+    assert result.test_accuracy == {
+        "clean": accuracy(network, data.test),
+        "pgd-linf-16": accuracy(network, data.test, adversary=measured),
+    }
+    assert result.validation_accuracy == pytest.approx(
+        accuracy(network, data.validation, adversary=measured, seed=2), abs=1e-6
+    )
+    record = json.loads((tmp_path / "run" / "training_args.json").read_text())
+    assert [record[name] for name in ("adversary", "eps", "attack_steps", "attack_step_size")] == ["linf", 16, 2, 20]
+
+
+def test_a_standard_model_knows_of_no_adversary(tmp_path):
+    _trained(tmp_path / "run", epochs=1, eps=3)
+    record = json.loads((tmp_path / "run" / "training_args.json").read_text())
+    assert not {"adversary", "eps", "attack_steps", "attack_step_size"} & record.keys()
+    again = train(created(), SMALL, tmp_path / "run", arguments(epochs=1), resume=True)  # the same run
+    assert again.test_accuracy.keys() == {"clean"}
+
+
+def test_learning_from_attacked_images_makes_robust():
+    """Two classes, told by a spot that eps does not hide and, all in all more clearly, by many pixels that it does."""
+    labels = torch.arange(64) % 2
+    side = (2 * labels - 1).view(-1, 1, 1, 1)
+    images = 128 + 2 * torch.randn(64, 3, 8, 8, generator=torch.Generator().manual_seed(0)) + 3 * side
+    images[:, :, 4, 4] += 30 * side[:, :, 0, 0]
+    data = ImageSet(images.round().to(torch.uint8), labels, ())
+    ra = {}
+    for name, eps in (("standard", 0), ("robust", 8)):
+        network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(192, 2))
+        network.pretrained_cfg = {"mean": (0.5,) * 3, "std": (0.25,) * 3}
+        torch.nn.init.zeros_(network[1].weight)
+        optimizer, normalize = torch.optim.SGD(network.parameters(), lr=1.0), Normalize.of(network)
+        for step in range(60):
+            shown = attack(network, data.images, labels, Adversary("linf", eps, steps=2), seed=step)
+            optimizer.zero_grad()
+            F.cross_entropy(network(normalize(255 * shown)), labels).backward()
+            optimizer.step()
+        assert accuracy(network, data) == 1
+        ra[name] = accuracy(network, data, adversary=Adversary("linf", 8))
+    assert (ra["standard"] < 0.2, ra["robust"] > 0.8) == (True, True), ra
+
+
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [
+        ({"adversary": "l1"}, "adversary must be one of linf, l2"),
+        ({"adversary": "linf", "eps": -8}, "eps"),
+        ({"adversary": "linf", "corruption": ("fog",)}, "fog and linf: train one for each"),
+    ],
+)
+def test_arguments_that_make_no_sense(options, match):
+    with pytest.raises(OptionError, match=match):
+        arguments(**options)
+
+
+# --- a study ---
+
+
+def test_a_study_has_a_row_for_an_adversary(tmp_path):
+    data = splits(8, 4, 8)
+    start = create_start("vgg16_gap", data, width=0.05)
+    weights = {name: value.clone() for name, value in start.state_dict().items()}
+    with pytest.raises(OptionError, match=r"pgd-linf-16 is extracted from a robust model, not distilled"):
+        run_study(start, data, tmp_path, arguments(epochs=1, **ATTACKED), corruptions=(), distilled=8)
+    train(start, data, tmp_path / "base", arguments(epochs=1))  # which is the base also of a study with an adversary
+    start.load_state_dict(weights)
+    save_timm_repo(create_start("vgg16_gap", data, width=0.05), tmp_path / "pretrained")
+    study = run_study(start, data, tmp_path, arguments(epochs=1, **ATTACKED), corruptions=(), scale_curve=False)
+    (row,), folder = study.rows, tmp_path / "rws-pgd-linf-16"
+    assert (row.corruption, row.severity, row.title) == ("pgd-linf-16", 0, "pgd-linf-16")
+    patched = hf_rws.load_patched(tmp_path / "base", folder, strict=True)
+    assert row.ra["extracted"] == accuracy(patched, data.test, adversary=Adversary("linf", 16))
+    last = log_of(tmp_path / "robust-pgd-linf-16")[-1]["test_accuracy"]
+    assert last == {"clean": row.ta["robust"], "pgd-linf-16": row.ra["robust"]}
+    config = json.loads((folder / "config.json").read_text())
+    assert config["corruption"]["name"] == "pgd-linf-16"
+    assert config["corruption"].get("severity") is None
+    assert config["metrics"]["attack"] == "PGD-10, linf 16/255, steps of 4/255"
+    assert config["method"]["training"]["training_attack"] == "PGD-2, linf 16/255, steps of 20/255"
+    card = (folder / "README.md").read_text()
+    assert "corruption:pgd-linf-16" in card
+    assert "severity" not in card
+    assert "| pgd-linf-16 |" in study.to_markdown()
+    assert StudyFolder(tmp_path).corruptions == ()  # what scripts can corrupt images by
+
+
+def test_the_command_line_takes_an_adversary(tmp_path, call, datasets_cache):  # noqa: F811
+    folder = toy_dataset(tmp_path / "toy", train=20, test_images=8)
+    save_timm_repo(created(), tmp_path / "base", label_names=CLASSES)
+    asked = ["evaluate", tmp_path / "base", "--dataset", folder, "--device", "cpu"]
+    code, out, _ = call(cli.cli, *asked, "--adversary", "l2", "--eps", "128", "--attack-steps", "2", "--json")
+    assert code == 0
+    assert [row["corruption"] for row in json.loads(out)] == ["clean", "pgd-l2-128"]
+    code, _, err = call(cli.cli, *asked, "--eps", "8")
+    assert code == 2
+    assert "--eps goes with --adversary" in err

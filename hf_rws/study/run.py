@@ -123,8 +123,8 @@ def run_study(
         raise OptionError("a study needs signatures: give distilled, or leave robust on")
     if attacks and (distilled is not None or not robust):
         raise OptionError(
-            f"a signature against {attacks.measuring.label} is extracted from a robust model, not distilled: make distilled "
-            "signatures, or no robust models, in a study of corruptions alone"
+            f"a signature against {attacks.measuring.label} is extracted from a robust model, not distilled: make "
+            "distilled signatures, or no robust models, in a study of corruptions alone"
         )
     resolve_bits(bits, len(first_layers(start, num_layers)))  # before hours of training, not after
     if projection not in PROJECTIONS:
