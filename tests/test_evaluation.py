@@ -18,8 +18,9 @@ from hf_rws.data.preprocessing import Normalize
 from hf_rws.data.sets import ImageSet
 from hf_rws.errors import OptionError, RWSWarning
 from hf_rws.evaluation import Evaluation, Row, _evaluate, accuracy, predict
-from hf_rws.evaluation._evaluate import _as_image_set, _evaluating
+from hf_rws.evaluation._evaluate import _as_image_set
 from hf_rws.evaluation.copied import copied_by
+from hf_rws.layers import evaluating
 from tests.helpers import (  # noqa: F401
     CLASSES,
     datasets_cache,
@@ -144,7 +145,7 @@ def test_every_module_gets_its_mode_back(training):
     accuracy(created, image_set(8))
     assert [module.training for module in created.modules()] == before
     assert torch.equal(created.features[1].running_mean, statistics)
-    with _evaluating(created):
+    with evaluating(created):
         assert not any(module.training for module in created.modules())
     assert [module.training for module in created.modules()] == before
 

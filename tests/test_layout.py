@@ -12,6 +12,7 @@ import hf_rws
 from hf_rws import _choices
 from hf_rws.corruptions import definition, registry
 from hf_rws.distillation.arguments import OPTIMIZERS
+from hf_rws.evaluation.adversary import _NORMS
 from hf_rws.training.arguments import RECIPES
 from hf_rws.training.augmentation import _AUGMENTATIONS
 
@@ -188,6 +189,7 @@ def test_options_list_what_there_is():
     assert {recipe["schedule"] for recipe in RECIPES.values()} <= {*_choices.SCHEDULES}
     assert tuple(_AUGMENTATIONS) == _choices.AUGMENTATION_NAMES
     assert tuple(OPTIMIZERS) == _choices.OPTIMIZER_NAMES
+    assert tuple(_NORMS) == _choices.ADVERSARIES
 
 
 def defined(tree):
