@@ -7,6 +7,13 @@ BENCHMARK = (
 )  # fmt: skip
 EXTRA = ("speckle_noise", "gaussian_blur", "spatter", "saturate")
 CORRUPTIONS = BENCHMARK + EXTRA
+# Mintun et al. (2021): the ten of CIFAR-10-C-bar in their published order, and the five that only ImageNet-C-bar has.
+BAR = (
+    "blue_noise_sample", "checkerboard_cutout", "inverse_sparkles", "pinch_and_twirl", "ripple", "brownish_noise",
+    "circular_motion_blur", "lines", "sparkles", "transverse_chromatic_abberation",
+    "caustic_refraction", "perlin_noise", "plasma_noise", "cocentric_sine_waves", "single_frequency_greyscale",
+)  # fmt: skip
+ALL, UNSEEN = "all", "bar"  # the words for all of `CORRUPTIONS` that can be used, and for all of `BAR`
 SEVERITIES = (1, 2, 3, 4, 5)
 PARAMETER_SETS = ("cifar", "tiny-imagenet", "imagenet")
 

@@ -179,7 +179,7 @@ def test_the_top_level_offers_what_users_want():
 
 
 def test_options_list_what_there_is():
-    assert tuple(registry._BY_NAME) == _choices.CORRUPTIONS
+    assert tuple(registry._BY_NAME) == _choices.CORRUPTIONS + _choices.BAR
     assert {name for one in registry._BY_NAME.values() for name in one.constants} == {*_choices.PARAMETER_SETS}
     assert {len(each) for one in registry._BY_NAME.values() for each in one.constants.values()} == {
         len(_choices.SEVERITIES)

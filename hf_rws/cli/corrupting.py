@@ -26,7 +26,7 @@ from hf_rws.cli.output import Output, output_options
 @click.option("--dataset", required=True, help="Hub id or folder of a dataset with images.")
 @image_options
 @click.option("--split", "splits", multiple=True, help="Repeatable.  [default: all]")
-@corruption_option("What to do to the images.", required=True)
+@corruption_option("What to do to the images.", unseen=True, required=True)
 @click.option("--severity", type=click.IntRange(1, 5), default=5, show_default=True, help="How much of it.")
 @seed_option
 @click.option(

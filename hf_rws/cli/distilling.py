@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from hf_rws._choices import NORM_STATISTICS, OPTIMIZER_NAMES
+from hf_rws._choices import ALL, NORM_STATISTICS, OPTIMIZER_NAMES, UNSEEN
 from hf_rws._files import SIGNATURE, check_room
 from hf_rws.cli.options import (
     batch_size_option,
     check_destination,
     corruption_option,
+    corruptions_asked_for,
     device_option,
     for_all_it_calls,
     given_options,
@@ -39,7 +40,11 @@ if TYPE_CHECKING:
 @click.option("--images", required=True, help="Folder or Hub id of clean images; labels are not needed.")
 @image_options
 @corruption_option(
-    "Repeatable: one signature against all that are named.", all_of_them=True, multiple=True, required=True
+    "Repeatable: one signature against all that are named.",
+    words=(ALL, UNSEEN),
+    unseen=True,
+    multiple=True,
+    required=True,
 )
 @click.option("--severity", type=click.IntRange(1, 5), default=5, show_default=True, help="Severity of the corruption.")
 @output_dir("Folder for the signature.")
@@ -117,8 +122,7 @@ def distill(
     """
     if output_dir is None and push_to is None:
         raise click.UsageError("say where the signature goes: --output-dir, --push-to or both")
-    if "all" in corruption and len(corruption) > 1:
-        raise click.UsageError("--corruption all stands alone")
+    corruptions = corruptions_asked_for(corruption)
     if push_to is not None:
         check_destination(push_to)
     if output_dir is not None:
@@ -145,7 +149,7 @@ def distill(
                 seed=seed,
                 **read,
             ),
-            corruption="all" if "all" in corruption else list(corruption),
+            corruption=corruptions,
             num_layers=number_or_word(num_layers),
             bits=parse_bits(bits),
             dataset=Path(images).resolve().name if Path(images).is_dir() else images,

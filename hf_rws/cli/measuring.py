@@ -7,12 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from hf_rws._choices import ALL, UNSEEN
 from hf_rws._environment import environment
 from hf_rws._files import check_writable, read_json, write_whole
 from hf_rws.cli.options import (
     adversary_options,
     batch_size_option,
     corruption_option,
+    corruptions_asked_for,
     dataset_options,
     device_option,
     for_all_it_calls,
@@ -53,7 +55,7 @@ def _tried(context: click.Context, option: click.Parameter, path: Path | None) -
     help='JSON file: what classes of the dataset are among the model\'s, {"car": "automobile"}.',
 )  # fmt: skip
 @scale_option
-@corruption_option("Repeatable; all if none is named.", multiple=True)
+@corruption_option("Repeatable; all but C-bar's if none is named.", words=(UNSEEN,), unseen=True, multiple=True)
 @adversary_options
 @click.option(
     "--clean-only", is_flag=True, help="Measure the images as they are: for a dataset that is corrupted already."
@@ -135,7 +137,7 @@ def evaluate(
         result = (compare if signatures else evaluate_model)(
             model,
             dataset,
-            list(corruption) or ([] if clean_only or adversary else "all"),
+            corruptions_asked_for(corruption) or ([] if clean_only or adversary else ALL),
             severities=severities,
             limit=limit,
             seed=seed,

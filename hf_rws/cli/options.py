@@ -24,7 +24,17 @@ from typing import Any
 
 import click
 
-from hf_rws._choices import ADVERSARIES, AUGMENTATION_NAMES, CORRUPTIONS, PRECISIONS, RECIPE_NAMES, SCHEDULES
+from hf_rws._choices import (
+    ADVERSARIES,
+    ALL,
+    AUGMENTATION_NAMES,
+    BAR,
+    CORRUPTIONS,
+    PRECISIONS,
+    RECIPE_NAMES,
+    SCHEDULES,
+    UNSEEN,
+)
 from hf_rws._environment import environment
 from hf_rws._files import check_writable
 from hf_rws._transport.ids import REPO_ID
@@ -231,11 +241,30 @@ extraction_options = _together(
 )  # fmt: skip
 
 
-def corruption_option(help: str, *, all_of_them: bool = False, **settings: Any) -> Callable[[_Command], _Command]:
-    """--corruption, whose names are listed in the help text rather than in its one long first line."""
-    names = ["all"] * all_of_them + list(CORRUPTIONS)
+def corruption_option(
+    help: str, *, words: tuple[str, ...] = (), unseen: bool = False, **settings: Any
+) -> Callable[[_Command], _Command]:
+    """--corruption, whose names are listed in the help text rather than in its one long first line.
+
+    Args:
+        help: What is done with them.
+        words: For several at once; see `corruptions_asked_for`.
+        unseen: Whether those of `BAR` can be named, too.
+        settings: Of `click.option`.
+    """
+    names = [*words, *CORRUPTIONS, *(BAR if unseen else ())]
     help = f"{help} One of {', '.join(names)}."
     return click.option("--corruption", metavar="NAME", type=click.Choice(names), help=help, **settings)
+
+
+def corruptions_asked_for(given: tuple[str, ...]) -> str | list[str]:
+    """The values of --corruption as functions take them: a list of names, or the one word for several."""
+    for word in (ALL, UNSEEN):
+        if word in given:
+            if len(given) > 1:
+                raise click.UsageError(f"--corruption {word} stands alone")
+            return word
+    return list(given)
 
 
 def check_destination(repo_id: str) -> None:

@@ -61,7 +61,7 @@ def write_corrupted_copy(
     Args:
         dataset: Hub id or folder, as for `load_splits`.
         output_dir: Folder for the copy: `data/<split>-00000-of-00005.parquet`, README.md and corruption.json.
-        corruption: One of `CORRUPTIONS`.
+        corruption: One of `CORRUPTIONS` or `hf_rws.corruptions.BAR`.
         severity: 1 to 5.
         seed: Seed of the draws.
         parameters: Whose severity constants; by default by the size of each image (see `corrupt`).

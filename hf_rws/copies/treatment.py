@@ -29,7 +29,7 @@ class Treatment:
     """What happens to each image.
 
     Attributes:
-        corruption: One of `CORRUPTIONS`.
+        corruption: One of `CORRUPTIONS` or `BAR`.
         severity: 1 to 5.
         seed: Of the draws.
         parameters: Whose severity constants, as for `corrupt`.

@@ -77,7 +77,7 @@ def corrupt(
     parameters: str = "auto",
     generator: torch.Generator | None = None,
 ) -> Any:
-    """Apply one of the corruptions of Hendrycks & Dietterich (2019) to images.
+    """Apply one of the corruptions of Hendrycks & Dietterich (2019), or of Mintun et al. (2021), to images.
 
     The random draws of the i-th image depend on `(seed, name, severity, index + i)` only: not on the batch, the order,
     the device or the number of threads. So `corrupt(x[100:150], ..., index=100)` equals `corrupt(x, ...)[100:150]`.
@@ -85,7 +85,7 @@ def corrupt(
     Args:
         images: numpy uint8 (H, W, C) or (N, H, W, C); torch uint8, or floating in [0, 1], (C, H, W) or (N, C, H, W), on
             any device; a PIL image (RGB or L). C is 3, or 1 for corruptions that have a meaning for grey; H, W >= 32.
-        name: One of `CORRUPTIONS`.
+        name: One of `CORRUPTIONS` or `hf_rws.corruptions.BAR`.
         severity: 1 to 5.
         seed: Any integer; another seed gives other draws.
         index: Number of the first image, also as a tensor of shape (); or the numbers of all of them, an integer tensor

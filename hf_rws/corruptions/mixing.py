@@ -8,7 +8,7 @@ import torch
 from torch import Generator, Tensor
 
 from hf_rws.corruptions.batch import check_severity, corrupt
-from hf_rws.corruptions.registry import all_names, find
+from hf_rws.corruptions.registry import find, spelled_out
 from hf_rws.errors import OptionError
 
 CorruptionLike: TypeAlias = str | Callable[[Tensor], Tensor]
@@ -41,7 +41,8 @@ class Mixture:
         severity: 1 to 5; None if a callable is among them.
 
     Args:
-        corruption: A name of `CORRUPTIONS`, "all", a callable on uint8 batches (N, 3, H, W), or a list of these.
+        corruption: A name of `CORRUPTIONS` or `BAR`, "all", "bar", a callable on uint8 batches (N, 3, H, W), or a list
+            of names and callables.
         severity: Of the named ones, 1 to 5.
 
     Raises:
@@ -49,8 +50,7 @@ class Mixture:
     """
 
     def __init__(self, corruption: CorruptionLike | Sequence[CorruptionLike], severity: int = 5):
-        if corruption == "all":
-            corruption = all_names()
+        corruption = spelled_out(corruption)
         if not isinstance(corruption, Iterable) and not callable(corruption):
             raise OptionError(
                 f"corruption must be a name, a callable on images, or a list of these, got {corruption!r}"

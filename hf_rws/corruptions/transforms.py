@@ -10,15 +10,14 @@ import torch
 from torch import Generator, Tensor, nn
 
 from hf_rws._ambient import unaffected
-from hf_rws._choices import SEVERITIES
+from hf_rws._choices import ALL, SEVERITIES, UNSEEN
 from hf_rws.corruptions.batch import check_parameter_set, check_severity, corrupt
 from hf_rws.corruptions.filters import on_device
 from hf_rws.corruptions.images import to_batch
 from hf_rws.corruptions.mixing import change_groups
-from hf_rws.corruptions.registry import all_names, find
+from hf_rws.corruptions.registry import find, spelled_out
 from hf_rws.errors import OptionError
 
-_ALL = "all"
 _RANDOM = "random"
 
 
@@ -33,7 +32,7 @@ class Corrupt(nn.Module):
     ```
 
     Args:
-        name: One of `CORRUPTIONS`.
+        name: One of `CORRUPTIONS` or `BAR`.
         severity: 1 to 5.
         parameters: As for `corrupt`.
 
@@ -62,8 +61,9 @@ class RandomCorrupt(nn.Module):
     """Gives each image a corruption drawn uniformly from several, or leaves it clean.
 
     Args:
-        names: Of the corruptions; `"all"` for all that can be used here (without its pictures, frost is left out with a
-            warning) and have a meaning for the images: grey ones are not given those that change colours.
+        names: Of the corruptions; `"all"` for all of `CORRUPTIONS` that can be used here (without its pictures, frost
+            is left out with a warning), `"bar"` for all of `BAR`; but grey images are given none of these that have no
+            meaning for them.
         severity: 1 to 5, or `"random"`: uniform over 1 to 5, for each image.
         clean: Share of images that stay as they are, 0 to 1.
         parameters: As for `corrupt`.
@@ -74,19 +74,19 @@ class RandomCorrupt(nn.Module):
 
     def __init__(
         self,
-        names: str | Sequence[str] = _ALL,
+        names: str | Sequence[str] = ALL,
         severity: int | str = 5,
         *,
         clean: float = 0.0,
         parameters: str = "auto",
     ):
         super().__init__()
-        if not isinstance(names, Iterable) or (isinstance(names, str) and names != _ALL):
-            raise OptionError(f"names must be a list of corruptions or {_ALL!r}, not {names!r}.")
+        self._whole_family = names in (ALL, UNSEEN)
+        if not isinstance(names, Iterable) or (isinstance(names, str) and not self._whole_family):
+            raise OptionError(f"names must be a list of corruptions, {ALL!r} or {UNSEEN!r}, not {names!r}.")
         if not isinstance(clean, int | float) or not 0 <= clean <= 1:
             raise OptionError(f"clean is a share from 0 to 1, not {clean!r}.")
-        self._all = names == _ALL
-        self.names = all_names() if names == _ALL else tuple(find(name).name for name in names)
+        self.names = tuple(find(name).name for name in spelled_out(names))
         if not self.names:
             raise OptionError("names is empty: name at least one corruption.")
         self.severities = SEVERITIES if severity == _RANDOM else (check_severity(severity),)
@@ -117,7 +117,7 @@ class RandomCorrupt(nn.Module):
     def _names_for(self, channels: int) -> tuple[str, ...]:
         """What can be drawn for images of so many channels."""
         coloured = [name for name in self.names if channels == 1 and find(name).needs_colour]
-        if coloured and not self._all:
+        if coloured and not self._whole_family:
             raise OptionError(f"{', '.join(coloured)}: defined for colour images only; these have 1 channel.")
         return tuple(name for name in self.names if name not in coloured)
 

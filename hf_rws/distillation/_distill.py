@@ -85,8 +85,9 @@ def distill(
         images: Clean images without labels, a few hundred or more, of the base's input size: uint8 (N, H, W, 3) arrays,
             uint8 or [0, 1] tensors (N, 3, H, W), an `ImageSet`, batches of these; or a folder, a Hub id or a `datasets`
             dataset, whose images are resized; of more than 20,000 as many are drawn at random.
-        corruption: A name of `CORRUPTIONS`, any callable that takes and gives back a uint8 batch (N, 3, H, W), or a
-            list of these for one signature against all of them ("all": every one that there is); None is "fog".
+        corruption: A name of `CORRUPTIONS` or `hf_rws.corruptions.BAR`, any callable that takes and gives back a uint8
+            batch (N, 3, H, W), or a list of these for one signature against all of them ("all": every one of
+            `CORRUPTIONS` that there is, "bar": every one of `BAR`); None is "fog".
         severity: Of the named corruptions, 1 to 5.
         corrupted: Corrupted images in the order of `images`, for those who have both; `corruption` is then any label.
         num_layers: How many layers from the shallow end; None is 7 or what there is, "all" is all but the head: better

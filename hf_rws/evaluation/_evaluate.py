@@ -12,10 +12,11 @@ from torch import Tensor, nn
 from hf_rws._accelerator import resolve_device
 from hf_rws._ambient import unaffected
 from hf_rws._at_once import AskingInParts, by_area
+from hf_rws._choices import ALL
 from hf_rws._progress import bar
 from hf_rws.corruptions import corrupt
 from hf_rws.corruptions.batch import check_severity
-from hf_rws.corruptions.registry import all_names, find
+from hf_rws.corruptions.registry import find, spelled_out
 from hf_rws.data.benchmarks import Benchmark, is_benchmark, open_benchmark
 from hf_rws.data.datasets import load_split
 from hf_rws.data.preprocessing import Normalize, Preprocessing, resolve
@@ -59,7 +60,8 @@ def evaluate(
         dataset: The Hub id or folder of a dataset, whose test split is used, each image brought to the model's size as
             timm's `validate.py` does it; or images as they are: an `ImageSet`, a pair (uint8 images (N, 3, H, W),
             labels (N,)), or a published benchmark (`hf_rws.data.open_benchmark`): a `Benchmark` or its folder.
-        corruptions: Names, one name, or "all" (all that this machine can make, or all in the benchmark).
+        corruptions: Names, one name, "all" (all of `CORRUPTIONS` that this machine can make, or all in the benchmark),
+            or "bar" (all of `hf_rws.corruptions.BAR`).
         severities: Severities, 1 to 5.
         adversary: Also measure on the clean images as this adversary changes them, for the model as it is (white-box);
             with `corruptions` [] nothing else. Not for a published benchmark.
@@ -228,8 +230,7 @@ def _settings(
     corruptions: str | Sequence[str], severities: Sequence[int], benchmark: Benchmark | None
 ) -> list[tuple[str, int]]:
     """What to measure; everything is checked before the first forward pass: nothing is worse than an error later."""
-    if corruptions == "all":
-        corruptions = benchmark.corruptions if benchmark else all_names()
+    corruptions = benchmark.corruptions if benchmark and corruptions == ALL else spelled_out(corruptions)
     for label, values in (("corruptions", corruptions), ("severities", severities)):
         if not isinstance(values, Iterable):
             raise OptionError(f"{label} must be a list, got {values!r}")

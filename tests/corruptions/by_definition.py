@@ -4,11 +4,11 @@ import numpy as np
 import torch
 from PIL import Image
 
-from hf_rws.corruptions import corrupt
+from hf_rws.corruptions import BAR, corrupt
 from hf_rws.corruptions.frost import picture_paths
 from hf_rws.corruptions.randomness import ImageSource
 from hf_rws.corruptions.registry import find
-from tests.corruptions import reference
+from tests.corruptions import reference, reference_bar
 
 # Drawn from tables, not by a formula: what they hold is tested instead.
 DRAWN_FROM_TABLES = "shot_noise"
@@ -23,8 +23,8 @@ def by_definition(name, images, *, severity, parameters, seed=0):
     source = ImageSource(seed, name, severity, range(len(images)), torch.device("cpu"))
     draws = corruption.draw(source, images.shape[1:], constants)
     more = ([np.array(Image.open(path)) for path in picture_paths()],) if name == "frost" else ()
+    define = getattr(reference_bar if name in BAR else reference, name)
     results = [
-        getattr(reference, name)(image, tuple(draw[i].numpy() for draw in draws), constants, *more)
-        for i, image in enumerate(images)
+        define(image, tuple(draw[i].numpy() for draw in draws), constants, *more) for i, image in enumerate(images)
     ]
     return np.clip(results, 0, 255).astype(np.uint8)

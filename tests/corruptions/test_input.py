@@ -9,6 +9,7 @@ from PIL import Image
 
 from hf_rws import corruptions
 from hf_rws.corruptions import (
+    BAR,
     BENCHMARK,
     CORRUPTIONS,
     EXTRA,
@@ -29,9 +30,11 @@ def test_names():
     assert CORRUPTIONS == BENCHMARK + EXTRA
     assert len(set(CORRUPTIONS)) == 19
     assert available() == CORRUPTIONS
+    assert len(set(BAR)) == 15
+    assert not set(BAR) & set(CORRUPTIONS)
 
 
-@pytest.mark.parametrize("name", CORRUPTIONS)
+@pytest.mark.parametrize("name", CORRUPTIONS + BAR)
 def test_every_kind_gives_the_same_result(name):
     expected = corrupt(CLEAN, name)
     assert (expected.dtype, expected.shape) == (torch.uint8, CLEAN.shape)
@@ -53,7 +56,7 @@ def test_every_kind_gives_the_same_result(name):
     assert np.array_equal(np.array(picture), found[0])
 
 
-@pytest.mark.parametrize("name", CORRUPTIONS)
+@pytest.mark.parametrize("name", CORRUPTIONS + BAR)
 def test_input_is_left_alone_and_its_layout_does_not_matter(name):
     images = CLEAN.to(memory_format=torch.channels_last)
     expected = corrupt(CLEAN.contiguous(), name)
@@ -93,7 +96,7 @@ def test_black_white_and_flat_images(name):
                 assert (found.int() - level).abs().max() <= 1, (level, severity)
 
 
-@pytest.mark.parametrize("name", CORRUPTIONS)
+@pytest.mark.parametrize("name", CORRUPTIONS + BAR)
 def test_grey_images(name):
     grey = CLEAN[:, :1]
     if find(name).needs_colour:
@@ -126,7 +129,7 @@ def test_parameters_follow_the_shorter_side():
                 assert not torch.equal(corrupt(images, "contrast"), corrupt(images, "contrast", parameters=other))
 
 
-@pytest.mark.parametrize("name", CORRUPTIONS)
+@pytest.mark.parametrize("name", CORRUPTIONS + BAR)
 def test_empty_batches(name):
     assert corrupt(CLEAN[:0], name).shape == (0, 3, 40, 33)
     assert corrupt(CLEAN[:0] / 255, name).dtype == torch.float32
@@ -177,6 +180,7 @@ def test_images_that_are_refused(images, message):
     ("options", "message"),
     [
         ({"name": "gausian_noise"}, "'gaussian_noise'"),
+        ({"name": "ripples"}, "'ripple'"),
         ({"name": "Fog"}, "'fog'"),
         ({"name": "xyz"}, "zoom_blur"),
         ({"name": None}, "Known"),
@@ -270,5 +274,5 @@ def test_frost_enlarges_pictures_that_are_too_small(monkeypatch, tmp_path):
 
 def test_public_names():
     assert set(corruptions.__all__) == {
-        "BENCHMARK", "CORRUPTIONS", "EXTRA", "Corrupt", "RandomCorrupt", "available", "corrupt"
+        "BAR", "BENCHMARK", "CORRUPTIONS", "EXTRA", "Corrupt", "RandomCorrupt", "available", "corrupt"
     }  # fmt: skip

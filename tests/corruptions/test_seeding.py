@@ -11,13 +11,15 @@ import numpy as np
 import pytest
 import torch
 
-from hf_rws.corruptions import CORRUPTIONS, batch, corrupt
+from hf_rws.corruptions import BAR, CORRUPTIONS, batch, corrupt
 from hf_rws.corruptions.randomness import _image_seeds
 from hf_rws.corruptions.registry import find
 from tests.corruptions.pictures import pictures
 
 DIGESTS = Path(__file__).parents[1] / "data" / "corruption_digests.json"
-RANDOM = [name for name in CORRUPTIONS if name not in {
+EVERY = CORRUPTIONS + BAR
+RANDOM = [name for name in EVERY if name not in {
+    "circular_motion_blur",
     "defocus_blur", "zoom_blur", "brightness", "contrast", "pixelate", "jpeg_compression", "gaussian_blur", "saturate"
 }]  # fmt: skip
 # (size, parameters): the second takes the long filters (float64, Fourier) and glass blur's chains of copies.
@@ -29,7 +31,7 @@ def clean(count=23, size=(32, 32)):
 
 
 @pytest.mark.parametrize(("size", "parameters"), WAYS)
-@pytest.mark.parametrize("name", CORRUPTIONS)
+@pytest.mark.parametrize("name", EVERY)
 def test_results_do_not_depend_on_batch_order_chunks_or_threads(name, size, parameters, monkeypatch):
     images = clean(size=size)
     whole = corrupt(images, name, seed=3, index=5, parameters=parameters)
@@ -65,7 +67,7 @@ def test_what_is_random_differs(name):
     assert torch.equal(result, corrupt(same, name, 5)), "global state has no part in it"
 
 
-@pytest.mark.parametrize("name", sorted(set(CORRUPTIONS) - set(RANDOM)))
+@pytest.mark.parametrize("name", sorted(set(EVERY) - set(RANDOM)))
 def test_what_is_not_random_does_not_depend_on_the_seed(name):
     assert torch.equal(corrupt(clean(), name, seed=1, index=9), corrupt(clean(), name))
 
@@ -94,7 +96,7 @@ def test_seeds_are_distinct_and_pinned():
     assert len(np.intersect1d(seeds[:1000], _image_seeds("0/fog/4/0", numbers[:1000]))) == 0
 
 
-@pytest.mark.parametrize("name", CORRUPTIONS)
+@pytest.mark.parametrize("name", EVERY)
 def test_a_generator_gives_its_own_stream(name):
     images = clean(9)
     found = corrupt(images, name, generator=torch.Generator().manual_seed(4))
@@ -134,7 +136,7 @@ def test_a_generator_draws_from_the_same_distribution(name):
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @pytest.mark.parametrize(("size", "parameters"), WAYS)
-@pytest.mark.parametrize("name", CORRUPTIONS)
+@pytest.mark.parametrize("name", EVERY)
 def test_a_generator_on_a_gpu_waits_for_nothing(name, size, parameters):
     images = clean(size=size).cuda()
     generator = torch.Generator("cuda")
@@ -168,7 +170,7 @@ def test_digests(name, digest):
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @pytest.mark.parametrize(("size", "parameters"), WAYS)
-@pytest.mark.parametrize("name", CORRUPTIONS)
+@pytest.mark.parametrize("name", EVERY)
 def test_a_gpu_gives_the_same_to_one_grey_level(name, size, parameters):
     images = clean(size=size)
     on_cpu = corrupt(images, name, parameters=parameters).int()

@@ -10,7 +10,7 @@ from torch import nn
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
-from hf_rws.corruptions import CORRUPTIONS, Corrupt, RandomCorrupt, corrupt, frost
+from hf_rws.corruptions import BAR, CORRUPTIONS, Corrupt, RandomCorrupt, corrupt, frost
 from hf_rws.errors import OptionError
 from tests.corruptions.pictures import pictures
 
@@ -26,7 +26,7 @@ def which(image, clean, names, severities=(5,)):
     return next((n, s) for n in names for s in severities if torch.equal(image, corrupt(clean, n, s)))
 
 
-@pytest.mark.parametrize("name", CORRUPTIONS)
+@pytest.mark.parametrize("name", CORRUPTIONS + BAR)
 def test_corrupt_follows_the_global_seed(name):
     transform = Corrupt(name, severity=4)
     torch.manual_seed(1)
@@ -145,6 +145,8 @@ def test_grey_images_are_given_what_has_a_meaning_for_them():
     grey = torch.full((64, 1, 32, 32), 128, dtype=torch.uint8)
     torch.manual_seed(0)
     assert RandomCorrupt("all")(grey).shape == grey.shape
+    assert RandomCorrupt("bar").names == BAR
+    assert RandomCorrupt("bar")(grey).shape == grey.shape
     for _ in range(3):  # whatever is drawn
         with pytest.raises(OptionError, match="saturate: defined for colour images only; these have 1 channel"):
             RandomCorrupt(["fog", "saturate"], clean=0.99)(grey[:1])
