@@ -2,11 +2,12 @@
 
     python scripts/corruption_sheet.py
     python scripts/corruption_sheet.py --dataset ../shared/data/photos --index 38 --size 224 --severity 5
+    python scripts/corruption_sheet.py --family bar --output bar.png
 
 The first writes scripts/results/corruptions.png, from the CIFAR-10 sample. The second writes
 scripts/results/corruptions_photo.jpg: test image 38 of a dataset that is not part of this repository, a folder or an id
 as `hf_rws` takes it, corrupted at 224 pixels with ImageNet-C's constants and then shrunk to a tile. A picture of your
-own: `--image photo.jpg --size 224`. Frost needs `pip install "hf-rws[frost]"`; without it, there are 18.
+own: `--image photo.jpg --size 224`. The third draws the corruptions of C-bar instead. Frost needs `pip install "hf-rws[frost]"`; without it, there are 18.
 """
 
 import argparse
@@ -18,7 +19,7 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from hf_rws._choices import SEVERITIES
-from hf_rws.corruptions import available, corrupt
+from hf_rws.corruptions import BAR, available, corrupt
 from hf_rws.data.datasets import load_split
 from hf_rws.data.pictures import as_array
 from hf_rws.data.preprocessing import resolve
@@ -36,19 +37,22 @@ def main() -> None:
     parser.add_argument("--image", type=Path, help="a picture instead")
     parser.add_argument("--size", type=int, help="resize and crop the picture to this")
     parser.add_argument("--severity", type=int, choices=SEVERITIES, help="this one only, on tiles")
+    parser.add_argument("--family", choices=("all", "bar"), default="all", help="the 19, or those of C-bar")
     parser.add_argument("--output", type=Path)
     arguments = parser.parse_args()
+    names = BAR if arguments.family == "bar" else available()
+    written = "corruptions_bar" if arguments.family == "bar" else "corruptions"
     if arguments.image:
         with Image.open(arguments.image) as picture:
             clean = torch.from_numpy(np.array(as_array(picture, resolve(None, arguments.size))))
     else:
         clean = load_split(arguments.dataset, image_size=arguments.size).images[arguments.index]
     if arguments.severity:
-        output = arguments.output or SCRIPTS / "results" / "corruptions_photo.jpg"
-        tiles(clean, arguments.severity).save(output, quality=88)
+        output = arguments.output or SCRIPTS / "results" / f"{written}_photo.jpg"
+        tiles(clean, names, arguments.severity).save(output, quality=88)
     else:
-        output = arguments.output or SCRIPTS / "results" / "corruptions.png"
-        corruption_sheet({name: row(clean, name) for name in available()}, save=output)
+        output = arguments.output or SCRIPTS / "results" / f"{written}.png"
+        corruption_sheet({name: row(clean, name) for name in names}, save=output)
 
 
 def row(clean: Tensor, name: str) -> Tensor:
@@ -56,9 +60,9 @@ def row(clean: Tensor, name: str) -> Tensor:
     return torch.stack([clean, *(corrupt(clean, name, severity) for severity in SEVERITIES)])
 
 
-def tiles(clean: Tensor, severity: int) -> Image.Image:
+def tiles(clean: Tensor, corruptions: tuple[str, ...], severity: int) -> Image.Image:
     """The clean image and each corruption of it at one severity, side by side, each under its name."""
-    names = ("clean", *available())
+    names = ("clean", *corruptions)
     page = Image.new("RGB", (ACROSS * TILE, -(-len(names) // ACROSS) * (LINE + TILE)), "white")
     draw, font = ImageDraw.Draw(page), ImageFont.load_default(13)
     for place, name in enumerate(names):

@@ -85,7 +85,8 @@ def _single_frequency(images: Tensor, draws: Draws, severity: float) -> Tensor:
     other = (2 * other - 1) * one.abs()
     swapped = order < 0.5
     along, down = torch.where(swapped, other, one), torch.where(swapped, one, other)
-    rows, columns = pixels(*images.shape[2:], images.device)
+    height, width = images.shape[2:]
+    rows, columns = pixels(height, width, images.device)
     across = columns * along + 2 * math.pi * phase
     rows = rows * down
     wave = (across.sin() * rows.cos()).add_(across.cos() * rows.sin())  # sin(across + rows), with fewer sines
@@ -199,8 +200,8 @@ def _plasma(images: Tensor, draws: Draws, severity: float) -> Tensor:
         x, y = (x + right).sub_(down, alpha=0.3), (y + down).add_(right, alpha=0.3)
         frequency, slowing, fade = frequency * 1.93, slowing * 1.15, fade * fading
     waves = torch.stack(((x - time).sin_(), (x + y).add_(time.sin()).mul_(0.5).sin_(), (y + time).sin_()), 1)
-    strength = level(severity, 64)
-    return (images * number(1 - strength / 255)).add_(waves.float(), alpha=strength)
+    added = level(severity, 64)
+    return (images * number(1 - added / 255)).add_(waves.float(), alpha=added)
 
 
 _BLUE = published((0.7, 1.4, 2.1, 3.5, 4.2), (0.8, 1.6, 2.4, 4, 5.6))

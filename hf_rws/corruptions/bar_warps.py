@@ -76,16 +76,16 @@ def _turning_maps(height: int, width: int, severity: float) -> tuple[np.ndarray,
     """
     count = height * width
     places = np.arange(count)
-    reach = math.ceil(math.hypot(height, width) / 2 * math.sin(math.radians(level(severity, 15)))) + 2
+    reach = math.ceil(math.hypot(height, width) * math.sin(math.radians(level(severity, 15)) / 2)) + 2
     side = 2 * reach + 1
-    maps = np.zeros((side * side, count))
+    sums = np.zeros((side * side, count))
     for degrees, share in _turns(severity):
         for row, column, weight in zip(*_turned_taps(height, width, degrees), strict=True):
             shift = (row - places // width + reach) * side + column - places % width + reach
             used = weight > 0
-            maps[shift[used], places[used]] += weight[used] * share
-    kept = (maps > NEGLIGIBLE).any(1).nonzero()[0]
-    maps = maps[kept].reshape(-1, height, width)
+            sums[shift[used], places[used]] += weight[used] * share
+    kept = (sums > NEGLIGIBLE).any(1).nonzero()[0]
+    maps = sums[kept].reshape(-1, height, width)
     boxes = []
     for part in maps:
         (rows,), (columns,) = part.any(1).nonzero(), part.any(0).nonzero()
@@ -159,11 +159,12 @@ def _disc_rows_columns(height: int, width: int) -> tuple[int, int]:
 
 def _pinch_and_twirl(images: Tensor, draws: Draws, severity: float) -> Tensor:
     """Three by three discs, each pinched and turned; in an image that is not square, as many as there is room for."""
-    y, x, angle, disc = (on_device(part, images.device) for part in _twirls(*images.shape[2:], severity))
+    height, width = images.shape[2:]
+    y, x, angle, disc = (on_device(part, images.device) for part in _twirls(height, width, severity))
     signs = draws[0].flatten(1).lt(0.5).to(y.dtype).mul(2).sub_(1)
     angle = signs.index_select(1, disc.flatten()).view(-1, *disc.shape) * angle
     sine, cosine = angle.sin(), angle.cos()
-    rows, columns = pixels(*images.shape[2:], images.device)
+    rows, columns = pixels(height, width, images.device)
     centre_y, centre_x = rows - y[0], columns - x[0]
     moved = sample(images, centre_y + (y[1] * cosine - x[1] * sine), centre_x + (y[1] * sine + x[1] * cosine))
     return torch.where(y[1].eq(y[0]).logical_and_(x[1].eq(x[0])), images, moved)

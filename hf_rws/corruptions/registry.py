@@ -83,7 +83,7 @@ def available() -> tuple[str, ...]:
     return tuple(name for name in CORRUPTIONS if name != "frost" or frost.has_pictures())
 
 
-def all_names() -> tuple[str, ...]:
+def _all_names() -> tuple[str, ...]:
     """What "all" stands for: all that can be used here, with a warning if frost is left out."""
     names = available()
     if len(names) < len(CORRUPTIONS):
@@ -95,5 +95,5 @@ def all_names() -> tuple[str, ...]:
 def spelled_out(names: _Names) -> _Names | tuple[str, ...]:
     """What "all" and "bar" stand for; anything else as it is."""
     if isinstance(names, str) and names in (ALL, UNSEEN):
-        return all_names() if names == ALL else BAR
+        return _all_names() if names == ALL else BAR
     return names
