@@ -126,7 +126,7 @@ def create_accelerator(
     from accelerate.utils import GradientAccumulationPlugin
 
     check_trackers(log_with)
-    device = _process_state().device
+    device = process_state().device
     AcceleratorState._reset_state()  # as transformers does: a second training may want another precision
     try:
         return Accelerator(
@@ -140,7 +140,8 @@ def create_accelerator(
         raise OptionError(f"Accelerate refuses these training arguments: {error}") from error
 
 
-def _process_state() -> "PartialState":
+def process_state() -> "PartialState":
+    """What Accelerate knows of this process: its device, its number, and how many were launched."""
     from accelerate.state import PartialState
     from accelerate.utils import parse_flag_from_env
 
@@ -159,7 +160,7 @@ def check_trackers(names: Sequence[str]) -> None:
     from accelerate.tracking import filter_trackers
     from accelerate.utils import LoggerType
 
-    _process_state()  # without one it cannot say what it leaves out
+    process_state()  # without one it cannot say what it leaves out
     for name in names:
         try:
             there = filter_trackers([name], logging_dir=".")
@@ -198,8 +199,28 @@ def state_kept() -> Iterator[None]:
             state.update(values)
 
 
+@contextmanager
+def alone() -> Iterator[None]:
+    """Within, this process is the only one that Accelerate knows of: what trains here waits for no other.
+
+    It keeps the device that it has among those that were launched, and they stay connected.
+    """
+    from accelerate.state import PartialState
+    from accelerate.utils import DistributedType
+
+    process_state()
+    shared = PartialState._shared_state
+    before = dict(shared)
+    shared.update(
+        distributed_type=DistributedType.NO, backend=None, num_processes=1, process_index=0, local_process_index=0
+    )
+    try:
+        yield
+    finally:
+        shared.clear()
+        shared.update(before)
+
+
 def is_main_process() -> bool:
     """Whether this process is the only or the first one that was launched."""
-    from accelerate.state import PartialState
-
-    return PartialState().is_main_process
+    return bool(process_state().is_main_process)

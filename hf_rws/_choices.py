@@ -22,6 +22,7 @@ RECIPE_NAMES = ("paper-vgg16", "paper-resnet50", "short")
 SCHEDULES = ("step", "one-cycle", "cosine", "constant")
 AUGMENTATION_NAMES = ("crop-flip", "rotation-flip", "none")
 PRECISIONS = ("auto", "no", "fp16", "bf16")
+SPREADS = ("auto", "models", "batches")  # what the processes of a launch share out: a study's models, or each batch
 
 NORM_STATISTICS = ("learn", "keep")
 ADVERSARIES = ("linf", "l2")  # by the norm in which they are bounded

@@ -329,20 +329,24 @@ def new_folder(parent: Path, prefix: str) -> Path:
 
 
 @contextmanager
-def locked(folder: Path) -> Iterator[bool]:
+def locked(folder: Path, *, wait: float = _LONGEST_WAIT) -> Iterator[bool]:
     """Hold a folder against other processes and threads that write through this module; a kill lets go of it.
+
+    Args:
+        folder: The folder; it may be moved or removed meanwhile.
+        wait: Seconds to wait for another one that holds it.
 
     Yields:
         Whether it is held: not all file systems and platforms can.
 
     Raises:
-        AccessError: Another one holds it for longer than `_LONGEST_WAIT` seconds.
+        AccessError: Another one holds it for longer than that.
     """
     with ExitStack() as stack:
         held = False
         if fcntl is not None and (descriptor := _descriptor(folder)) is not None:
             stack.callback(os.close, descriptor)
-            if held := _lock(descriptor, folder):
+            if held := _lock(descriptor, folder, wait):
                 stack.callback(fcntl.flock, descriptor, fcntl.LOCK_UN)  # a process forked meanwhile has it open, too
         yield held
 
@@ -355,8 +359,8 @@ def _descriptor(folder: Path) -> int | None:
         return None
 
 
-def _lock(descriptor: int, folder: Path) -> bool:
-    deadline = time.monotonic() + _LONGEST_WAIT
+def _lock(descriptor: int, folder: Path, wait: float) -> bool:
+    deadline = time.monotonic() + wait
     while True:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from hf_rws._choices import SPREADS
 from hf_rws._files import MODEL, SIGNATURE, check_room, is_file, writing
 from hf_rws.cli.options import (
     adversary_options,
@@ -31,6 +32,7 @@ from hf_rws.timm_repo import CONFIG_NAME, METRICS_NAME, MODEL_NAME, TRAINING_NAM
 
 if TYPE_CHECKING:
     from hf_rws.data import Splits
+    from hf_rws.study import Spread
     from hf_rws.training import TrainingArguments
 
 
@@ -91,6 +93,14 @@ def train(
 @click.option("--distilled", type=click.IntRange(1), help="Also distil signatures, from so many training images.")
 @click.option("--no-robust", is_flag=True, help="Leave out the robust models and what is extracted from them.")
 @click.option("--no-scale-curve", is_flag=True, help="Do not measure TA and RA at other scales than 0 and 1.")
+@click.option(
+    "--spread",
+    type=click.Choice(SPREADS),
+    default="auto",
+    show_default=True,
+    help="What several processes share out: models (each makes its own) or each batch; auto: models, where there are "
+    "as many corruptions as processes.",
+)
 @device_option
 @token_option
 @for_all_it_calls
@@ -104,6 +114,7 @@ def study(
     distilled: int | None,
     no_robust: bool,
     no_scale_curve: bool,
+    spread: "Spread",
     output: Output,
     **options: Any,
 ) -> None:
@@ -116,7 +127,7 @@ def study(
       hf-rws study --init-from pretrained --dataset uoft-cs/cifar10 --corruption fog --corruption snow \\
         --output-dir study
       accelerate launch -m hf_rws.cli study --model resnet18.a1_in1k --pretrained --dataset user/photos \\
-        --corruption fog --output-dir study
+        --corruption all --output-dir study
     """
     if not corruption and options["adversary"] is None:
         raise click.UsageError("name at least one --corruption, or an --adversary")
@@ -138,6 +149,7 @@ def study(
         projection=None if projection == "none" else projection,  # type: ignore[arg-type]
         bits=parse_bits(bits),
         scale_curve=not no_scale_curve,
+        spread=spread,
         notes=notes,
     )
     if is_main_process():

@@ -3,15 +3,23 @@
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import timm
 import torch
 from torch import nn
 
 from hf_rws import cards
-from hf_rws._accelerator import check_trackers, create_accelerator, end_trackers, is_main_process, state_kept
+from hf_rws._accelerator import (
+    check_trackers,
+    create_accelerator,
+    end_trackers,
+    is_main_process,
+    process_state,
+    state_kept,
+)
 from hf_rws._ambient import random_state_kept
 from hf_rws._files import README_NAME, check_writable, read_json, write_whole
 from hf_rws._progress import bar
@@ -28,10 +36,13 @@ from hf_rws.signature.config import CONFIG_NAME, PROJECTIONS, with_bits
 from hf_rws.signature.signature import Signature
 from hf_rws.study.layout import BASE, RESULTS_NAME, START, robust_name, signature_name
 from hf_rws.study.measuring import CURVE_SCALES, Study, StudyRow, measure_scales
+from hf_rws.study.processes import Spread, spread_over_processes
 from hf_rws.timm_repo import MODEL_NAME, TRAINING_NAME, drop_test_settings, save_timm_repo
 from hf_rws.training.arguments import TrainingArguments
 from hf_rws.training.pixels import Pixels
 from hf_rws.training.trainer import TrainingResult, train
+
+T = TypeVar("T")
 
 
 @random_state_kept()
@@ -91,6 +102,7 @@ def run_study(
     projection: Literal["weights", "all"] | None = "weights",
     bits: BitsLike = "default",
     scale_curve: bool = True,
+    spread: Spread = "auto",
     notes: Mapping[str, Any] | None = None,
 ) -> Study:
     """Make a standard model, signatures and robust models from one start, and measure and describe them.
@@ -99,7 +111,9 @@ def run_study(
     `robust-fog/`, ..., `rws-fog/` (extracted), ..., each a Hub-layout repo with a card, and `study.json`. What is
     finished is skipped, what was interrupted is resumed.
 
-    With several processes the main one measures; the others return a study without rows.
+    Several processes need one folder that all of them see. Where each makes models of its own (`spread`), these are the
+    same as those of one process. One that fails ends with its error, and the others with an error of theirs once they
+    have made their share; the same call goes on from there. All but the main one return a study without rows.
 
     Args:
         start: The common start, see `create_start`.
@@ -114,7 +128,14 @@ def run_study(
         projection: As in `extract`.
         bits: As in `extract`.
         scale_curve: Also measure TA and RA at the scales of `CURVE_SCALES`.
+        spread: What several processes share out: "models" (each trains, distils and measures some of its own),
+            "batches" (all train each model together), or "auto": models where there are as many corruptions as
+            processes. A study that goes on may be spread otherwise; but batch norms see a share of a batch only.
         notes: More to record in each training_args.json.
+
+    Raises:
+        OptionError: An option makes no sense, or the folder holds another study.
+        RWSError: Another process has ended; others of its subclasses, as `train` and `distill` raise them.
     """
     attacks = arguments.attacks
     if not (corruptions or attacks) or len(set(corruptions)) != len(corruptions):
@@ -137,46 +158,74 @@ def run_study(
         runs[robust_name(labels[-1])] = arguments
     check_trackers(arguments.log_with)
     folder = check_writable(output_dir, "the study")
+    names = [BASE, *runs]
+    finished = {name for name in names if (folder / name / MODEL_NAME).is_file()}
     _keep_start(start, folder)
     weights = {name: value.clone() for name, value in start.state_dict().items()}
-    results: dict[str, TrainingResult] = {}
-    for name, wanted in bar({BASE: plain, **runs}.items(), desc="study", unit="model"):
-        start.load_state_dict(weights)
-        resume = (folder / name / TRAINING_NAME).is_file()
-        results[name] = train(start, data, folder / name, wanted, resume=resume, notes=dict(notes or {}))
-        if name == BASE and distilled is not None:
-            _distill(folder, data, arguments, corruptions, distilled, num_layers, bits)
-    if not is_main_process():
-        return Study(folder, (), arguments.summary())
-    for result in results.values():
-        write_base_card(result.folder, result)
-    recipe = {key: getattr(arguments, key) for key in ("epochs", "lr", "schedule", "batch_size", "seed")}
-    attack = {"training_attack": str(attacks.training)} if attacks else {}
     scales = CURVE_SCALES if scale_curve else (0.0, 1.0)
-    rows = []
-    for name in bar(labels, desc="signatures", unit="signature"):
-        adversary = None if name in corruptions or not attacks else attacks.measuring
-        made = {}
-        if distilled is not None:
-            made["distilled"] = Signature.from_pretrained(folder / signature_name(name, "distilled"))
-        if robust:
-            made["extracted"] = extract(
-                folder / robust_name(name),
-                folder / BASE,
-                folder / START,
-                corruption=name,
-                severity=None if adversary else arguments.severity,
-                dataset=data.test.name or None,
-                num_layers=num_layers,
-                projection=projection,
-                bits=bits,
-                training=recipe | attack if adversary else recipe,
-            )
-        rows.append(_measure(folder, name, made, results, data.test, scales, adversary))
-    study = Study(folder, tuple(rows), arguments.summary())
+    results: dict[str, TrainingResult] = {}
+    rows: dict[str, StudyRow] = {}
+    with spread_over_processes(spread, len(labels)) as processes:
+        distil = partial(_distill, folder, data, arguments, count=distilled, num_layers=num_layers, bits=bits)
+        for name in bar(processes.share(names, finished), desc="study", unit="model"):
+            start.load_state_dict(weights)
+            resume = (folder / name / TRAINING_NAME).is_file()
+            wanted = runs.get(name, plain)
+            results[name] = train(start, data, folder / name, wanted, resume=resume, notes=dict(notes or {}))
+            if is_main_process():
+                write_base_card(results[name].folder, results[name])
+            if name == BASE and not processes.apart:
+                distil(corruptions)
+        results = _merged(processes.meet(results))
+        if processes.apart:
+            distil(processes.share(corruptions))
+        if is_main_process():  # where they are apart each is the main one of its own
+            for name in bar(processes.share(labels), desc="signatures", unit="signature"):
+                adversary = None if name in corruptions or not attacks else attacks.measuring
+                made = {}
+                if distilled is not None:
+                    made["distilled"] = Signature.from_pretrained(folder / signature_name(name, "distilled"))
+                if robust:
+                    made["extracted"] = _extract(folder, name, data, runs[robust_name(name)], num_layers, projection, bits)
+                rows[name] = _measure(folder, name, made, results, data.test, scales, adversary)
+        rows = _merged(processes.meet(rows))
+    if not processes.first:
+        return Study(folder, (), arguments.summary())
+    study = Study(folder, tuple(rows[name] for name in labels), arguments.summary())
     _report(study, arguments)
-    write_whole(folder / RESULTS_NAME, json.dumps([row.flat() for row in rows], indent=2) + "\n")
+    write_whole(folder / RESULTS_NAME, json.dumps([row.flat() for row in study.rows], indent=2) + "\n")
     return study
+
+
+def _merged(parts: Sequence[Mapping[str, T]]) -> dict[str, T]:
+    return {name: value for part in parts for name, value in part.items()}
+
+
+def _extract(
+    folder: Path,
+    corruption: str,
+    data: Splits,
+    arguments: TrainingArguments,
+    num_layers: NumLayers,
+    projection: Literal["weights", "all"] | None,
+    bits: BitsLike,
+) -> Signature:
+    """The signature of a robust model of the study, which was trained with these arguments."""
+    training = {key: getattr(arguments, key) for key in ("epochs", "lr", "schedule", "batch_size", "seed")}
+    if arguments.attacks:
+        training["training_attack"] = str(arguments.attacks.training)
+    return extract(
+        folder / robust_name(corruption),
+        folder / BASE,
+        folder / START,
+        corruption=corruption,
+        severity=None if arguments.attacks else arguments.severity,
+        dataset=data.test.name or None,
+        num_layers=num_layers,
+        projection=projection,
+        bits=bits,
+        training=training,
+    )
 
 
 def _report(study: Study, arguments: TrainingArguments) -> None:
@@ -197,13 +246,24 @@ def _distill(
     data: Splits,
     arguments: TrainingArguments,
     corruptions: Sequence[str],
-    count: int,
+    *,
+    count: int | None,
     num_layers: NumLayers,
     bits: BitsLike,
 ) -> None:
-    """Leave a distilled signature for each corruption; those that are there already, made just so, are kept."""
-    from accelerate.state import PartialState
+    """Leave a distilled signature for each corruption; those that are there already, made just so, are kept.
 
+    Args:
+        folder: Of the study.
+        data: Its images.
+        arguments: Its recipe.
+        corruptions: Those wanted.
+        count: How many training images there are to learn from; None leaves nothing.
+        num_layers: As in `distill`.
+        bits: As in `distill`.
+    """
+    if count is None:
+        return
     order = torch.randperm(len(data.train), generator=torch.Generator().manual_seed(arguments.seed))
     rows = order[:count].sort().values  # datasets may be sorted by class
     missing, base = [], None
@@ -215,7 +275,7 @@ def _distill(
         else:
             missing.append(name)
     images = data.train.images[rows] if missing else None
-    PartialState().wait_for_everyone()  # until every process has seen what the folder held
+    process_state().wait_for_everyone()  # until every process has seen what the folder held
     for name in missing:
         signature = distill(
             folder / BASE,
@@ -230,7 +290,7 @@ def _distill(
         )
         if is_main_process():
             signature.save_pretrained(folder / signature_name(name, "distilled"))
-    PartialState().wait_for_everyone()
+    process_state().wait_for_everyone()
 
 
 def _check_distilled(
@@ -268,10 +328,16 @@ def _check_distilled(
 
 def _keep_start(start: nn.Module, folder: Path) -> None:
     """Write `pretrained/`, once; another start than the one that the folder's models have is an error."""
-    if not (folder / BASE).exists():
+    if (folder / BASE).exists():
+        if weights_digest(load_base(folder / START).model) != weights_digest(start):
+            raise OptionError(f"{folder} holds a study from another start; choose another output folder")
+    elif is_main_process():
         save_timm_repo(start, folder / START)
-    elif weights_digest(load_base(folder / START).model) != weights_digest(start):
-        raise OptionError(f"{folder} holds a study from another start; choose another output folder")
+    process_state().wait_for_everyone()
+    if not (folder / START / MODEL_NAME).is_file():
+        raise OptionError(
+            f"{folder / START} is not what the first process has written: give an output folder that all processes see"
+        )
 
 
 def write_base_card(folder: Path, result: TrainingResult) -> None:
@@ -300,7 +366,8 @@ def _measure(
 ) -> StudyRow:
     """A study's row; each signature gets what was measured into its config, and is saved."""
     severity = next(iter(made.values())).config.corruption.severity or 0
-    shown = test if adversary else Pixels(test, test.images.device, (corruption,), severity)
+    device = process_state().device
+    shown = test if adversary else Pixels(test, device, (corruption,), severity)
     title = adversary.label if adversary else f"{corruption}-{severity}"
     base_nbytes = (folder / BASE / MODEL_NAME).stat().st_size
     ta, ra, nbytes, download = {}, {}, {}, {}
@@ -308,7 +375,8 @@ def _measure(
     if robust is not None:
         ta["robust"], ra["robust"] = robust.test_accuracy["clean"], robust.test_accuracy[title]
     for kind, signature in made.items():
-        curve = measure_scales(load_base(folder / BASE).model, signature, test, shown, scales, adversary=adversary)
+        model = load_base(folder / BASE).model.to(device)
+        curve = measure_scales(model, signature, test, shown, scales, adversary=adversary)
         off, on = (next(point for point in curve if point["scale"] == scale) for scale in (0.0, 1.0))
         ta |= {"standard": off["ta"], kind: on["ta"]}
         ra |= {"standard": off["ra"], kind: on["ra"]}

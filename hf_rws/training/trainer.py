@@ -10,7 +10,7 @@ same.
 import json
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -26,7 +26,7 @@ from torch.nn import functional as F
 from hf_rws._accelerator import check_trackers, create_accelerator, end_trackers, state_kept
 from hf_rws._ambient import learning, random_state_kept
 from hf_rws._at_once import LearningInParts, free_memory
-from hf_rws._files import check_writable, read_json, read_json_lines, write_whole
+from hf_rws._files import check_writable, locked, read_json, read_json_lines, write_whole
 from hf_rws._progress import bar
 from hf_rws.data.preprocessing import Normalize
 from hf_rws.data.sets import Splits
@@ -118,7 +118,7 @@ def train(
         OptionError: The folder holds another run, or the batch cannot be shared out; the model has no `pretrained_cfg`
             with the preprocessing, knows fewer classes than `data` has, or cannot be trained.
         MissingExtraError: A tracker's package is not installed.
-        AccessError: The folder cannot be written to, or the disk is full.
+        AccessError: The folder cannot be written to, or the disk is full; or another process trains there.
         FormatError: Its metrics.jsonl, training_args.json or checkpoint is damaged.
     """
     folder = check_writable(output_dir, "the training run")
@@ -127,10 +127,11 @@ def train(
     record = _record(model, data, arguments, notes or {})
     if _finished(folder, record, resume):
         return _read_result(folder, arguments)
-    run = _TrainingRun(model, data, folder, arguments, record, resume)
-    for epoch in range(run.progress.epoch, arguments.epochs):
-        run.end_epoch(epoch, run.train_epoch(epoch))
-    return run.finish()
+    with ExitStack() as held:
+        run = _TrainingRun(model, data, folder, arguments, record, resume, held)
+        for epoch in range(run.progress.epoch, arguments.epochs):
+            run.end_epoch(epoch, run.train_epoch(epoch))
+        return run.finish()
 
 
 class _TrainingRun:
@@ -144,6 +145,7 @@ class _TrainingRun:
         arguments: TrainingArguments,
         record: dict[str, Any],
         resume: bool,
+        held: ExitStack,
     ) -> None:
         from accelerate.utils import set_seed
 
@@ -164,7 +166,8 @@ class _TrainingRun:
         self.accelerator.wait_for_everyone()  # until every process has seen what the folder held
         if self.accelerator.is_main_process:
             with _writing_to(folder):
-                folder.mkdir(parents=True, exist_ok=True)
+                self.checkpoint.mkdir(parents=True, exist_ok=True)
+                held.enter_context(locked(self.checkpoint, wait=0))
                 write_whole(folder / TRAINING_NAME, json.dumps(record, indent=2, sort_keys=True) + "\n")
         if arguments.log_with:
             self.accelerator.init_trackers("hf_rws", config={k: str(v) for k, v in asdict(arguments).items()})
