@@ -4,13 +4,22 @@ The same definitions and constants as `hf_rws.corruptions`, in the style of the 
 that they make; only motion blur is NumPy here, where they call ImageMagick. Frost's pictures are read and resized once.
 """
 
-import io
 import math
 from functools import cache
 
 import cv2
 import numpy as np
-from PIL import Image
+from per_image_plain import (  # noqa: F401 (all 19 are to be found here)
+    contrast,
+    fog,
+    gaussian_noise,
+    jpeg_compression,
+    pixelate,
+    random,
+    shot_noise,
+    speckle_noise,
+    to_bytes,
+)
 from scipy.ndimage import map_coordinates, zoom
 from skimage.color import hsv2rgb, rgb2hsv
 from skimage.filters import gaussian
@@ -18,29 +27,9 @@ from skimage.util import random_noise
 
 from hf_rws.corruptions.frost import picture_paths
 
-random = np.random.default_rng(0)
-
-
-def to_bytes(x: np.ndarray) -> np.ndarray:
-    return (np.clip(x, 0, 1) * 255).astype(np.uint8)
-
-
-def gaussian_noise(x: np.ndarray, sigma: float) -> np.ndarray:
-    x = x / 255.0
-    return to_bytes(x + random.normal(size=x.shape, scale=sigma))
-
-
-def shot_noise(x: np.ndarray, photons: float) -> np.ndarray:
-    return to_bytes(random.poisson(x / 255.0 * photons) / photons)
-
 
 def impulse_noise(x: np.ndarray, amount: float) -> np.ndarray:
     return to_bytes(random_noise(x / 255.0, mode="s&p", amount=amount))
-
-
-def speckle_noise(x: np.ndarray, sigma: float) -> np.ndarray:
-    x = x / 255.0
-    return to_bytes(x + x * random.normal(size=x.shape, scale=sigma))
 
 
 def gaussian_blur(x: np.ndarray, sigma: float) -> np.ndarray:
@@ -131,35 +120,6 @@ def frost(x: np.ndarray, constants: tuple[float, float, float]) -> np.ndarray:
     return np.clip(of_image * x + of_frost * cut, 0, 255).astype(np.uint8)
 
 
-def plasma(side: int, decay: float) -> np.ndarray:
-    heights = np.zeros((side, side))
-    step, wibble = side, 100.0
-
-    def displaced(total: np.ndarray) -> np.ndarray:
-        return total / 4 + wibble * random.uniform(-wibble, wibble, total.shape)
-
-    while step >= 2:
-        half = step // 2
-        corners = heights[::step, ::step]
-        pairs = corners + np.roll(corners, -1, 0)
-        heights[half::step, half::step] = displaced(pairs + np.roll(pairs, -1, 1))
-        centres = heights[half::step, half::step]
-        heights[::step, half::step] = displaced(centres + np.roll(centres, 1, 0) + corners + np.roll(corners, -1, 1))
-        heights[half::step, ::step] = displaced(centres + np.roll(centres, 1, 1) + corners + np.roll(corners, -1, 0))
-        step, wibble = half, wibble / decay
-    heights -= heights.min()
-    return heights / heights.max()
-
-
-def fog(x: np.ndarray, constants: tuple[float, float]) -> np.ndarray:
-    amount, decay = constants
-    x = x / 255.0
-    side = 1 << (max(x.shape[:2]) - 1).bit_length()
-    brightest = x.max()
-    x = x + amount * plasma(side, decay)[: x.shape[0], : x.shape[1], None]
-    return to_bytes(x * brightest / (brightest + amount))
-
-
 def brightness(x: np.ndarray, added: float) -> np.ndarray:
     hsv = rgb2hsv(x / 255.0)
     hsv[..., 2] = np.clip(hsv[..., 2] + added, 0, 1)
@@ -171,12 +131,6 @@ def saturate(x: np.ndarray, constants: tuple[float, float]) -> np.ndarray:
     hsv = rgb2hsv(x / 255.0)
     hsv[..., 1] = np.clip(hsv[..., 1] * factor + added, 0, 1)
     return to_bytes(hsv2rgb(hsv))
-
-
-def contrast(x: np.ndarray, factor: float) -> np.ndarray:
-    x = x / 255.0
-    means = x.mean((0, 1), keepdims=True)
-    return to_bytes((x - means) * factor + means)
 
 
 def elastic_transform(x: np.ndarray, constants: tuple[float, float, float]) -> np.ndarray:
@@ -196,18 +150,6 @@ def elastic_transform(x: np.ndarray, constants: tuple[float, float, float]) -> n
     )
     rows, columns, channels = np.meshgrid(np.arange(height), np.arange(width), np.arange(3), indexing="ij")
     return to_bytes(map_coordinates(x, (rows + dy, columns + dx, channels), order=1, mode="reflect"))
-
-
-def pixelate(x: np.ndarray, factor: float) -> np.ndarray:
-    height, width = x.shape[:2]
-    small = Image.fromarray(x).resize((int(width * factor), int(height * factor)), Image.Resampling.BOX)
-    return np.asarray(small.resize((width, height), Image.Resampling.BOX))
-
-
-def jpeg_compression(x: np.ndarray, quality: int) -> np.ndarray:
-    file = io.BytesIO()
-    Image.fromarray(x).save(file, "JPEG", quality=quality)
-    return np.asarray(Image.open(file))
 
 
 def spatter(x: np.ndarray, constants: tuple[float, float, float, float, float, bool]) -> np.ndarray:

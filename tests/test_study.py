@@ -4,6 +4,7 @@ import re
 import shutil
 import warnings
 from dataclasses import replace
+from pkgutil import resolve_name
 
 import pytest
 import timm
@@ -18,6 +19,7 @@ from hf_rws.errors import OptionError
 from hf_rws.evaluation import accuracy
 from hf_rws.fingerprints import weights_digest
 from hf_rws.study.measuring import Study, StudyRow, measure_scales, recovery, recovery_cell
+from hf_rws.study.processes import Processes
 from hf_rws.study.run import create_start, run_study
 from hf_rws.timm_repo import save_timm_repo
 from hf_rws.training.arguments import TrainingArguments
@@ -154,6 +156,55 @@ def test_a_second_start_trains_nothing_and_says_the_same(finished, data, monkeyp
     assert again.to_markdown() == finished.to_markdown()
 
 
+def stop_at(patched, where, call):
+    """Ctrl-C in a call of a function, counted from 1."""
+    calls, whole = [], resolve_name(where)
+
+    def stopped(*given, **options):
+        calls.append(given)
+        if len(calls) == call:
+            raise KeyboardInterrupt
+        return whole(*given, **options)
+
+    patched.setattr(where, stopped)
+
+
+def test_a_study_that_is_stopped_again_and_again_ends_as_one_that_is_not(finished, data, tmp_path):
+    """In a distillation, within a robust model's training, between two models, and while it measures."""
+    start = create_start("vgg16_bn_gap", data, width=0.05)
+    weights = state(start)
+    for where, call in (
+        ("hf_rws.study.run.distill", 2),
+        ("hf_rws.training.augmentation.apply", 2),  # the robust model's second batch, as the base is finished
+        ("hf_rws.study.run.train", 3),
+        ("hf_rws.study.run.measure_scales", 3),
+    ):
+        start.load_state_dict(weights)
+        with pytest.MonkeyPatch.context() as patched:
+            stop_at(patched, where, call)
+            with pytest.raises(KeyboardInterrupt):
+                run_study(start, data, tmp_path, QUICK, **SETTINGS)
+        assert not (tmp_path / "study.json").exists()
+    start.load_state_dict(weights)
+    assert run_study(start, data, tmp_path, QUICK, **SETTINGS).to_markdown() == finished.to_markdown()
+    assert contents(tmp_path) == contents(finished.folder)
+
+
+def contents(folder):
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("count", range(1, 6))
+def test_processes_that_are_apart_share_a_studys_models_out(count):
+    names, done = list("abcdefg"), {"b", "c", "f"}
+    shares = [Processes(rank, count, group=object()).share(names, done) for rank in range(count)]
+    assert sorted(name for share in shares for name in share) == names  # each once
+    assert all(share == sorted(share) for share in shares)
+    for sizes in ([len(share) for share in shares], [len({*share} - done) for share in shares]):
+        assert max(sizes) - min(sizes) <= 1
+    assert all(Processes(rank, count).share(names, done) == names for rank in range(count))  # together they make all
+
+
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
@@ -192,6 +243,7 @@ def test_no_path_of_this_machine_is_written(finished):
         {"bits": "smal"},
         {"num_layers": 99},
         {"projection": "biases"},
+        {"spread": "nodes"},
     ],
 )
 def test_bad_options_are_found_before_training(data, tmp_path, wrong):

@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 
 from hf_rws import _at_once, corrupt
 from hf_rws._accelerator import resolve_precision
+from hf_rws._files import locked
 from hf_rws.errors import AccessError, FormatError, OptionError
 from hf_rws.evaluation import accuracy
 from hf_rws.training import augmentation, trainer
@@ -112,6 +113,14 @@ def test_resumed_from_between_two_steps(step, tmp_path, monkeypatch):
     train(model(), splits(), tmp_path / "cut", arguments(), resume=True)
     assert same(_saved(tmp_path / "cut"), expected)
     assert log_of(tmp_path / "cut") == log_of(tmp_path / "whole")
+
+
+def test_two_processes_do_not_train_in_the_same_folder(tmp_path):
+    checkpoint = tmp_path / "run" / "checkpoint"
+    checkpoint.mkdir(parents=True)
+    with locked(checkpoint), pytest.raises(AccessError, match="is being written to by another process"):
+        train(model(), splits(), tmp_path / "run", arguments(epochs=1))
+    assert [path.name for path in (tmp_path / "run").rglob("*")] == ["checkpoint"]
 
 
 @pytest.mark.parametrize("cut", ['{"epoch": 2, "loss": 0.6', "{", ""])

@@ -13,8 +13,7 @@ from typing import Any, Literal, TypeVar
 from torch import distributed
 
 from hf_rws._accelerator import alone, process_state
-from hf_rws._choices import SPREADS
-from hf_rws.errors import OptionError, RWSError
+from hf_rws.errors import RWSError
 
 T = TypeVar("T")
 
@@ -78,12 +77,7 @@ def spread_over_processes(spread: Spread, models: int) -> Iterator[Processes]:
     Args:
         spread: "models" sets them apart, "batches" does not, "auto" does where there is a model for each.
         models: How many can be made at the same time.
-
-    Raises:
-        OptionError: `spread` is something else.
     """
-    if spread not in SPREADS:
-        raise OptionError(f"spread must be one of {', '.join(SPREADS)}, got {spread!r}")
     state = process_state()
     rank, count = state.process_index, state.num_processes
     if count == 1 or spread == "batches" or (spread == "auto" and models < count):

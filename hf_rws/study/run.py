@@ -21,6 +21,7 @@ from hf_rws._accelerator import (
     state_kept,
 )
 from hf_rws._ambient import random_state_kept
+from hf_rws._choices import SPREADS
 from hf_rws._files import README_NAME, check_writable, read_json, write_whole
 from hf_rws._progress import bar
 from hf_rws.bases import load_base, named_model
@@ -150,6 +151,8 @@ def run_study(
     resolve_bits(bits, len(first_layers(start, num_layers)))  # before hours of training, not after
     if projection not in PROJECTIONS:
         raise OptionError(f"projection must be one of {PROJECTIONS}, got {projection!r}")
+    if spread not in SPREADS:
+        raise OptionError(f"spread must be one of {', '.join(SPREADS)}, got {spread!r}")
     plain = replace(arguments, adversary=None)
     runs = {robust_name(name): replace(plain, corruption=(name,)) for name in corruptions if robust}
     labels = [*corruptions]
