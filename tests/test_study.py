@@ -19,7 +19,7 @@ from hf_rws.errors import OptionError
 from hf_rws.evaluation import accuracy
 from hf_rws.fingerprints import weights_digest
 from hf_rws.study.measuring import Study, StudyRow, measure_scales, recovery, recovery_cell
-from hf_rws.study.processes import Processes
+from hf_rws.study.processes import _Processes
 from hf_rws.study.run import create_start, run_study
 from hf_rws.timm_repo import save_timm_repo
 from hf_rws.training.arguments import TrainingArguments
@@ -197,12 +197,12 @@ def contents(folder):
 @pytest.mark.parametrize("count", range(1, 6))
 def test_processes_that_are_apart_share_a_studys_models_out(count):
     names, done = list("abcdefg"), {"b", "c", "f"}
-    shares = [Processes(rank, count, group=object()).share(names, done) for rank in range(count)]
+    shares = [_Processes(rank, count, group=object()).share(names, done) for rank in range(count)]
     assert sorted(name for share in shares for name in share) == names  # each once
     assert all(share == sorted(share) for share in shares)
     for sizes in ([len(share) for share in shares], [len({*share} - done) for share in shares]):
         assert max(sizes) - min(sizes) <= 1
-    assert all(Processes(rank, count).share(names, done) == names for rank in range(count))  # together they make all
+    assert all(_Processes(rank, count).share(names, done) == names for rank in range(count))  # together they make all
 
 
 @pytest.mark.parametrize(

@@ -32,7 +32,7 @@ from hf_rws.timm_repo import CONFIG_NAME, METRICS_NAME, MODEL_NAME, TRAINING_NAM
 
 if TYPE_CHECKING:
     from hf_rws.data import Splits
-    from hf_rws.study import Spread
+    from hf_rws.study.processes import Spread
     from hf_rws.training import TrainingArguments
 
 

@@ -15,14 +15,14 @@ from torch import distributed
 from hf_rws._accelerator import alone, process_state
 from hf_rws.errors import RWSError
 
-T = TypeVar("T")
+_T = TypeVar("_T")
 
 Spread = Literal["auto", "models", "batches"]
 
 _PATIENCE = timedelta(days=365)  # a study takes as long as it takes
 
 
-class Processes:
+class _Processes:
     """The processes that make a study: apart, each with models of its own, or all together on every batch.
 
     Attributes:
@@ -51,7 +51,7 @@ class Processes:
         mine = set(sorted(names, key=set(done).__contains__)[self._rank :: self._count])
         return [name for name in names if name in mine]
 
-    def meet(self, brought: T) -> list[T]:
+    def meet(self, brought: _T) -> list[_T]:
         """Wait for all processes, and return what each brings; those that are not apart do not wait.
 
         Raises:
@@ -71,7 +71,7 @@ class Processes:
 
 
 @contextmanager
-def spread_over_processes(spread: Spread, models: int) -> Iterator[Processes]:
+def spread_over_processes(spread: Spread, models: int) -> Iterator[_Processes]:
     """The processes of this launch; within, those that are apart know of each other by what is yielded alone.
 
     Args:
@@ -81,12 +81,12 @@ def spread_over_processes(spread: Spread, models: int) -> Iterator[Processes]:
     state = process_state()
     rank, count = state.process_index, state.num_processes
     if count == 1 or spread == "batches" or (spread == "auto" and models < count):
-        yield Processes(rank, count)
+        yield _Processes(rank, count)
         return
     state.wait_for_everyone()  # within the launcher's patience
     group = distributed.new_group(backend="gloo", timeout=_PATIENCE)
     try:
         with alone():
-            yield Processes(rank, count, group)
+            yield _Processes(rank, count, group)
     finally:
         distributed.destroy_process_group(group)  # whoever waits for a process that has failed need not

@@ -43,7 +43,7 @@ from hf_rws.training.arguments import TrainingArguments
 from hf_rws.training.pixels import Pixels
 from hf_rws.training.trainer import TrainingResult, train
 
-T = TypeVar("T")
+_T = TypeVar("_T")
 
 
 @random_state_kept()
@@ -130,8 +130,8 @@ def run_study(
         bits: As in `extract`.
         scale_curve: Also measure TA and RA at the scales of `CURVE_SCALES`.
         spread: What several processes share out: "models" (each trains, distils and measures some of its own),
-            "batches" (all train each model together), or "auto": models where there are as many corruptions as
-            processes. A study that goes on may be spread otherwise; but batch norms see a share of a batch only.
+            "batches" (all train each model together, and batch norms see a share of each batch), or "auto": models
+            where there are as many corruptions as processes.
         notes: More to record in each training_args.json.
 
     Raises:
@@ -200,7 +200,7 @@ def run_study(
     return study
 
 
-def _merged(parts: Sequence[Mapping[str, T]]) -> dict[str, T]:
+def _merged(parts: Sequence[Mapping[str, _T]]) -> dict[str, _T]:
     return {name: value for part in parts for name, value in part.items()}
 
 
