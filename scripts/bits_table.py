@@ -97,7 +97,7 @@ def stored(wide: Signature, bits: Any, codec: str) -> tuple[Signature, int]:
 
 
 def measure(study: StudyFolder, test: StudyImages, settings: Settings) -> list[Row]:
-    base = study.base()
+    base = study.base().to(test.clean.images.device)
     architecture = study.training["architecture"]
     if any("downsample" in name for name in base.state_dict()):
         settings += tuple((layers, bits, SHORTCUTS_AT_8) for layers, bits, _ in settings if bits in ("small", "tiny"))

@@ -14,6 +14,7 @@ import argparse
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
 from statistics import mean
 
@@ -84,9 +85,10 @@ class Bench:
     """A base, its signatures and test images."""
 
     def __init__(self, study: StudyFolder, signatures: dict[str, Signature], test: StudyImages, tuning: StudyImages):
-        self.base: nn.Module = study.base()
+        self.base: nn.Module = study.base().to(test.clean.images.device)
         self.signatures, self.test, self.tuning = signatures, test, tuning
         self.deltas = {name: signature.deltas() for name, signature in signatures.items()}
+        self.alone = cache(self._alone)
 
     def row(self, members: tuple[str, ...], rule: str, deltas: Deltas | None, scale: float = 1.0) -> Row:
         """What `deltas` at `scale` are worth."""
@@ -96,13 +98,27 @@ class Bench:
         self._off(patcher)
         return Row(members, rule, ta, mean(found[name] for name in members), mean(found.values()))
 
-    def alone(self, name: str | None) -> dict[str, float]:
+    def _alone(self, name: str | None) -> dict[str, float]:
         """With one signature or none: RA by corruption, and TA under ""."""
         patcher = self._on(None if name is None else self.deltas[name], 1.0)
         found = {other: self.test.ra(self.base, other) for other in self.signatures}
         found[""] = self.test.ta(self.base)
         self._off(patcher)
         return found
+
+    def rows(self, members: tuple[str, ...]) -> list[Row]:
+        """Every rule on one set, beside the unpatched model and what single signatures do."""
+        clean, alone = self.alone(None), {name: self.alone(name) for name in members}
+        best = max(members, key=lambda name: mean(alone[name][other] for other in members))
+        found = []
+        for rule, ras in (("unpatched", clean), ("best single", alone[best])):
+            everywhere = mean(ras[name] for name in self.signatures)
+            found.append(Row(members, rule, ras[""], mean(ras[name] for name in members), everywhere))
+        ta, own = mean(alone[name][""] for name in members), mean(alone[name][name] for name in members)
+        found.append(Row(members, "each one's own", ta, own, None))
+        deltas = [self.deltas[name] for name in members]
+        found += [self.row(members, rule, combine(deltas)) for rule, combine in RULES.items()]
+        return [*found, self.tuned(members)]
 
     def tuned(self, members: tuple[str, ...]) -> Row:
         """The common scale that is best on the validation images."""
@@ -130,34 +146,16 @@ class Bench:
             patcher.bake()
 
 
-def measure(bench: Bench, seed: int) -> list[Row]:
-    names = tuple(bench.signatures)
+def random_sets(names: tuple[str, ...], seed: int) -> list[tuple[str, ...]]:
+    """Sets of the sizes of `SETS`, as far as there are so many names, and the set of all."""
     generator = torch.Generator().manual_seed(seed)
-    sets = [
+    drawn = [
         tuple(names[i] for i in sorted(torch.randperm(len(names), generator=generator)[:size].tolist()))
         for size, count in SETS.items()
         if size < len(names)
         for _ in range(count)
     ]
-    clean = bench.alone(None)
-    found_alone = {name: bench.alone(name) for name in tqdm(names, desc="one")}
-    rows = []
-    for members in tqdm([*sets, names], desc="several"):
-        rows.append(
-            Row(members, "unpatched", clean[""], mean(clean[n] for n in members), mean(clean[n] for n in names))
-        )
-        best = max(members, key=lambda name: mean(found_alone[name][n] for n in members))
-        alone = found_alone[best]
-        rows.append(
-            Row(members, "best single", alone[""], mean(alone[n] for n in members), mean(alone[n] for n in names))
-        )
-        own = mean(found_alone[n][n] for n in members)
-        rows.append(Row(members, "each one's own", mean(found_alone[n][""] for n in members), own, None))
-        rows += [
-            bench.row(members, rule, combine([bench.deltas[n] for n in members])) for rule, combine in RULES.items()
-        ]
-        rows.append(bench.tuned(members))
-    return rows
+    return [*drawn, names]
 
 
 def table(rows: Sequence[Row]) -> str:
@@ -199,7 +197,8 @@ def main() -> None:
         StudyImages(shown, study.severity),
         StudyImages(tuning, study.severity),
     )
-    rows = measure(bench, options.seed)
+    sets = random_sets(tuple(bench.signatures), options.seed)
+    rows = [row for members in tqdm(sets, desc="sets") for row in bench.rows(members)]
     print(table(rows))
     if options.output:
         record = {"about": about(len(shown), study=options.study.name), "rows": [asdict(row) for row in rows]}

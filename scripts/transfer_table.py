@@ -14,7 +14,6 @@ many of its unlabelled training images. TA and RA are those of the target on its
 
 import argparse
 import json
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -28,7 +27,7 @@ from hf_rws.data.datasets import load_split
 from hf_rws.data.sets import ImageSet
 from hf_rws.signature.signature import Signature
 from hf_rws.study.layout import StudyFolder
-from hf_rws.study.measuring import StudyImages, patched
+from hf_rws.study.measuring import StudyImages, measure_each
 from hf_rws.study.provenance import about
 
 
@@ -55,16 +54,7 @@ class Transfer:
 
     def row(self, name: str, signatures: Sequence[Signature]) -> Row:
         """The target with each signature on."""
-        with warnings.catch_warnings():  # of the transfer
-            warnings.simplefilter("ignore")
-            patcher = patched(self.model, list(signatures))
-        ta, ra = {}, {}
-        for signature in signatures:
-            label = signature.config.corruption.label
-            patcher.set({label: 1.0})
-            ta[label], ra[label] = self.test.ta(self.model), self.test.ra(self.model, label)
-        patcher.clear()
-        patcher.bake()
+        ta, ra = measure_each(self.model, signatures, self.test)
         return Row(name, ta, ra)
 
     def own(self, images: ImageSet, folder: Path, seed: int) -> list[Signature]:

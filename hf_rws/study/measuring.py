@@ -1,6 +1,7 @@
 """What the models of a study are worth: TA, RA and recovery, as tables."""
 
 import math
+import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -165,6 +166,22 @@ class StudyImages:
         if corruption not in self._corrupted:
             self._corrupted[corruption] = Pixels(self.clean, self.clean.images.device, (corruption,), self.severity)
         return accuracy(model, self._corrupted[corruption])
+
+
+def measure_each(
+    model: nn.Module, signatures: Sequence[Signature], images: StudyImages
+) -> tuple[dict[str, float], dict[str, float]]:
+    """TA, and RA under its own corruption, with one signature on at a time, by corruption; the model is clean again."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that it is a transfer, where it is one
+        patcher = patched(model, signatures)
+    ta, ra = {}, {}
+    for label in patcher.scales:
+        patcher.set({label: 1.0})
+        ta[label], ra[label] = images.ta(model), images.ra(model, label)
+    patcher.clear()
+    patcher.bake()
+    return ta, ra
 
 
 def patched(model: nn.Module, signatures: Sequence[Signature]) -> Patcher:

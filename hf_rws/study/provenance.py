@@ -29,6 +29,7 @@ def about(n: int, **more: Any) -> dict[str, Any]:
         "torch": torch.__version__,
         "timm": timm.__version__,
         "hf_rws": __version__,
+        **({"gpu": torch.cuda.get_device_name()} if torch.cuda.is_available() else {}),
         **more,
     }
 
