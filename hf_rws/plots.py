@@ -32,6 +32,7 @@ __all__ = [
     "OverviewRow",
     "before_and_after",
     "corruption_sheet",
+    "curves",
     "layer_differences",
     "overview",
     "scale_curve",
@@ -239,20 +240,49 @@ def layer_differences(curves: Mapping[str, Sequence[float]], *, save: str | Path
         OptionError: matplotlib writes no files of that ending.
         AccessError: The file cannot be written.
     """
+    points = {name: list(enumerate(values, start=1)) for name, values in curves.items()}
+    figure = _curves(points, x="layer, from the shallow end", y="difference of weights, relative")
+    figure.axes[0].set_ylim(bottom=0)
+    return _finished(figure, save)
+
+
+def curves(
+    points: Mapping[str, Sequence[tuple[float, float]]], *, x: str, y: str, save: str | Path | None = None
+) -> "Figure":
+    """Lines through points, each with its name in the legend.
+
+    Args:
+        points: For each line its points (x, y), in the order in which they are joined.
+        x: What lies along the horizontal axis.
+        y: What lies along the vertical axis.
+        save: File to write, as its name ends: .png, .pdf, .svg, ...
+
+    Returns:
+        The figure.
+
+    Raises:
+        MissingExtraError: matplotlib is not installed.
+        OptionError: matplotlib writes no files of that ending.
+        AccessError: The file cannot be written.
+    """
+    return _finished(_curves(points, x=x, y=y), save)
+
+
+def _curves(points: Mapping[str, Sequence[tuple[float, float]]], *, x: str, y: str) -> Any:
     figure = _figure(6, 3.6)
     ax = figure.add_subplot()
     from matplotlib import colormaps
 
     ax.set_prop_cycle(color=colormaps["tab20"](range(20)))
-    for name, values in curves.items():
-        ax.plot(range(1, len(values) + 1), values, marker="o", markersize=3, linewidth=1, label=_label(name))
-    ax.set_xlabel("layer, from the shallow end", fontsize=8)
-    ax.set_ylabel("difference of weights, relative", fontsize=8)
-    ax.set_ylim(bottom=0)
+    for name, line in points.items():
+        across, up = zip(*line, strict=True)
+        ax.plot(across, up, marker="o", markersize=3, linewidth=1, label=_label(name))
+    ax.set_xlabel(x, fontsize=8)
+    ax.set_ylabel(y, fontsize=8)
     ax.tick_params(labelsize=7)
     ax.grid(alpha=0.3)
     ax.legend(fontsize=6, ncols=2, frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
-    return _finished(figure, save)
+    return figure
 
 
 def corruption_sheet(images: Mapping[str, Tensor], *, save: str | Path | None = None) -> "Figure":

@@ -102,6 +102,7 @@ FIGURES = {
     "scale_curve": lambda **options: plots.scale_curve(CURVE, **options),
     "similarity": lambda **options: plots.similarity(torch.eye(2), ["a", "b"], **options),
     "layer_differences": lambda **options: plots.layer_differences({"fog": [0.5, 0.2]}, **options),
+    "curves": lambda **options: plots.curves({"fog": [(0, 0.5), (1, 0.2)]}, x="scale", y="RA", **options),
     "corruption_sheet": lambda **options: plots.corruption_sheet({"fog": BLACK}, **options),
     "overview": lambda **options: plots.overview(BLACK[:1], ["a"], ["b"], [], **options),
 }

@@ -163,9 +163,13 @@ class StudyImages:
 
     def ra(self, model: nn.Module, corruption: str) -> float:
         """Accuracy on the images under a corruption."""
+        return accuracy(model, self.corrupted(corruption))
+
+    def corrupted(self, corruption: str) -> Pixels:
+        """The images under a corruption."""
         if corruption not in self._corrupted:
             self._corrupted[corruption] = Pixels(self.clean, self.clean.images.device, (corruption,), self.severity)
-        return accuracy(model, self._corrupted[corruption])
+        return self._corrupted[corruption]
 
 
 def measure_each(

@@ -7,7 +7,9 @@ from typing import Any
 
 import timm
 import torch
+from torch import nn
 
+from hf_rws.bases import load_base
 from hf_rws.corruptions import CORRUPTIONS
 from hf_rws.data.datasets import drawn, load_splits
 from hf_rws.data.sets import Splits
@@ -77,6 +79,7 @@ class PlannedModel:
             timm name.
         pretrained: Of a timm name: whether timm's weights are the start.
         model_args: Of a timm name: options of `timm.create_model`.
+        goes_on: Of a folder: whether its head is kept, for the same classes; else the head is a new one.
     """
 
     name: str
@@ -85,6 +88,7 @@ class PlannedModel:
     start: str
     pretrained: bool = False
     model_args: Mapping[str, Any] = field(default_factory=dict)
+    goes_on: bool = False
 
     def base(self, folder: Path) -> Path:
         """Where the model lies once it is trained; of a study, its standard model."""
@@ -111,17 +115,16 @@ class PlannedModel:
         start = self._start(folder, data)
         write_base_card(where, train(start, data, where, self.arguments, resume=resume, notes=dict(notes)))
 
-    def _start(self, folder: Path, data: Splits) -> Any:
-        options: dict[str, Any] = {"pretrained": self.pretrained, **self.model_args}
-        source: str | Path = self.start
-        if not timm.is_model(self.start.partition(".")[0]):
-            source, options = folder / self.start, {}
-            if not (source / MODEL_NAME).is_file():
-                raise NotFoundError(
-                    f"{self.name} starts from {self.start}, which is not there yet: make {self.start.partition('/')[0]}"
-                    f" in {folder} first"
-                )
-        return create_start(source, data, seed=self.arguments.seed, **options)
+    def _start(self, folder: Path, data: Splits) -> nn.Module:
+        seed = self.arguments.seed
+        if timm.is_model(self.start.partition(".")[0]):
+            return create_start(self.start, data, seed=seed, pretrained=self.pretrained, **self.model_args)
+        if not (folder / self.start / MODEL_NAME).is_file():
+            needed = self.start.partition("/")[0]
+            raise NotFoundError(f"{self.name} starts from {self.start}: make {needed} in {folder} first")
+        if self.goes_on:
+            return load_base(folder / self.start).model
+        return create_start(folder / self.start, data, seed=seed)
 
 
 @dataclass(frozen=True)

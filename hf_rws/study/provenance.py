@@ -2,6 +2,7 @@
 
 import platform
 import subprocess
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,11 @@ import torch
 from hf_rws._version import __version__
 
 
-def about(n: int, **more: Any) -> dict[str, Any]:
+def about(n: int | Mapping[str, int], **more: Any) -> dict[str, Any]:
     """What a table of results says of the images, the code and the machine behind it.
 
     Args:
-        n: Number of test images.
+        n: Number of test images; by dataset where there are several.
         more: Further facts, as they are.
     """
     root = Path(__file__).resolve().parent.parent.parent
