@@ -35,6 +35,7 @@ from hf_rws.study.provenance import about
 
 RESULTS = Path(__file__).resolve().parent / "results"
 NOT_RUN = "not run"
+_NAMES = ("study", "studies", "source", "trained")  # columns that name parts of a plan
 _KEPT_EVERY = 10.0  # seconds: so much measuring is lost at most
 
 
@@ -97,7 +98,7 @@ def _write(path: Path, record: dict[str, Any]) -> None:
 
 def _about(lab: Lab, rows: Rows, settings: dict[str, Any]) -> dict[str, Any]:
     """What stands beside the rows: images and seeds of the models that they name, machine, versions."""
-    named = set(_words([value for row in rows for key, value in row.items() if key in ("study", "studies", "source")]))
+    named = set(_words([value for row in rows for key, value in row.items() if key in _NAMES]))
     parts = [part for part in lab.plan.parts if part.name in named]
     n = {str(part.images): len(lab.images(part.images).clean) for part in parts}
     seeds = sorted({part.arguments.seed for part in parts})
@@ -204,6 +205,7 @@ def main(given: Sequence[str] | None = None) -> None:
         folders=options.data,
         test_images=options.test_images,
         distil_images=options.distil_images,
+        only=options.study,
     )
     for name in EXPERIMENTS if options.command == "all" else [options.command]:
         measure(name, EXPERIMENTS[name], lab, options)
@@ -226,11 +228,11 @@ def _parser() -> argparse.ArgumentParser:
     shared.add_argument("plan", choices=PLANS)
     shared.add_argument("--output-dir", type=Path, required=True, help="of what is trained")
     shared.add_argument("--data", action=_Folders, default={}, metavar="ID=FOLDER", help="a folder for a Hub dataset")
+    shared.add_argument("--study", action="append", default=[], help="only this part of the plan; repeatable")
     shared.add_argument("--test-images", type=int, help="only so many, drawn at random")
     shared.add_argument("--epochs", type=int, help="so many everywhere, for a trial")
     shared.add_argument("--corruption", action="append", default=[], help="only these, for a trial")
     training = commands.add_parser("train", parents=[shared], help="make the models and studies of a plan")
-    training.add_argument("--study", action="append", help="only this part of the plan; repeatable")
     training.add_argument("--train-images", type=int, help="only so many, for a trial")
     training.add_argument("--list", action="store_true", help="only say what the plan holds")
     measured = argparse.ArgumentParser(add_help=False)

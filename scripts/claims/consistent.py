@@ -24,6 +24,8 @@ def _consistent(lab: Lab) -> Iterator[Job]:
 
 def _transfer(lab: Lab, source: PlannedStudy, target: PlannedStudy) -> Iterator[Job]:
     names = tuple(name for name in lab.corruptions(target) if name in lab.corruptions(source))
+    if not names:
+        return
     yield from lab.references(target, names)
     for kind in _KINDS:
         key = {"study": target.name, "model": f"own, {kind}"}

@@ -43,6 +43,7 @@ class Lab:
         folders: Folders that stand for datasets of the Hub.
         test_images: Only so many test images, drawn at random.
         distil_images: Distil signatures from so many training images.
+        only: Names of the studies that are measured; all if empty.
     """
 
     def __init__(
@@ -53,8 +54,9 @@ class Lab:
         folders: dict[str, str] | None = None,
         test_images: int | None = None,
         distil_images: int = 500,
+        only: Sequence[str] = (),
     ) -> None:
-        self.plan, self.folder, self.distil_images = plan, folder, distil_images
+        self.plan, self.folder, self.distil_images, self.only = plan, folder, distil_images, only
         self.device = resolve_device("auto")
         self.data: Callable[[PlannedImages], Splits] = cache(
             partial(PlannedImages.load, folders=folders, test_images=test_images)
@@ -74,7 +76,8 @@ class Lab:
     @property
     def trained(self) -> list[PlannedStudy]:
         """Studies with a standard model and a robust one at least, ablations and the first of the chain included."""
-        return [study for study in self.plan.studies if self.corruptions(study)]
+        wanted = [self.plan[name] for name in self.only] or self.plan.studies
+        return [study for study in self.plan.studies if study in wanted and self.corruptions(study)]
 
     @property
     def studies(self) -> list[PlannedStudy]:
@@ -92,7 +95,7 @@ class Lab:
 
     @property
     def firsts(self) -> list[PlannedStudy]:
-        """One of each."""
+        """One of each group of seeds."""
         return [group[0] for group in self.seeds]
 
     def corruptions(self, study: PlannedStudy) -> tuple[str, ...]:

@@ -12,11 +12,12 @@ from hf_rws.study.plans import PlannedStudy
 
 
 def _main(lab: Lab) -> Iterator[Job]:
+    first_of_dataset = {study.images: study.name for study in reversed(lab.studies)}
     for study in lab.studies:
         names = lab.corruptions(study)
         yield from lab.references(study, names)
         yield Job({"study": study.name, "model": "extracted"}, partial(lab.extracted, study, names, bits="default"))
-        if study in lab.firsts:
+        if first_of_dataset[study.images] == study.name:
             key = {"study": study.name, "model": "distilled", "images": lab.distil_images}
             yield Job(key, partial(_distilled, lab, study, names))
     yield from (job for job in shifts.jobs(lab) if job.key["model"] == AUGMENTED)

@@ -1,40 +1,51 @@
 """Recovery: why extracted signatures bring what they bring: start, epochs, layers, projection, one at a time."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 from claims.experiment import Experiment
 from claims.judging import Case, Claim, Rows
 from claims.lab import Job, Lab
-from claims.projection import PROJECTIONS
 from claims.rows import ROBUST, STANDARD, accuracy_table, share
+from hf_rws.study.plans import PlannedStudy
 
 
 def _recovery(lab: Lab) -> Iterator[Job]:
-    varied = [study for study in lab.trained if study.varies]
     for usual in lab.firsts[:1]:
-        names = lab.five(usual)
-        for study in (usual, *varied):
-            key = {"study": study.name, "factor": "usual" if study is usual else "{} {}".format(*study.varies or ())}
-            for job in lab.references(study, names):
-                yield replace(job, key={**job.key, **key})
-            yield Job({**key, "model": "extracted"}, partial(lab.extracted, study, names))
-        key = {"study": usual.name}
-        for layers in (9, 11, "all"):
-            yield Job({**key, "model": f"{layers} layers"}, partial(lab.extracted, usual, names, num_layers=layers))
-        for called, projection in list(PROJECTIONS.items())[1:]:
-            yield Job({**key, "model": called}, partial(lab.extracted, usual, names, projection=projection))
-        both = partial(lab.extracted, usual, names, projection=None, num_layers="all")
-        yield Job({**key, "model": "all layers, nothing projected"}, both)
+        five = lab.five(usual)
+        yield from _recipes(lab, usual, five, "five", [(9, "weights"), (11, "weights"), (7, "all"), (7, None)])
+        for study in (study for study in lab.trained if study.varies):
+            names = tuple(name for name in five if name in lab.corruptions(study))
+            yield from _recipes(lab, study, names, "five", [])
+        if lab.corruptions(usual) != five:
+            yield from _recipes(lab, usual, lab.corruptions(usual), "all", [])
+
+
+def _recipes(
+    lab: Lab, study: PlannedStudy, names: tuple[str, ...], on: str, others: Sequence[tuple[Any, Any]]
+) -> Iterator[Job]:
+    """The usual signatures of a study (7 layers, weights projected), some others, and all that training changed."""
+    called = f"{study.name}, {on}"
+    if not names:
+        return
+    for job in lab.references(study, names):
+        yield replace(job, key={**job.key, "study": called, "trained": study.name})
+    for layers, projection in ((7, "weights"), *others, ("all", None)):
+        model = f"{layers} layers, {projection or 'nothing'} projected"
+        make = partial(lab.extracted, study, names, num_layers=layers, projection=projection)
+        yield Job({"study": called, "model": model, "trained": study.name}, make)
 
 
 def _can_be_had(rows: Rows) -> Iterator[Case]:
-    found = [share(rows, row["study"], row["model"]) for row in rows if row["model"] not in (STANDARD, ROBUST)]
-    known = [value for value in found if not math.isnan(value)]
-    if known:
-        yield Case("the best recipe", max(known), 0.9)
+    for on in ("five", "all"):
+        made = [row for row in rows if row["study"].endswith(f", {on}") and row["model"] not in (STANDARD, ROBUST)]
+        shares = [share(rows, row["study"], row["model"]) for row in made]
+        known = [value for value in shares if not math.isnan(value)]
+        if known:
+            yield Case(f"the best recipe on {on} corruptions", max(known), 0.9)
 
 
 EXPERIMENT = Experiment(
@@ -43,7 +54,7 @@ EXPERIMENT = Experiment(
     (
         Claim(
             "Extracted signatures recover nine tenths of the robust models' gain.",
-            "With one of the recipes of the table, the recovery is at least 0.9.",
+            "On five corruptions and on all, the recovery is at least 0.9 with one of the recipes of the table.",
             _can_be_had,
         ),
     ),

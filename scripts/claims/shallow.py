@@ -23,7 +23,7 @@ def _shallow(lab: Lab) -> Iterator[Job]:
         names, count = lab.five(study), len(first_layers(lab.base(study), "all"))
         yield from lab.references(study, names)
         for layers in sorted({*range(1, count, 2), min(DEFAULT_NUM_LAYERS, count), count}):
-            key = {"study": study.name, "model": f"{layers} layers", "layers": layers, "of": count}
+            key = {"study": study.name, "model": f"{layers} layers", "layers": layers, "depth": count}
             yield Job(key, partial(lab.extracted, study, names, num_layers=layers))
 
 
@@ -40,7 +40,7 @@ def _differs(rows: Rows) -> Iterator[Case]:
 
 def _is_enough(rows: Rows) -> Iterator[Case]:
     for row in of(rows, layers=DEFAULT_NUM_LAYERS):
-        seven, everything = (share(rows, row["study"], f"{n} layers") for n in (DEFAULT_NUM_LAYERS, row["of"]))
+        seven, everything = (share(rows, row["study"], f"{n} layers") for n in (DEFAULT_NUM_LAYERS, row["depth"]))
         yield Case(row["study"], seven, 0.9 * everything)
 
 
