@@ -17,11 +17,12 @@ import os
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, astuple
 from pathlib import Path
 from typing import Any
 
 from claims import EXPERIMENTS
+from claims.earlier import earlier_rows
 from claims.experiment import Experiment
 from claims.judging import Claim, Row, Rows
 from claims.lab import Lab
@@ -67,6 +68,8 @@ def measure(name: str, experiment: Experiment, lab: Lab, options: argparse.Names
     if differing := [key for key, value in settings.items() if record["about"].get(key) != value]:
         raise OptionError(f"{path} was measured with other {', '.join(differing)}: give the same, or another --results")
     rows: list[Row] = record["rows"]
+    if options.earlier is not None and not any("from" in row for row in rows):
+        rows += earlier_rows(name, options.earlier)
     measured, written = len(rows), time.monotonic()
     try:
         for job in tqdm(experiment.jobs(lab), desc=name, unit="row"):
@@ -80,7 +83,7 @@ def measure(name: str, experiment: Experiment, lab: Lab, options: argparse.Names
         if len(rows) > measured:
             record["about"] = _about(lab, rows, {**settings, "command": _command(name, options)})
         _write(path, record | {"claims": [_judged(claim, rows) for claim in experiment.claims]})
-    write_whole(path.with_suffix(".md"), _section(name, experiment, path) + "\n")
+    write_whole(path.with_suffix(".md"), _section(name, experiment, path, path) + "\n")
     if experiment.picture is not None and rows:
         experiment.picture(rows, path.with_suffix(".png"))
     for claim in experiment.claims:
@@ -98,12 +101,13 @@ def _write(path: Path, record: dict[str, Any]) -> None:
 
 def _about(lab: Lab, rows: Rows, settings: dict[str, Any]) -> dict[str, Any]:
     """What stands beside the rows: images and seeds of the models that they name, machine, versions."""
-    named = set(_words([value for row in rows for key, value in row.items() if key in _NAMES]))
+    own = [row for row in rows if "from" not in row]
+    named = set(_words([value for row in own for key, value in row.items() if key in _NAMES]))
     parts = [part for part in lab.plan.parts if part.name in named]
     n = {str(part.images): len(lab.images(part.images).clean) for part in parts}
     seeds = sorted({part.arguments.seed for part in parts})
     recipes = {part.name: part.arguments.summary() for part in parts}
-    return about(next(iter(n.values())) if len(n) == 1 else n, seed=seeds, **settings, recipes=recipes)
+    return about(n, seed=seeds, **settings, recipes=recipes)
 
 
 def _words(value: Any) -> Iterator[str]:
@@ -130,11 +134,10 @@ def page(results: Path, output: Path) -> str:
     lines, sections = ["| | claim | verdict | |", "|---|---|---|---|"], []
     for name, experiment in EXPERIMENTS.items():
         path = results / f"{name}.json"
-        found = json.loads(path.read_text())["claims"] if path.is_file() else []
-        judged = {one["statement"]: one for one in found}
+        record = json.loads(path.read_text()) if path.is_file() else None
         for claim in experiment.claims:
-            verdict = judged.get(claim.statement, {"word": NOT_RUN, "figure": ""})
-            lines.append(f"| [{name}](#{name}) | {claim.statement} | **{verdict['word']}** | {verdict['figure']} |")
+            word, figure = (NOT_RUN, "") if record is None else astuple(claim.judge(record["rows"]))
+            lines.append(f"| [{name}](#{name}) | {claim.statement} | **{word}** | {figure} |")
         sections.append(_section(name, experiment, path, output))
     return "\n\n".join([_HEAD, "\n".join(lines), *sections]) + "\n"
 
@@ -148,39 +151,40 @@ images, RA the one under the corruption, both means over the corruptions; recove
 gain in RA. `python scripts/reproduce.py page` writes this page from the JSON files beside it."""
 
 
-def _section(name: str, experiment: Experiment, path: Path, output: Path | None = None) -> str:
-    """One experiment: its claims with their verdicts, the table, and where it is from."""
+def _section(name: str, experiment: Experiment, path: Path, output: Path) -> str:
+    """One experiment: its claims with their verdicts, the table, the picture, and where it is all from."""
     parts = [f"## {name}", experiment.question]
-    where = Path(os.path.relpath(path.parent, (output or path).parent))
     if not path.is_file():
-        statements = [f"- {claim.statement} **{NOT_RUN}**" for claim in experiment.claims]
-        return "\n\n".join([*parts, "\n".join(statements), *_earlier(experiment, output or path)])
+        return "\n\n".join([*parts, *(f"**{NOT_RUN}**: {claim.statement}" for claim in experiment.claims)])
     record = json.loads(path.read_text())
-    for verdict in record["claims"]:
-        held = f"*{verdict['inequality']}* {verdict['figure']}."
-        parts.append(f"**{verdict['word']}**: {verdict['statement']}\n{held}")
-    parts.append(experiment.table(record["rows"]) if record["rows"] else "No rows: nothing was trained for it.")
+    for claim in experiment.claims:
+        verdict = claim.judge(record["rows"])
+        parts.append(f"**{verdict.word}**: {claim.statement}\n*{claim.inequality}* {verdict.figure}.")
+    parts.append(
+        experiment.table(record["rows"]) if record["rows"] else "Nothing was trained that it could be seen on."
+    )
     if path.with_suffix(".png").is_file():
-        parts.append(f"![{experiment.question}]({(where / f'{name}.png').as_posix()})")
-    return "\n\n".join([*parts, _provenance(record["about"]), *_earlier(experiment, output or path)])
+        picture = Path(os.path.relpath(path.with_suffix(".png"), output.parent)).as_posix()
+        parts.append(f"![{experiment.question}]({picture})")
+    return "\n\n".join([*parts, _provenance(record)])
 
 
-def _provenance(facts: dict[str, Any]) -> str:
-    """On how many images, with which seeds, where and by which command."""
-    n = facts.get("n", "unknown")
-    images = ", ".join(f"{count} ({name})" for name, count in n.items()) if isinstance(n, dict) else str(n)
-    known = [f"n = {images}", f"seeds {', '.join(map(str, facts.get('seed', [])))}"]
-    known += [facts[key] for key in ("gpu", "cpu") if facts.get(key)][:1]
-    known += [f"{key} {facts[key]}" for key in ("torch", "timm", "hf_rws", "commit") if facts.get(key)]
-    return f"{'; '.join(known)}\n\n`{facts.get('command', '')}`"
-
-
-def _earlier(experiment: Experiment, output: Path) -> list[str]:
-    """A line on what other models gave before, where there is such a file."""
-    if experiment.earlier is None or not (RESULTS / experiment.earlier).is_file():
-        return []
-    where = Path(os.path.relpath(RESULTS, output.parent)) / experiment.earlier
-    return [f"Measured before, on other models: [{experiment.earlier}]({where.as_posix()})."]
+def _provenance(record: dict[str, Any]) -> str:
+    """On how many images, with which seeds, where and by which command; and what was measured before."""
+    facts, lines = record["about"], []
+    if "n" in facts:
+        images = "; ".join(f"{count} test images of {name}" for name, count in facts["n"].items())
+        machine = facts.get("gpu") or facts["cpu"]
+        versions = ", ".join(f"{key} {facts[key]}" for key in ("torch", "timm", "hf_rws", "commit") if facts[key])
+        lines.append(f"{images}; seeds {', '.join(map(str, facts['seed']))}; {machine}; {versions}")
+        lines.append(f"`{facts['command']}`")
+    for file in dict.fromkeys(row["from"] for row in record["rows"] if "from" in row):
+        old = [row for row in record["rows"] if row.get("from") == file]
+        studies, n = (
+            ", ".join(str(value) for value in dict.fromkeys(row[key] for row in old)) for key in ("study", "n")
+        )
+        lines.append(f"From `{file}`, measured before: {studies} (n = {n}).")
+    return "\n\n".join(lines)
 
 
 # --- the command line ---
@@ -238,6 +242,7 @@ def _parser() -> argparse.ArgumentParser:
     measured = argparse.ArgumentParser(add_help=False)
     measured.add_argument("--results", type=Path, default=RESULTS / "paper", help="folder of JSON, tables and pictures")
     measured.add_argument("--distil-images", type=int, default=500, help="distil signatures from so many images")
+    measured.add_argument("--earlier", type=Path, help="folder of earlier results that count too, e.g. scripts/results")
     for name, experiment in EXPERIMENTS.items():
         commands.add_parser(name, parents=[shared, measured], help=experiment.question)
     commands.add_parser("all", parents=[shared, measured], help="all of these")

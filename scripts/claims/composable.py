@@ -85,5 +85,4 @@ EXPERIMENT = Experiment(
         ),
     ),
     _table,
-    earlier="combining.json",
 )

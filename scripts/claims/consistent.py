@@ -71,5 +71,4 @@ EXPERIMENT = Experiment(
         ),
     ),
     _table,
-    earlier="transfer.json",
 )

@@ -19,7 +19,6 @@ class Experiment:
         claims: What it decides.
         table: The rows as a table in Markdown.
         picture: The rows as a figure in a file; None where a table is enough.
-        earlier: A file of scripts/results that answers the question for other models.
     """
 
     question: str
@@ -27,4 +26,3 @@ class Experiment:
     claims: tuple[Claim, ...]
     table: Callable[[Rows], str]
     picture: Callable[[Rows, Path], Any] | None = None
-    earlier: str | None = None

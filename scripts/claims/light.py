@@ -1,7 +1,7 @@
 """Light: how few bits a signature needs."""
 
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 
@@ -28,7 +28,8 @@ def _bits(lab: Lab, study: PlannedStudy) -> Row:
 
 
 def _settings(rows: Rows) -> list[bits_table.Row]:
-    return [bits_table.Row(**setting) for row in rows for setting in row["settings"]]
+    found = [bits_table.Row(**setting) for row in rows for setting in row["settings"]]
+    return [replace(row, bits=tuple(row.bits) if isinstance(row.bits, list) else row.bits) for row in found]
 
 
 def _thirteen_times(rows: Rows) -> Iterator[Case]:
@@ -61,5 +62,4 @@ EXPERIMENT = Experiment(
     ),
     lambda rows: bits_table.table(_settings(rows)),
     _picture,
-    earlier="bits.json",
 )

@@ -48,5 +48,4 @@ EXPERIMENT = Experiment(
         ),
     ),
     accuracy_table,
-    earlier="distilled.json",
 )

@@ -59,5 +59,4 @@ EXPERIMENT = Experiment(
         ),
     ),
     accuracy_table,
-    earlier="recovery.json",
 )

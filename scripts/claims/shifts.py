@@ -90,5 +90,4 @@ EXPERIMENT = Experiment(
         ),
     ),
     accuracy_table,
-    earlier="distilled.json",
 )

@@ -11,7 +11,7 @@ from claims.rows import STANDARD, accuracy_table, average, share, values
 from hf_rws import plots
 from hf_rws.study.plans import PlannedModel, PlannedStudy
 
-_ORIGINAL, _OWN = "with the original signatures", "with its own, distilled"
+ORIGINAL, OWN = "with the original signatures", "with its own, distilled"
 
 
 def _updated(lab: Lab) -> Iterator[Job]:
@@ -21,8 +21,8 @@ def _updated(lab: Lab) -> Iterator[Job]:
     names = lab.five(chain[0])
     for part in chain:
         yield Job({"study": part.name, "model": STANDARD}, partial(_unpatched, lab, part, names))
-        yield Job({"study": part.name, "model": _ORIGINAL}, partial(_original, lab, chain[0], part, names))
-        yield Job({"study": part.name, "model": _OWN}, partial(_own, lab, part, names))
+        yield Job({"study": part.name, "model": ORIGINAL}, partial(_original, lab, chain[0], part, names))
+        yield Job({"study": part.name, "model": OWN}, partial(_own, lab, part, names))
 
 
 def _unpatched(lab: Lab, part: PlannedModel, names: Sequence[str]) -> Row:
@@ -39,11 +39,11 @@ def _own(lab: Lab, part: PlannedModel, names: Sequence[str]) -> Row:
 
 def _half_of_a_new_one(rows: Rows) -> Iterator[Case]:
     for study in values(rows, "study")[1:]:
-        yield Case(study, share(rows, study, _ORIGINAL, full=_OWN), 0.5)
+        yield Case(study, share(rows, study, ORIGINAL, full=OWN), 0.5)
 
 
 def _gain_is_kept(rows: Rows) -> Iterator[Case]:
-    gains = {study: average(rows, study, _ORIGINAL) - average(rows, study, STANDARD) for study in values(rows, "study")}
+    gains = {study: average(rows, study, ORIGINAL) - average(rows, study, STANDARD) for study in values(rows, "study")}
     first = next(iter(gains), None)
     for study, gain in gains.items():
         if study != first:
@@ -76,6 +76,6 @@ EXPERIMENT = Experiment(
             _half_of_a_new_one,
         ),
     ),
-    partial(accuracy_table, full=_OWN),
+    partial(accuracy_table, full=OWN),
     _picture,
 )
