@@ -50,7 +50,7 @@ class PlannedImages:
 
         Args:
             folders: Folders that stand for Hub ids.
-            train_images: Only so many training images, drawn at random.
+            train_images: Only so many training images, and at most as many validation images, drawn at random.
             test_images: Only so many test images, drawn at random.
         """
         splits = load_splits((folders or {}).get(self.dataset, self.dataset), classes=self.classes)
@@ -61,7 +61,7 @@ class PlannedImages:
             order = torch.randperm(len(train), generator=torch.Generator().manual_seed(0))
             train = train.subset(order.tensor_split(2)[self.half].sort().values)
         if train_images is not None:
-            train = train.subset(drawn(len(train), train_images, seed=0))
+            train, validation = (part.subset(drawn(len(part), train_images, seed=0)) for part in (train, validation))
         if test_images is not None:
             test = test.subset(drawn(len(test), test_images, seed=0))
         return Splits(train, validation, test)

@@ -17,7 +17,7 @@ from hf_rws._accelerator import resolve_device
 from hf_rws.bases import load_base
 from hf_rws.data.sets import Splits
 from hf_rws.signature.signature import Signature
-from hf_rws.study.layout import RESULTS_NAME, StudyFolder
+from hf_rws.study.layout import RESULTS_NAME, START, StudyFolder, robust_name
 from hf_rws.study.measuring import StudyImages, measure_each, patched
 from hf_rws.study.plans import Plan, PlannedImages, PlannedModel, PlannedStudy
 from hf_rws.timm_repo import MODEL_NAME
@@ -63,7 +63,7 @@ class Lab:
         )
         self.images: Callable[[PlannedImages], StudyImages] = cache(self._images)
         self.study: Callable[[str], StudyFolder] = cache(lambda name: StudyFolder(folder / name))
-        self._bases: dict[str, nn.Module] = {}
+        self._model: Callable[[Path], nn.Module] = cache(lambda path: load_base(path).model.to(self.device))
         self._references: dict[str, dict[str, Row]] = {}
         self._extracted: dict[tuple[Any, ...], dict[str, Signature]] = {}
 
@@ -119,25 +119,26 @@ class Lab:
 
     def base(self, part: PlannedModel) -> nn.Module:
         """A trained model of the plan, or a study's standard model, for patching."""
-        if part.name not in self._bases:
-            self._bases[part.name] = load_base(part.base(self.folder)).model.to(self.device)
-        return self._bases[part.name]
+        return self._model(part.base(self.folder))
+
+    def start(self, study: PlannedStudy) -> nn.Module:
+        """What a study started from."""
+        return self._model(self.folder / study.name / START)
+
+    def robust(self, study: PlannedStudy, name: str) -> nn.Module:
+        """A study's model that was trained under a corruption."""
+        return self._model(self.folder / study.name / robust_name(name))
 
     def signatures(self, study: PlannedStudy, *, from_start: bool = False, **options: Any) -> dict[str, Signature]:
         """Extracted signatures by corruption, with options of `extract`; `from_start`: robust minus start."""
-        options = {"bits": None, **options}
+        options = {"bits": None, "severity": _SEVERITY, **options}
         key = (study.name, from_start, *sorted(options.items()))
         if key not in self._extracted:
-            folder = self.study(study.name)
-            if from_start:
-                start = folder.start()
-                made = (
-                    hf_rws.extract(folder.robust(name), start, None, corruption=name, **options)
-                    for name in folder.corruptions
-                )
-            else:
-                made = folder.signatures(**options)
-            self._extracted[key] = {one.config.corruption.label: one for one in made}
+            others = (self.start(study), None) if from_start else (self.base(study), self.start(study))
+            self._extracted[key] = {
+                name: hf_rws.extract(self.robust(study, name), *others, corruption=name, **options)
+                for name in self.corruptions(study)
+            }
         return self._extracted[key]
 
     def distilled(self, part: PlannedModel, names: Sequence[str]) -> list[Signature]:
@@ -150,20 +151,20 @@ class Lab:
 
     def _reference(self, study: PlannedStudy) -> dict[str, Row]:
         """The standard and the robust models of a study: as it measured them itself, where on as many images."""
-        images, names, folder = self.images(study.images), self.corruptions(study), self.study(study.name)
-        path = folder.folder / RESULTS_NAME
+        images, names = self.images(study.images), self.corruptions(study)
+        path = self.folder / study.name / RESULTS_NAME
         own = {row["corruption"]: row for row in json.loads(path.read_text())} if path.is_file() else {}
         if all(own.get(name, {}).get("n") == len(images.clean) for name in names):
             return {
                 model: {what: {name: own[name][f"{column}_{what}"] for name in names} for what in ("ta", "ra")}
                 for model, column in ((STANDARD, "standard"), (ROBUST, "robust"))
             }
-        robust = [(name, folder.robust(name).to(self.device)) for name in names]
+        robust = {name: self.robust(study, name) for name in names}
         return {
             STANDARD: accuracies(self.base(study), images, names),
             ROBUST: {
-                "ta": {name: images.ta(model) for name, model in robust},
-                "ra": {name: images.ra(model, name) for name, model in robust},
+                "ta": {name: images.ta(model) for name, model in robust.items()},
+                "ra": {name: images.ra(model, name) for name, model in robust.items()},
             },
         }
 

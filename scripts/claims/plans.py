@@ -96,7 +96,7 @@ def _small() -> Plan:
 
 def _fixture() -> Plan:
     """Minutes of the others in seconds, on a dataset of four classes: what is measured means nothing."""
-    once = TrainingArguments.from_recipe("short", epochs=1, batch_size=8, mixed_precision="no")
+    once = TrainingArguments.from_recipe("short", epochs=1, batch_size=16, mixed_precision="no")
     few = {"corruptions": ("contrast", "fog")}
     tiny, some, others = {"width": 0.05}, PlannedImages("fixture", "0-2"), PlannedImages("fixture", "1-3")
     chain = _chain("fixture", "0-1", "start", once, **few)

@@ -28,7 +28,7 @@ def _shallow(lab: Lab) -> Iterator[Job]:
 
 
 def _differences(lab: Lab, study: PlannedStudy, name: str) -> Row:
-    return {"layers": relative_differences(lab.study(study.name).robust(name), lab.base(study))}
+    return {"layers": relative_differences(lab.robust(study, name), lab.base(study))}
 
 
 def _differs(rows: Rows) -> Iterator[Case]:

@@ -47,7 +47,7 @@ def _augmented(lab: Lab, part: PlannedModel, names: tuple[str, ...]) -> Row:
 
 def _extracted(lab: Lab, study: PlannedStudy, part: PlannedModel, names: tuple[str, ...], layers: Any) -> Row:
     signature = hf_rws.extract(
-        part.base(lab.folder), study.base(lab.folder), lab.study(study.name).start(), bits=None, num_layers=layers,
+        lab.base(part), lab.base(study), lab.start(study), bits=None, num_layers=layers,
         corruption=part.arguments.corruption, severity=part.arguments.severity,
     )  # fmt: skip
     return lab.everywhere(study, signature, names)
