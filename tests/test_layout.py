@@ -223,7 +223,7 @@ READ_BY_TIMM = {"default_cfgs"}  # from the module of a network that is register
 
 def test_a_name_without_underscore_is_used_elsewhere_or_shown_by_its_package():
     """Of the modules at the top their own list counts: they are packages of one file."""
-    elsewhere = {pair for path in [*FILES, *(ROOT / "scripts").glob("*.py")] for pair in used(path)}
+    elsewhere = {pair for path in [*FILES, *(ROOT / "scripts").rglob("*.py")] for pair in used(path)}
     private = {}
     for module, path in MODULES.items():
         if path.name == "__init__.py" or any(part.startswith("_") for part in module.split(".")):
