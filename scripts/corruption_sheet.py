@@ -6,8 +6,9 @@
 
 The first writes scripts/results/corruptions.png, from the CIFAR-10 sample. The second writes
 scripts/results/corruptions_photo.jpg: test image 38 of a dataset that is not part of this repository, a folder or an id
-as `hf_rws` takes it, corrupted at 224 pixels with ImageNet-C's constants and then shrunk to a tile. A picture of your
-own: `--image photo.jpg --size 224`. The third draws the corruptions of C-bar instead. Frost needs `pip install "hf-rws[frost]"`; without it, there are 18.
+as `hf_rws` takes it, corrupted at 224 pixels with ImageNet-C's constants and then shrunk to a tile. The third draws the
+corruptions of C-bar instead. A picture of your own: `--image photo.jpg --size 224`. Frost needs
+`pip install "hf-rws[frost]"`; without it, there are 18.
 """
 
 import argparse

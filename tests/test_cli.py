@@ -88,6 +88,8 @@ def test_the_group(call):
         (["train", "--dataset", "x", "--output-dir", "y", "--model", "vgg16_gap", "--severity", "6"], "1<=x<=5"),
         (["train", "--dataset", "x", "--output-dir", "y", "--model", "vgg16_gap", "--limit", "0"], "x>=1"),
         (["evaluate", "base", "--dataset", "x", "--corruption", "rain"], "'rain' is not one of"),
+        (["evaluate", "b", "--dataset", "x", "--corruption", "bar", "--corruption", "fog"], "bar stands alone"),
+        (["train", "--dataset", "x", "--output-dir", "y", "--model", "a", "--corruption", "ripple"], "'ripple' is not"),
         (["train", "--dataset", "x", "--output-dir", "y", "--model", "a", "--milestones", "20;40"], "look like 20,40"),
         (["extract", "a", "b", "--output-dir", "y"], "--corruption"),
     ],
