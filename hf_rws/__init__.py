@@ -8,8 +8,8 @@ model.rws.set({"rws-fog": 0.7})
 model.rws.clear()
 ```
 
-`import hf_rws.models` registers `vgg16_gap`, `vgg16_bn_gap` and ResNets for CIFAR with timm; whatever loads a model here has
-done so.
+`import hf_rws.models` registers `vgg16_gap`, `vgg16_bn_gap` and ResNets for CIFAR with timm; whatever loads a model
+here has done so.
 """
 
 from typing import TYPE_CHECKING

@@ -148,11 +148,6 @@ def process_state() -> "PartialState":
     return PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU"))
 
 
-def training_device() -> "torch.device":
-    """Where this process trains, whether it has begun to or not."""
-    return _process_state().device
-
-
 def check_trackers(names: Sequence[str]) -> None:
     """Whether Accelerate can report to all of these trackers here; it leaves out in silence what is not installed.
 

@@ -25,7 +25,6 @@ def about(n: int | Mapping[str, int], **more: Any) -> dict[str, Any]:
         "commit": _commit(root),
         "cpu": _cpu(),
         "capability": torch.backends.cpu.get_cpu_capability(),
-        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
         "timm": timm.__version__,

@@ -189,7 +189,9 @@ def run_study(
                 if distilled is not None:
                     made["distilled"] = Signature.from_pretrained(folder / signature_name(name, "distilled"))
                 if robust:
-                    made["extracted"] = _extract(folder, name, data, runs[robust_name(name)], num_layers, projection, bits)
+                    made["extracted"] = _extract(
+                        folder, name, data, runs[robust_name(name)], num_layers, projection, bits
+                    )
                 rows[name] = _measure(folder, name, made, results, data.test, scales, adversary)
         rows = _merged(processes.meet(rows))
     if not processes.first:

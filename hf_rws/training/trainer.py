@@ -3,8 +3,7 @@
 Every draw (order of images, crops, flips, rotations) is made for the whole global batch from (seed, epoch, step) and
 then shared out, and where an adversary starts depends on (seed, epoch, image), so that the result does not depend on
 the number of processes or of accumulation steps; but batch norms normalise each part of a batch that is computed in
-parts, because memory does not hold it, by itself. Into how many the metrics say, and a resumed run goes on with the
-same.
+parts, because memory does not hold it, by itself. Into how many the metrics say; a resumed run does the same.
 """
 
 import json
