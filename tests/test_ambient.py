@@ -9,6 +9,7 @@ import signal
 import sys
 import warnings
 from contextlib import contextmanager
+from types import SimpleNamespace
 
 import datasets
 import numpy as np
@@ -217,7 +218,8 @@ def test_nor_does_one_that_fails(tmp_path):
 
 
 def test_nor_does_a_study(tmp_path, monkeypatch):
-    monkeypatch.setattr("hf_rws.study.run.train", lambda *_, **__: None)
+    for name in ("train", "write_base_card"):
+        monkeypatch.setattr(f"hf_rws.study.run.{name}", lambda *_, **__: SimpleNamespace(folder=None))
     before = process_state()["accelerate"]
     with pytest.raises(NotFoundError):  # of the base that was not trained, after the processes have met
         run_study(copy.deepcopy(BASE), PARTS, tmp_path / "study", arguments(), corruptions=["contrast"], distilled=20)

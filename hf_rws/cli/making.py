@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from hf_rws._choices import SPREADS
+from hf_rws._choices import ALL, SPREADS
 from hf_rws._files import MODEL, SIGNATURE, check_room, is_file, writing
 from hf_rws.cli.options import (
     adversary_options,
     corruption_option,
+    corruptions_asked_for,
     data_options,
     device_option,
     extraction_options,
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
 @click.command(short_help="Train a standard or a robust model.")
 @model_options
 @data_options
-@corruption_option("What to train against; repeatable.", multiple=True)
+@corruption_option("What to train against; repeatable.", words=(ALL,), multiple=True)
 @adversary_options
 @recipe_options
 @output_dir_option
@@ -65,12 +66,14 @@ def train(
         raise click.UsageError("--resume goes on with what is there, --overwrite removes it: give one of them")
     is_run = is_file(output_dir / TRAINING_NAME)
     check_room(output_dir, "the trained model", MODEL if is_run else None, overwrite=overwrite)
+    corruptions = corruptions_asked_for(corruption)
 
     from hf_rws._accelerator import is_main_process
+    from hf_rws.corruptions.registry import spelled_out
     from hf_rws.study.run import write_base_card
     from hf_rws.training import train as train_model
 
-    arguments = _training_arguments(options, corruption)
+    arguments = _training_arguments(options, tuple(spelled_out(corruptions)))
     data, start, notes = _start(options, arguments.seed)
     if overwrite:
         _remove_run(output_dir)
@@ -85,7 +88,7 @@ def train(
 @click.command(short_help="Train, extract, distil and measure, from one start.")
 @model_options
 @data_options
-@corruption_option("What to train against; repeatable.", multiple=True)
+@corruption_option("What to train against; repeatable.", words=(ALL,), multiple=True)
 @adversary_options
 @recipe_options
 @extraction_options
@@ -98,8 +101,7 @@ def train(
     type=click.Choice(SPREADS),
     default="auto",
     show_default=True,
-    help="What several processes share out: models (each makes its own) or each batch; auto: models, where there are "
-    "as many corruptions as processes.",
+    help="What processes share out: models, or batches of each; auto is models where there are enough.",
 )
 @device_option
 @token_option
@@ -131,8 +133,10 @@ def study(
     """
     if not corruption and options["adversary"] is None:
         raise click.UsageError("name at least one --corruption, or an --adversary")
+    corruptions = corruptions_asked_for(corruption)
 
     from hf_rws._accelerator import is_main_process
+    from hf_rws.corruptions.registry import spelled_out
     from hf_rws.study import run_study
 
     arguments = _training_arguments(options, ())
@@ -142,7 +146,7 @@ def study(
         data,
         output_dir,
         arguments,
-        corruptions=corruption,
+        corruptions=spelled_out(corruptions),
         distilled=distilled,
         robust=not no_robust,
         num_layers=number_or_word(num_layers),

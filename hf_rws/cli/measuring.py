@@ -126,6 +126,7 @@ def evaluate(
         raise click.UsageError("give only one of --csv, --format, --json and --quiet")
     if clean_only and (corruption or is_benchmark(dataset)):
         raise click.UsageError("--clean-only goes without --corruption, and not with a published benchmark")
+    corruptions = corruptions_asked_for(corruption) or ([] if clean_only or adversary else ALL)
     options = given_options(config=dataset_config, revision=dataset_revision, batch_size=batch_size, **read_options)
     if adversary is not None:
         given = given_options(eps=eps, steps=attack_steps, step_size=attack_step_size)
@@ -137,7 +138,7 @@ def evaluate(
         result = (compare if signatures else evaluate_model)(
             model,
             dataset,
-            corruptions_asked_for(corruption) or ([] if clean_only or adversary else ALL),
+            corruptions,
             severities=severities,
             limit=limit,
             seed=seed,
