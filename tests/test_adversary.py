@@ -408,3 +408,14 @@ def test_the_command_line_takes_an_adversary(tmp_path, call, datasets_cache):  #
     code, _, err = call(cli.cli, *asked, "--eps", "8")
     assert code == 2
     assert "--eps goes with --adversary" in err
+
+
+@pytest.mark.parametrize("index", [torch.tensor(3), torch.arange(5), torch.zeros(12)], ids=["one", "few", "floats"])
+def test_numbers_that_do_not_fit_the_images_are_refused(network, given, index):
+    with pytest.raises(OptionError, match="index must be a number, or one for each of 12 images"):
+        attack(network, given.images, given.labels, ADVERSARIES[0], index=index)
+
+
+def test_the_name_of_a_norm_is_no_adversary(network, given):
+    with pytest.raises(OptionError, match=r"adversary must be an hf_rws\.evaluation\.Adversary.*got 'linf'"):
+        evaluate(network, given, [], adversary="linf")

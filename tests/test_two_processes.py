@@ -180,4 +180,4 @@ def test_no_process_waits_for_one_that_has_failed(launched):
     errors = [errors for _, errors in launched.nodes]
     failed = next(text for text in errors if "this one fails" in text)
     other = next(text for text in errors if text is not failed)
-    assert "another process of this study has ended before its models were made" in other
+    assert "another process of this study has ended before its share was made" in other

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from hf_rws._choices import ALL, SPREADS
-from hf_rws._files import MODEL, SIGNATURE, check_room, is_file, writing
+from hf_rws._files import MODEL, SIGNATURE, check_room, is_file, locked, writing
 from hf_rws.cli.options import (
     adversary_options,
     corruption_option,
@@ -221,10 +221,11 @@ def _remove_run(folder: Path) -> None:
 
     if is_main_process():
         with writing(f"remove what {folder} holds"):
+            if (folder / "checkpoint").is_dir():
+                with locked(folder / "checkpoint", wait=0):  # not that of a training that is under way
+                    shutil.rmtree(folder / "checkpoint")
             for name in (CONFIG_NAME, MODEL_NAME, TRAINING_NAME, METRICS_NAME, SIGNATURE_NAME):
                 (folder / name).unlink(missing_ok=True)
-            if (folder / "checkpoint").is_dir():
-                shutil.rmtree(folder / "checkpoint")
     PartialState().wait_for_everyone()
 
 

@@ -55,7 +55,7 @@ def _tried(context: click.Context, option: click.Parameter, path: Path | None) -
     help='JSON file: what classes of the dataset are among the model\'s, {"car": "automobile"}.',
 )  # fmt: skip
 @scale_option
-@corruption_option("Repeatable; all but C-bar's if none is named.", words=(UNSEEN,), unseen=True, multiple=True)
+@corruption_option("Repeatable; all but C-bar's if none is named.", words=(ALL, UNSEEN), unseen=True, multiple=True)
 @adversary_options
 @click.option(
     "--clean-only", is_flag=True, help="Measure the images as they are: for a dataset that is corrupted already."
@@ -106,8 +106,8 @@ def evaluate(
     """Accuracy of BASE, and beside it of BASE with SIGNATURES on, on clean and corrupted test images.
 
     Images are brought to the model's size as its config says; --image-size does it otherwise. Classes are matched by
-    name. With --adversary and no --corruption only that is measured. The difference has its 95 % interval, paired by
-    image.
+    name. With --adversary and no --corruption only clean images and that are measured. The difference has its 95 %
+    interval, paired by image.
 
     \b
     Examples:

@@ -64,7 +64,7 @@ def evaluate(
             or "bar" (all of `hf_rws.corruptions.BAR`).
         severities: Severities, 1 to 5.
         adversary: Also measure on the clean images as this adversary changes them, for the model as it is (white-box);
-            with `corruptions` [] nothing else. Not for a published benchmark.
+            with `corruptions` [] nothing else but the clean images. Not for a published benchmark.
         clean: Whether to measure clean images too (published benchmarks have none).
         seed: Seed of the corruptions' and the adversary's draws, and of that of `limit`.
         batch_size: Images at a time; by default as many as are fast and as memory holds. It changes no result, but for
@@ -170,6 +170,10 @@ def _evaluations(
     for label, number in (("limit", limit), ("batch_size", batch_size)):
         if number is not None and number < 1:
             raise OptionError(f"{label} must be at least 1, got {number!r}")
+    if not isinstance(adversary, Adversary | None):
+        raise OptionError(
+            f"adversary must be an hf_rws.evaluation.Adversary, such as Adversary('linf', 8), got {adversary!r}"
+        )
     _check_answers_classes(model)
     benchmark = _as_benchmark(dataset, dataset_options)
     settings = _settings(corruptions, severities, benchmark)

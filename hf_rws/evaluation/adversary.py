@@ -130,7 +130,15 @@ def attack(
         raise OptionError(
             f"labels must be int64 of shape ({len(images)},), one an image, got {labels.dtype} {tuple(labels.shape)}"
         )
-    numbers = index if isinstance(index, Tensor) else range(index, index + len(images))
+    numbers: range | Tensor
+    if isinstance(index, Tensor):
+        if index.shape != labels.shape or index.is_floating_point():
+            raise OptionError(
+                f"index must be a number, or one for each of {len(images)} images, got {tuple(index.shape)}"
+            )
+        numbers = index.cpu()
+    else:
+        numbers = range(index, index + len(images))
     with takes_images_of(images.shape):
         return attacked(model, images, labels, adversary, seed=seed, numbers=numbers)
 

@@ -64,7 +64,7 @@ class _Processes:
             distributed.all_gather_object(found, brought, group=self._group)
         except RuntimeError as error:
             raise RWSError(
-                f"another process of this study has ended before its models were made: see what it says, then start "
+                f"another process of this study has ended before its share was made: see what it says, then start "
                 f"the study again, which goes on from what is finished ({error})"
             ) from error
         return found

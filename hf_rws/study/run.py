@@ -25,6 +25,7 @@ from hf_rws._choices import SPREADS
 from hf_rws._files import README_NAME, check_writable, read_json, write_whole
 from hf_rws._progress import bar
 from hf_rws.bases import load_base, named_model
+from hf_rws.corruptions.frost import picture_paths
 from hf_rws.data.sets import ImageSet, Splits
 from hf_rws.distillation import distill
 from hf_rws.errors import OptionError
@@ -136,6 +137,7 @@ def run_study(
 
     Raises:
         OptionError: An option makes no sense, or the folder holds another study.
+        MissingExtraError: Frost is asked for, and its pictures are not here.
         RWSError: Another process has ended; others of its subclasses, as `train` and `distill` raise them.
     """
     attacks = arguments.attacks
@@ -149,6 +151,8 @@ def run_study(
             "distilled signatures, or no robust models, in a study of corruptions alone"
         )
     resolve_bits(bits, len(first_layers(start, num_layers)))  # before hours of training, not after
+    if "frost" in corruptions:
+        picture_paths()
     if projection not in PROJECTIONS:
         raise OptionError(f"projection must be one of {PROJECTIONS}, got {projection!r}")
     if spread not in SPREADS:
