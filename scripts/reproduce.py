@@ -26,12 +26,12 @@ from claims.earlier import earlier_rows
 from claims.experiment import Experiment
 from claims.judging import Claim, Row, Rows
 from claims.lab import Lab
+from claims.parts import Plan
 from claims.plans import PLANS
 from tqdm import tqdm
 
 from hf_rws._files import write_whole
 from hf_rws.errors import OptionError, RWSError
-from hf_rws.study.plans import Plan
 from hf_rws.study.provenance import about
 
 RESULTS = Path(__file__).resolve().parent / "results"

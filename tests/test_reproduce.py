@@ -181,7 +181,7 @@ def test_the_page_has_every_claim_with_the_verdict_of_its_rows(measured, reprodu
 
 def test_what_is_there_is_not_made_again(measured, run, monkeypatch, capsys):
     monkeypatch.setattr("claims.lab.measure_each", _no_picture)
-    monkeypatch.setattr("hf_rws.study.plans.run_study", _no_picture)
+    monkeypatch.setattr("claims.parts.run_study", _no_picture)
     before = (measured / "projection.json").read_bytes()
     run("projection", f"--results={measured}", "--distil-images=40")
     assert (measured / "projection.json").read_bytes() == before

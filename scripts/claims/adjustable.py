@@ -12,10 +12,10 @@ import torch
 from claims.experiment import Experiment
 from claims.judging import Case, Claim, Row, Rows
 from claims.lab import Job, Lab
+from claims.parts import PlannedStudy
 from claims.rows import markdown, of, percent, values
 from hf_rws import plots
 from hf_rws.study.measuring import CURVE_SCALES, measure_scales
-from hf_rws.study.plans import PlannedStudy
 
 _POINT = 0.01  # of accuracy
 

@@ -10,9 +10,9 @@ import combining_table
 from claims.experiment import Experiment
 from claims.judging import Case, Claim, Row, Rows
 from claims.lab import Job, Lab
+from claims.parts import PlannedStudy
 from claims.rows import of, values
 from hf_rws.study.measuring import StudyImages
-from hf_rws.study.plans import PlannedStudy
 
 
 def _composable(lab: Lab) -> Iterator[Job]:

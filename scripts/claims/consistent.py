@@ -8,8 +8,8 @@ from claims import cosines
 from claims.experiment import Experiment
 from claims.judging import Case, Claim, Row, Rows
 from claims.lab import Job, Lab
+from claims.parts import PlannedStudy
 from claims.rows import STANDARD, accuracy_table, of, pairs, share
-from hf_rws.study.plans import PlannedStudy
 
 _KINDS = ("projected", "robust - standard")
 

@@ -7,8 +7,8 @@ from typing import Any
 
 from claims.judging import Case, Row, Rows
 from claims.lab import Job, Lab
+from claims.parts import PlannedStudy
 from claims.rows import markdown, of
-from hf_rws.study.plans import PlannedStudy
 
 # What is compared: the name, and the differences that signatures are made of
 KINDS: dict[str, dict[str, Any]] = {

@@ -12,9 +12,9 @@ from claims import cosines
 from claims.experiment import Experiment
 from claims.judging import Case, Claim, Row, Rows
 from claims.lab import Job, Lab
+from claims.parts import PlannedStudy
 from claims.rows import markdown, of, percent, values
 from hf_rws import plots
-from hf_rws.study.plans import PlannedStudy
 
 
 def _discriminative(lab: Lab) -> Iterator[Job]:

@@ -12,6 +12,7 @@ from torch import nn
 
 import hf_rws
 from claims.judging import Row
+from claims.parts import Plan, PlannedImages, PlannedModel, PlannedStudy
 from claims.rows import ROBUST, STANDARD
 from hf_rws._accelerator import resolve_device
 from hf_rws.bases import load_base
@@ -19,7 +20,6 @@ from hf_rws.data.sets import Splits
 from hf_rws.signature.signature import Signature
 from hf_rws.study.layout import RESULTS_NAME, START, StudyFolder, robust_name
 from hf_rws.study.measuring import StudyImages, measure_each, patched
-from hf_rws.study.plans import Plan, PlannedImages, PlannedModel, PlannedStudy
 from hf_rws.timm_repo import MODEL_NAME
 
 _FIVE = ("gaussian_noise", "fog", "contrast", "impulse_noise", "defocus_blur")

@@ -10,8 +10,8 @@ import bits_table
 from claims.experiment import Experiment
 from claims.judging import Case, Claim, Row, Rows
 from claims.lab import Job, Lab
+from claims.parts import PlannedStudy
 from hf_rws import plots
-from hf_rws.study.plans import PlannedStudy
 
 SETTINGS = bits_table.SETTINGS[:12]
 _POINT = 0.01  # of accuracy

@@ -7,8 +7,8 @@ from claims import shifts
 from claims.experiment import Experiment
 from claims.judging import Case, Claim, Row, Rows
 from claims.lab import Job, Lab
+from claims.parts import PlannedStudy
 from claims.rows import AUGMENTED, ROBUST, accuracy_table, pairs, share, values
-from hf_rws.study.plans import PlannedStudy
 
 
 def _main(lab: Lab) -> Iterator[Job]:

@@ -7,8 +7,8 @@ with and without batch norm, a chain of updates, a model of all corruptions, and
 from dataclasses import replace
 from typing import Any
 
+from claims.parts import Plan, PlannedImages, PlannedModel, PlannedStudy
 from hf_rws.corruptions import CORRUPTIONS
-from hf_rws.study.plans import Plan, PlannedImages, PlannedModel, PlannedStudy
 from hf_rws.training.arguments import TrainingArguments
 
 CIFAR10, CIFAR100, TINY_IMAGENET = "uoft-cs/cifar10", "uoft-cs/cifar100", "zh-plus/tiny-imagenet"

@@ -9,8 +9,8 @@ from typing import Any
 from claims.experiment import Experiment
 from claims.judging import Case, Claim, Rows
 from claims.lab import Job, Lab
+from claims.parts import PlannedStudy
 from claims.rows import ROBUST, STANDARD, accuracy_table, share
-from hf_rws.study.plans import PlannedStudy
 
 
 def _recovery(lab: Lab) -> Iterator[Job]:

@@ -7,11 +7,11 @@ from statistics import mean
 from claims.experiment import Experiment
 from claims.judging import Case, Claim, Row, Rows
 from claims.lab import Job, Lab
+from claims.parts import PlannedStudy
 from claims.rows import accuracy_table, markdown, of, share, values
 from hf_rws import plots
 from hf_rws.extraction import relative_differences
 from hf_rws.layers import DEFAULT_NUM_LAYERS, first_layers
-from hf_rws.study.plans import PlannedStudy
 
 
 def _shallow(lab: Lab) -> Iterator[Job]:

@@ -8,10 +8,10 @@ import hf_rws
 from claims.experiment import Experiment
 from claims.judging import Case, Claim, Row, Rows
 from claims.lab import Job, Lab, accuracies
+from claims.parts import PlannedModel, PlannedStudy
 from claims.rows import AUGMENTED, STANDARD, accuracy_table, pairs, share
 from hf_rws.data.datasets import drawn
 from hf_rws.layers import DEFAULT_NUM_LAYERS
-from hf_rws.study.plans import PlannedModel, PlannedStudy
 from hf_rws.timm_repo import MODEL_NAME
 
 

@@ -7,9 +7,9 @@ from pathlib import Path
 from claims.experiment import Experiment
 from claims.judging import Case, Claim, Row, Rows
 from claims.lab import Job, Lab, accuracies
+from claims.parts import PlannedModel, PlannedStudy
 from claims.rows import STANDARD, accuracy_table, average, share, values
 from hf_rws import plots
-from hf_rws.study.plans import PlannedModel, PlannedStudy
 
 ORIGINAL, OWN = "with the original signatures", "with its own, distilled"
 

@@ -1,4 +1,4 @@
-"""A plan: models and studies that belong together, each made by itself, each from what an earlier one left."""
+"""The parts of a plan: models and studies, each made by itself, each from what an earlier one left."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
