@@ -225,11 +225,11 @@ def similarity(matrix: Tensor, names: Sequence[str], *, save: str | Path | None 
     return _finished(figure, save)
 
 
-def layer_differences(curves: Mapping[str, Sequence[float]], *, save: str | Path | None = None) -> "Figure":
+def layer_differences(differences: Mapping[str, Sequence[float]], *, save: str | Path | None = None) -> "Figure":
     """How far robust models are from the standard one, layer by layer.
 
     Args:
-        curves: For each corruption the relative differences of `hf_rws.extraction.relative_differences`.
+        differences: For each corruption those of `hf_rws.extraction.relative_differences`.
         save: File to write, as its name ends: .png, .pdf, .svg, ...
 
     Returns:
@@ -240,14 +240,18 @@ def layer_differences(curves: Mapping[str, Sequence[float]], *, save: str | Path
         OptionError: matplotlib writes no files of that ending.
         AccessError: The file cannot be written.
     """
-    points = {name: list(enumerate(values, start=1)) for name, values in curves.items()}
-    figure = _curves(points, x="layer, from the shallow end", y="difference of weights, relative")
-    figure.axes[0].set_ylim(bottom=0)
-    return _finished(figure, save)
+    points = {name: list(enumerate(values, start=1)) for name, values in differences.items()}
+    y = "difference of weights, relative"
+    return curves(points, x="layer, from the shallow end", y=y, from_zero=True, save=save)
 
 
 def curves(
-    points: Mapping[str, Sequence[tuple[float, float]]], *, x: str, y: str, save: str | Path | None = None
+    points: Mapping[str, Sequence[tuple[float, float]]],
+    *,
+    x: str,
+    y: str,
+    from_zero: bool = False,
+    save: str | Path | None = None,
 ) -> "Figure":
     """Lines through points, each with its name in the legend.
 
@@ -255,6 +259,7 @@ def curves(
         points: For each line its points (x, y), in the order in which they are joined.
         x: What lies along the horizontal axis.
         y: What lies along the vertical axis.
+        from_zero: Whether that begins at 0.
         save: File to write, as its name ends: .png, .pdf, .svg, ...
 
     Returns:
@@ -265,10 +270,6 @@ def curves(
         OptionError: matplotlib writes no files of that ending.
         AccessError: The file cannot be written.
     """
-    return _finished(_curves(points, x=x, y=y), save)
-
-
-def _curves(points: Mapping[str, Sequence[tuple[float, float]]], *, x: str, y: str) -> Any:
     figure = _figure(6, 3.6)
     ax = figure.add_subplot()
     from matplotlib import colormaps
@@ -282,7 +283,9 @@ def _curves(points: Mapping[str, Sequence[tuple[float, float]]], *, x: str, y: s
     ax.tick_params(labelsize=7)
     ax.grid(alpha=0.3)
     ax.legend(fontsize=6, ncols=2, frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
-    return figure
+    if from_zero:
+        ax.set_ylim(bottom=0)
+    return _finished(figure, save)
 
 
 def corruption_sheet(images: Mapping[str, Tensor], *, save: str | Path | None = None) -> "Figure":
