@@ -5,10 +5,11 @@ r"""The paper's claims one by one: train what they are about, measure, judge, an
     python scripts/reproduce.py all small --output-dir studies                      # ... or all of them
     python scripts/reproduce.py page --output scripts/results/paper.md
 
-The plan `paper` is the paper's own (VGG-16 and ResNet-50, CIFAR and Tiny-ImageNet, 50 epochs), `small` what a machine
-with one GPU trains in an hour; `claims/plans.py` has both. What is finished is skipped and what was interrupted goes
-on, model by model and row by row. Each claim leaves `<claim>.json`, `<claim>.md` and perhaps `<claim>.png` in
-`--results`. A dataset of the Hub may lie in a folder: `--data uoft-cs/cifar10=folder`.
+The plan `paper` is the paper's own (VGG-16 and ResNet-50, CIFAR and Tiny-ImageNet, 50 epochs), `small` a smaller one;
+`claims/plans.py` has both. What is finished is skipped and what was interrupted goes on, model by model and row by row.
+A trial (`--epochs`, `--train-images`, `--corruption`) is told from the plan itself by `plan.json` in the output folder,
+which belongs to one of them. Each claim leaves `<claim>.json`, `<claim>.md` and perhaps `<claim>.png` in `--results`. A
+dataset of the Hub may lie in a folder: `--data uoft-cs/cifar10=folder`.
 """
 
 import argparse
@@ -43,6 +44,28 @@ _KEPT_EVERY = 10.0  # seconds: so much measuring is lost at most
 # --- training ---
 
 
+def plan_of(options: argparse.Namespace) -> tuple[Plan, dict[str, Any]]:
+    """The plan as it is trained in the output folder, and how it is smaller there, which the first training says.
+
+    Raises:
+        OptionError: The folder belongs to another plan or trial.
+    """
+    path = options.output_dir / "plan.json"
+    kept = json.loads(path.read_text()) if path.is_file() else None
+    wanted: dict[str, Any] = {"plan": options.plan, "trial": (kept or {}).get("trial", {})}
+    if options.command == "train":
+        given = {name: getattr(options, name) for name in ("epochs", "train_images", "corruption")}
+        wanted["trial"] = {name: value for name, value in given.items() if value}
+    if kept is not None and kept != wanted:
+        raise OptionError(f"{options.output_dir} holds {kept}, not {wanted}: ask for the same, or give another folder")
+    trial = wanted["trial"]
+    plan = PLANS[options.plan].smaller(epochs=trial.get("epochs"), corruptions=tuple(trial.get("corruption", ())))
+    if kept is None and options.command == "train" and not options.list:
+        options.output_dir.mkdir(parents=True, exist_ok=True)
+        write_whole(path, json.dumps(wanted) + "\n")
+    return plan, trial
+
+
 def train(plan: Plan, options: argparse.Namespace) -> None:
     """Make the parts of a plan that are wanted, or all, in their order."""
     wanted = [plan[name] for name in options.study] if options.study else plan.parts
@@ -60,10 +83,11 @@ def train(plan: Plan, options: argparse.Namespace) -> None:
 # --- measuring ---
 
 
-def measure(name: str, experiment: Experiment, lab: Lab, options: argparse.Namespace) -> None:
+def measure(name: str, experiment: Experiment, lab: Lab, trial: dict[str, Any], options: argparse.Namespace) -> None:
     """Measure what is missing of an experiment, judge its claims, and write them down with table and picture."""
     path = options.results / f"{name}.json"
-    settings = {"plan": options.plan, "test_images": options.test_images, "distil_images": options.distil_images}
+    settings = {"plan": options.plan, "trial": trial, "test_images": options.test_images}
+    settings["distil_images"] = options.distil_images
     record: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {"about": settings, "rows": []}
     if differing := [key for key, value in settings.items() if record["about"].get(key) != value]:
         raise OptionError(f"{path} was measured with other {', '.join(differing)}: give the same, or another --results")
@@ -122,7 +146,7 @@ def _words(value: Any) -> Iterator[str]:
 def _command(name: str, options: argparse.Namespace) -> str:
     """What to write to have this measured again."""
     given = [f"--test-images {options.test_images}"] if options.test_images else []
-    given += [f"--distil-images {options.distil_images}"]
+    given += [f"--distil-images {options.distil_images}", *(f"--study {name}" for name in options.study)]
     return " ".join(["python scripts/reproduce.py", name, options.plan, "--output-dir studies", *given])
 
 
@@ -178,6 +202,9 @@ def _provenance(record: dict[str, Any]) -> str:
         versions = ", ".join(f"{key} {facts[key]}" for key in ("torch", "timm", "hf_rws", "commit") if facts[key])
         lines.append(f"{images}; seeds {', '.join(map(str, facts['seed']))}; {machine}; {versions}")
         lines.append(f"`{facts['command']}`")
+        if facts["trial"]:
+            smaller = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in facts["trial"].items())
+            lines.append(f"**A trial, smaller than the plan**: {smaller}.")
     for file in dict.fromkeys(row["from"] for row in record["rows"] if "from" in row):
         old = [row for row in record["rows"] if row.get("from") == file]
         studies, n = (
@@ -196,7 +223,7 @@ def main(given: Sequence[str] | None = None) -> None:
     if options.command == "page":
         write_whole(options.output, page(options.results, options.output))
         return
-    plan = PLANS[options.plan].smaller(epochs=options.epochs, corruptions=tuple(options.corruption))
+    plan, trial = plan_of(options)
     if options.command == "train":
         if options.list:
             print("\n".join(part.name for part in plan.parts))
@@ -212,7 +239,7 @@ def main(given: Sequence[str] | None = None) -> None:
         only=options.study,
     )
     for name in EXPERIMENTS if options.command == "all" else [options.command]:
-        measure(name, EXPERIMENTS[name], lab, options)
+        measure(name, EXPERIMENTS[name], lab, trial, options)
 
 
 class _Folders(argparse.Action):
@@ -234,10 +261,10 @@ def _parser() -> argparse.ArgumentParser:
     shared.add_argument("--data", action=_Folders, default={}, metavar="ID=FOLDER", help="a folder for a Hub dataset")
     shared.add_argument("--study", action="append", default=[], help="only this part of the plan; repeatable")
     shared.add_argument("--test-images", type=int, help="only so many, drawn at random")
-    shared.add_argument("--epochs", type=int, help="so many everywhere, for a trial")
-    shared.add_argument("--corruption", action="append", default=[], help="only these, for a trial")
     training = commands.add_parser("train", parents=[shared], help="make the models and studies of a plan")
+    training.add_argument("--epochs", type=int, help="so many everywhere, for a trial")
     training.add_argument("--train-images", type=int, help="only so many, for a trial")
+    training.add_argument("--corruption", action="append", default=[], help="only these, for a trial")
     training.add_argument("--list", action="store_true", help="only say what the plan holds")
     measured = argparse.ArgumentParser(add_help=False)
     measured.add_argument("--results", type=Path, default=RESULTS / "paper", help="folder of JSON, tables and pictures")

@@ -5,6 +5,7 @@ import math
 import re
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -215,6 +216,38 @@ def test_an_interrupted_experiment_goes_on_and_gives_the_same_rows(measured, run
 def test_rows_of_other_settings_are_not_mixed(measured, run):
     with pytest.raises(OptionError, match=r"projection.json was measured with other test_images: give the same"):
         run("projection", f"--results={measured}", "--distil-images=40", "--test-images=5")
+
+
+def test_a_trial_is_not_taken_for_the_plan(measured, run, reproduce, tmp_path):
+    with pytest.raises(OptionError, match=r"studies holds .*, not .*'epochs': 3.*: ask for the same, or give another"):
+        run("train", "--study=study-0", "--epochs=3")
+    (tmp_path / "plan.json").write_text('{"plan": "fixture", "trial": {"epochs": 3}}')
+    with pytest.raises(OptionError, match=r"projection.json was measured with other trial: give the same"):
+        reproduce.main(
+            ["projection", "fixture", f"--output-dir={tmp_path}", f"--results={measured}", "--distil-images=40"]
+        )
+    plan, _ = reproduce.plan_of(SimpleNamespace(command="main", plan="fixture", output_dir=tmp_path))
+    assert {part.arguments.epochs for part in plan.parts} == {3}
+
+
+def test_each_source_is_judged_by_itself(reproduce):
+    ra = {"standard": 0.2, "robust models": 0.7, "own, projected": 0.6}
+    rows = [
+        {"study": "target", "model": model, "ta": {"fog": 0.9}, "ra": {"fog": value}} for model, value in ra.items()
+    ]
+    for source, value in (("near", 0.55), ("far", 0.25)):
+        made = {"model": "foreign, projected", "ta": {"fog": 0.9}, "ra": {"fog": value}}
+        rows.append({"study": "target", "source": source, **made})
+    claim = reproduce.EXPERIMENTS["consistent"].claims[2]
+    assert [case.holds for case in claim.cases(rows)] == [True, False]
+    assert "| foreign, projected, from far |" in reproduce.EXPERIMENTS["consistent"].table(rows)
+
+
+def test_the_recovery_is_not_confirmed_by_five_corruptions_alone(reproduce):
+    from claims.earlier import earlier_rows
+
+    rows = earlier_rows("recovery", SCRIPTS / "results")
+    assert reproduce.EXPERIMENTS["recovery"].claims[0].judge(rows).word == "not testable here"
 
 
 def test_a_study_whose_start_is_not_there_says_which(run):

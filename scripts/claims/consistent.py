@@ -9,7 +9,7 @@ from claims.experiment import Experiment
 from claims.judging import Case, Claim, Row, Rows
 from claims.lab import Job, Lab
 from claims.parts import PlannedStudy
-from claims.rows import STANDARD, accuracy_table, of, pairs, share
+from claims.rows import STANDARD, accuracy_table, of, pairs, share, share_of
 
 _KINDS = ("projected", "robust - standard")
 
@@ -41,8 +41,8 @@ def _foreign(lab: Lab, source: PlannedStudy, target: PlannedStudy, names: tuple[
 
 def _half_of_own(rows: Rows) -> Iterator[Case]:
     for row in of(rows, model="foreign, projected"):
-        foreign, own = (share(rows, row["study"], f"{whose}, projected") for whose in ("foreign", "own"))
-        yield Case(f"{row['source']} to {row['study']}", foreign, 0.5 * own)
+        own = share(rows, row["study"], "own, projected")
+        yield Case(f"{row['source']} to {row['study']}", share_of(rows, row), 0.5 * own)
 
 
 def _table(rows: Rows) -> str:

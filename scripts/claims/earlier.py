@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -35,24 +36,19 @@ def _transfer(record: Record) -> Iterator[Row]:
     yield from _accuracies(record, "signatures", called, study=about["target"], source=about["source"])
 
 
-def _models(record: Record) -> Iterator[Row]:
-    called = {
-        "base": STANDARD,
-        "robust models": ROBUST,
-        "extracted from them": "extracted, float32",
-        "10,000 images": "distilled, 10,000 images",
-        "500 images": "distilled, 500 images",
-    }
-    yield from _accuracies(record, "setting", called, study=record["about"]["study"])
+_SEPARATE = {
+    "extracted from them": "extracted, float32",
+    "10,000 images": "distilled, 10,000 images",
+    "500 images": "distilled, 500 images",
+}
+_JOINT = {
+    "joint, all 19": "distilled, one for all, 7 layers",
+    "joint, all 19, all layers": "distilled, one for all, all layers",
+}
 
 
-def _joint(record: Record) -> Iterator[Row]:
-    called = {
-        "base": STANDARD,
-        "robust models": ROBUST,
-        "joint, all 19": "distilled, one for all, 7 layers",
-        "joint, all 19, all layers": "distilled, one for all, all layers",
-    }
+def _distilled(record: Record, called: dict[str, str]) -> Iterator[Row]:
+    called = {"base": STANDARD, "robust models": ROBUST, **called}
     yield from _accuracies(record, "setting", called, study=record["about"]["study"])
 
 
@@ -82,20 +78,20 @@ def _accuracies(record: Record, column: str, called: dict[str, str], **names: st
 
 
 _SOURCES: dict[str, tuple[str, Callable[[Record], Iterator[Row]]]] = {
-    "main": ("distilled.json", _models),
+    "main": ("distilled.json", partial(_distilled, called=_SEPARATE)),
     "consistent": ("transfer.json", _transfer),
     "light": ("bits.json", _bits),
     "composable": ("combining.json", _combining),
-    "shifts": ("distilled.json", _joint),
+    "shifts": ("distilled.json", partial(_distilled, called=_JOINT)),
     "recovery": ("recovery.json", _recovery),
 }
 
 
 def earlier_rows(experiment: str, folder: Path) -> list[Row]:
     """Rows of an experiment from the files in a folder, each with the file that it is "from"; none without a file."""
-    file, rows = _SOURCES.get(experiment, ("", _models))
-    if not (folder / file).is_file():
+    if experiment not in _SOURCES or not (folder / _SOURCES[experiment][0]).is_file():
         return []
+    file, rows = _SOURCES[experiment]
     records = json.loads((folder / file).read_text())
     records = records if isinstance(records, list) else [records]
     return [{**row, "from": file, "n": record["about"]["n"]} for record in records for row in rows(record)]

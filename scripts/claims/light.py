@@ -13,7 +13,7 @@ from claims.lab import Job, Lab
 from claims.parts import PlannedStudy
 from hf_rws import plots
 
-SETTINGS = bits_table.SETTINGS[:12]
+SETTINGS = bits_table.SETTINGS[:12]  # those of 7 layers with one width for all, and the presets
 _POINT = 0.01  # of accuracy
 
 

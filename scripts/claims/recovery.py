@@ -10,7 +10,7 @@ from claims.experiment import Experiment
 from claims.judging import Case, Claim, Rows
 from claims.lab import Job, Lab
 from claims.parts import PlannedStudy
-from claims.rows import ROBUST, STANDARD, accuracy_table, share
+from claims.rows import ROBUST, STANDARD, accuracy_table, share_of
 
 
 def _recovery(lab: Lab) -> Iterator[Job]:
@@ -40,12 +40,13 @@ def _recipes(
 
 
 def _can_be_had(rows: Rows) -> Iterator[Case]:
+    best = {}
     for on in ("five", "all"):
         made = [row for row in rows if row["study"].endswith(f", {on}") and row["model"] not in (STANDARD, ROBUST)]
-        shares = [share(rows, row["study"], row["model"]) for row in made]
-        known = [value for value in shares if not math.isnan(value)]
-        if known:
-            yield Case(f"the best recipe on {on} corruptions", max(known), 0.9)
+        known = [value for value in (share_of(rows, row) for row in made) if not math.isnan(value)]
+        best[f"the best recipe on {on} corruptions"] = max(known, default=math.nan)
+    if not any(map(math.isnan, best.values())):  # the claim is of both
+        yield from (Case(name, value, 0.9) for name, value in best.items())
 
 
 EXPERIMENT = Experiment(

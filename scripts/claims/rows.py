@@ -28,11 +28,17 @@ def average(rows: Rows, study: str, model: str) -> float:
 
 
 def share(rows: Rows, study: str, model: str, full: str = ROBUST) -> float:
-    """The recovery: the share that `model` has of the gain in RA of `full` over the standard model; NaN if unknown."""
-    found = [of(rows, study=study, model=name) for name in (STANDARD, model, full)]
+    """The recovery of the first row of a model; NaN if there is none."""
+    found = of(rows, study=study, model=model)
+    return share_of(rows, found[0], full) if found else math.nan
+
+
+def share_of(rows: Rows, row: Row, full: str = ROBUST) -> float:
+    """The recovery: the share that a row has of the gain in RA of `full` over the standard model; NaN if unknown."""
+    found = [of(rows, study=row["study"], model=name) for name in (STANDARD, full)]
     if not all(found):
         return math.nan
-    standard, own, best = (row[0]["ra"] for row in found)
+    own, (standard, best) = row["ra"], (references[0]["ra"] for references in found)
     names = [name for name in own if name in standard and name in best]
     return recovery(*([ra[name] for name in names] for ra in (standard, own, best)))
 
@@ -59,11 +65,11 @@ def accuracy_table(rows: Rows, full: str = ROBUST) -> str:
     """TA, RA and recovery of each model of each study: means over the corruptions."""
     lines = []
     for row in (row for row in rows if "model" in row):
-        gained = math.nan if row["model"] == STANDARD else share(rows, row["study"], row["model"], full)
+        gained = math.nan if row["model"] == STANDARD else share_of(rows, row, full)
         lines.append(
             [
                 row["study"],
-                row["model"],
+                f"{row['model']}, from {row['source']}" if "source" in row else row["model"],
                 str(len(row["ra"])),
                 f"{row['nbytes'] / 1e6:.3f}" if "nbytes" in row else "",
                 percent(mean(row["ta"].values())),
