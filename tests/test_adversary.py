@@ -394,6 +394,7 @@ def test_a_study_has_a_row_for_an_adversary(tmp_path):
     card = (folder / "README.md").read_text()
     assert "corruption:pgd-linf-16" in card
     assert "severity" not in card
+    assert "pgd-linf-16, PGD-10, linf 16/255, steps of 4/255 (RA)" in card
     assert "| pgd-linf-16 |" in study.to_markdown()
     assert StudyFolder(tmp_path).corruptions == ()  # what scripts can corrupt images by
 

@@ -15,7 +15,7 @@ from hf_rws.bases import load_base
 from hf_rws.corruptions import corrupt
 from hf_rws.data.preprocessing import Preprocessing
 from hf_rws.data.sets import ImageSet, Splits
-from hf_rws.errors import OptionError
+from hf_rws.errors import MissingExtraError, OptionError
 from hf_rws.evaluation import accuracy
 from hf_rws.fingerprints import weights_digest
 from hf_rws.study.measuring import Study, StudyRow, measure_scales, recovery, recovery_cell
@@ -356,3 +356,24 @@ def test_the_registered_configs_of_timm_are_not_changed(data):
 def test_models_of_one_size_are_made_for_the_datas_size(data):
     start = create_start("vit_tiny_patch16_224", data)
     assert start(torch.zeros(1, 3, 32, 32)).shape == (1, 10)
+
+
+def test_the_recovery_of_corruptions_is_without_an_adversary():
+    def row(name, severity, *ra):
+        models = ("standard", "extracted", "robust")
+        return StudyRow(name, severity, 1000, dict.fromkeys(models, 0.9), dict(zip(models, ra, strict=True)), {}, {}, 1)
+
+    fog, attacked = row("fog", 5, 0.2, 0.5, 0.6), row("pgd-linf-8", 0, 0.0, 0.0, 0.4)
+    assert Study(None, (fog, attacked)).recovery() == Study(None, (fog,)).recovery() == pytest.approx(0.75)
+    assert Study(None, (attacked,)).recovery() == 0.0
+    assert Study(None, ()).to_markdown() == ""
+
+
+def test_frost_is_asked_for_before_anything_is_trained(data, tmp_path, monkeypatch):
+    monkeypatch.delenv("HF_RWS_FROST", raising=False)
+    monkeypatch.setattr("hf_rws.corruptions.frost._ASSET_PACKAGE", "no_such_package")
+    monkeypatch.setattr("hf_rws.study.run.train", None)
+    start = create_start("vgg16_gap", data, width=0.05)
+    with pytest.raises(MissingExtraError, match="frost needs photographs of frost"):
+        run_study(start, data, tmp_path / "s", TrainingArguments(), corruptions=("frost",))
+    assert not (tmp_path / "s").exists()

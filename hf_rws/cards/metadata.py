@@ -88,7 +88,8 @@ def scale_of(value: Any) -> float:
 def checked_metrics(metrics: Any) -> dict[str, Any]:
     """The metrics that a card can show; in a config from elsewhere anything may stand there, and is left out."""
     given = mapping(metrics)
-    found: dict[str, Any] = {key: given[key] for key in ("dataset", "split") if isinstance(given.get(key), str)}
+    texts = ("dataset", "split", "attack")
+    found: dict[str, Any] = {key: given[key] for key in texts if isinstance(given.get(key), str)}
     found |= {
         key: given[key] for key in _COUNTS if type(given.get(key)) is int and (key != "seed") <= given[key] < 2**63
     }

@@ -66,14 +66,22 @@ class Study:
     rows: tuple[StudyRow, ...]
     recipe: str = ""
 
+    @property
+    def _averaged(self) -> tuple[StudyRow, ...]:
+        """The corruptions; an adversary, which says something else, only where it is alone."""
+        return tuple(row for row in self.rows if row.severity) or self.rows
+
     def recovery(self, who: str = "extracted") -> float:
-        """(mean RA of `who` - mean RA standard) / (mean RA robust - mean RA standard); NaN as `recovery` says."""
-        standard, patched, robust = ([row.ra[name] for row in self.rows] for name in ("standard", who, "robust"))
+        """(mean RA of `who` - mean RA standard) / (mean RA robust - mean RA standard); NaN as `recovery` says.
+
+        The means are over the corruptions, without an adversary unless there is nothing else.
+        """
+        standard, patched, robust = ([row.ra[name] for row in self._averaged] for name in ("standard", who, "robust"))
         return recovery(standard, patched, robust)
 
     def _recovery_in_words(self, kinds: Sequence[str]) -> str:
         """The recovery of each kind; or, where it would be a quotient of two chances, that it is not known."""
-        standard, robust = (_mean([row.ra[name] for row in self.rows]) for name in ("standard", "robust"))
+        standard, robust = (_mean([row.ra[name] for row in self._averaged]) for name in ("standard", "robust"))
         n = self.rows[0].n
         by_chance = 1.96 * math.sqrt((standard * (1 - standard) + robust * (1 - robust)) / n)
         if robust - standard > by_chance:
@@ -85,7 +93,12 @@ class Study:
         )
 
     def to_markdown(self) -> str:
-        """A table in percent, kB (weight file; whole download) and times smaller than the base's weight file."""
+        """A table in percent, kB (weight file; whole download) and times smaller than the base's weight file.
+
+        Empty without rows: where several processes made the study, the first one has them.
+        """
+        if not self.rows:
+            return ""
         models = [name for name in _MODELS if name in self.rows[0].ra]
         kinds = [name for name in models if name in self.rows[0].nbytes]
         heads = ["corruption", *(f"{what} {name}" for what in ("TA", "RA") for name in models)]

@@ -166,7 +166,6 @@ def run_study(
     check_trackers(arguments.log_with)
     folder = check_writable(output_dir, "the study")
     names = [BASE, *runs]
-    finished = {name for name in names if (folder / name / MODEL_NAME).is_file()}
     _keep_start(start, folder)
     weights = {name: value.clone() for name, value in start.state_dict().items()}
     scales = CURVE_SCALES if scale_curve else (0.0, 1.0)
@@ -174,6 +173,8 @@ def run_study(
     rows: dict[str, StudyRow] = {}
     with spread_over_processes(spread, len(labels)) as processes:
         distil = partial(_distill, folder, data, arguments, count=distilled, num_layers=num_layers, bits=bits)
+        seen = {name for name in names if (folder / name / MODEL_NAME).is_file()}
+        finished = set.intersection(*processes.meet(seen))  # a disk in the network shows not all the same at once
         for name in bar(processes.share(names, finished), desc="study", unit="model"):
             start.load_state_dict(weights)
             resume = (folder / name / TRAINING_NAME).is_file()
