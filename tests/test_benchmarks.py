@@ -305,3 +305,14 @@ def test_a_benchmark_is_checked_before_the_first_forward_pass(tmp_path):
     created.num_classes = 2
     with pytest.raises(OptionError, match="has 4 classes, the model knows 2"):
         evaluate(created, write_arrays(tmp_path / "arrays-C"))
+
+
+def test_c_bar_is_a_benchmark_too(arrays):
+    network = model()
+    with pytest.raises(OptionError, match="blue_noise_sample"):  # which it is the first to lack
+        evaluate(network, arrays, "bar", severities=[1])
+    (arrays / "contrast.npy").rename(arrays / "ripple.npy")
+    assert [row.corruption for row in evaluate(network, arrays, "bar", severities=[1]).rows] == ["ripple"]
+    assert [row.corruption for row in evaluate(network, arrays, severities=[1]).rows] == ["fog", "ripple"]
+    (arrays / "fog.npy").unlink()
+    assert is_benchmark(arrays)

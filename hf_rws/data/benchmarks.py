@@ -28,7 +28,7 @@ from PIL import Image
 from torch import Tensor
 
 from hf_rws._at_once import by_area
-from hf_rws._choices import CORRUPTIONS, SEVERITIES
+from hf_rws._choices import BAR, CORRUPTIONS, SEVERITIES
 from hf_rws.corruptions.batch import check_severity
 from hf_rws.data.pictures import IMAGE_ENDINGS, as_array, readable
 from hf_rws.data.preprocessing import Preprocessing, resolve
@@ -70,7 +70,7 @@ class Benchmark:
     Attributes:
         name: What it is called in tables: the folder's name.
         classes: Class names by label, in the model's order.
-        corruptions: What it holds, in the order of `CORRUPTIONS`, others after them.
+        corruptions: What it holds, in the order of `CORRUPTIONS` and `BAR`, others after them.
         preprocessing: How images are brought to another size; None leaves them as they are.
     """
 
@@ -159,7 +159,7 @@ def is_benchmark(folder: str | Path) -> bool:
     """Whether a folder looks like a published benchmark: files or folders with names of corruptions."""
     places = (
         path
-        for name in CORRUPTIONS
+        for name in CORRUPTIONS + BAR
         for pattern in (f"{name}.npy", name, f"*/{name}")
         for path in Path(folder).glob(pattern)
     )
@@ -374,5 +374,5 @@ def _image_files(folder: Path) -> list[Path]:
 
 
 def _in_order(names: Sequence[str] | dict[str, Path]) -> tuple[str, ...]:
-    known = [name for name in CORRUPTIONS if name in names]
+    known = [name for name in CORRUPTIONS + BAR if name in names]
     return (*known, *sorted(set(names) - set(known)))

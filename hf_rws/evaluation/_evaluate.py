@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from hf_rws._accelerator import resolve_device
 from hf_rws._ambient import unaffected
 from hf_rws._at_once import AskingInParts, by_area
-from hf_rws._choices import ALL
+from hf_rws._choices import ALL, BAR, UNSEEN
 from hf_rws._progress import bar
 from hf_rws.corruptions import corrupt
 from hf_rws.corruptions.batch import check_severity
@@ -61,7 +61,7 @@ def evaluate(
             timm's `validate.py` does it; or images as they are: an `ImageSet`, a pair (uint8 images (N, 3, H, W),
             labels (N,)), or a published benchmark (`hf_rws.data.open_benchmark`): a `Benchmark` or its folder.
         corruptions: Names, one name, "all" (all of `CORRUPTIONS` that this machine can make, or all in the benchmark),
-            or "bar" (all of `hf_rws.corruptions.BAR`).
+            or "bar" (all of `hf_rws.corruptions.BAR`, or those in the benchmark).
         severities: Severities, 1 to 5.
         adversary: Also measure on the clean images as this adversary changes them, for the model as it is (white-box);
             with `corruptions` [] nothing else but the clean images. Not for a published benchmark.
@@ -234,7 +234,10 @@ def _settings(
     corruptions: str | Sequence[str], severities: Sequence[int], benchmark: Benchmark | None
 ) -> list[tuple[str, int]]:
     """What to measure; everything is checked before the first forward pass: nothing is worse than an error later."""
-    corruptions = benchmark.corruptions if benchmark and corruptions == ALL else spelled_out(corruptions)
+    if benchmark and corruptions in (ALL, UNSEEN):
+        held = benchmark.corruptions
+        corruptions = held if corruptions == ALL else tuple(name for name in held if name in BAR) or BAR
+    corruptions = spelled_out(corruptions)
     for label, values in (("corruptions", corruptions), ("severities", severities)):
         if not isinstance(values, Iterable):
             raise OptionError(f"{label} must be a list, got {values!r}")
