@@ -334,7 +334,6 @@ def main() -> None:
         corruption=options.corruption, severity=SEVERITY, epochs=options.epochs, rounds=options.rounds,
         batch_size=options.batch_size, precision=resolve_precision(options.mixed_precision, device.type),
         workers=options.workers,
-        **({"gpu": torch.cuda.get_device_name(device)} if device.type == "cuda" else {}),
     )  # fmt: skip
     if options.json is not None:
         earlier = json.loads(options.json.read_text()) if options.json.is_file() else []

@@ -6,8 +6,9 @@ import pytest
 
 import hf_rws
 from hf_rws import bases, cli, data, extraction, loading
-from hf_rws._files import MODEL, contents_of
-from hf_rws.hub import bundles  # noqa: F401  (before what it imports is replaced)
+from hf_rws._files import MODEL, contents_of, locked
+from hf_rws.hub import bases as hub_bases  # noqa: F401  (before what it imports is replaced)
+from hf_rws.hub import bundles  # noqa: F401
 from hf_rws.timm_repo import save_timm_repo
 from tests.helpers import datasets_cache, on_cpu, toy_dataset  # noqa: F401
 from tests.models import signature, trio
@@ -107,3 +108,15 @@ def test_a_readme_of_ones_own_keeps_its_text(command, here, call):  # noqa: F811
     (here / "new" / "README.md").write_text("my readme\n")
     assert call(cli.cli, command, *MAKE[command], "-q", "--output-dir", "new")[0] == 0
     assert "my readme\n" in (here / "new" / "README.md").read_text()
+
+
+def test_a_training_that_is_under_way_is_not_removed(here, call):  # noqa: F811
+    run = here / "run"
+    (run / "checkpoint").mkdir(parents=True)
+    (run / "training_args.json").write_text("{}")
+    before = contents(run)
+    with locked(run / "checkpoint"):
+        code, _, err = call(cli.cli, "train", *MAKE["train"], "--output-dir", "run", "--overwrite")
+    assert code == 1
+    assert "is being written to by another process" in err
+    assert contents(run) == before
