@@ -116,6 +116,27 @@ def test_it_is_that_of_torchattacks(adversary, network, given, torchattacks, mon
     assert not torch.allclose(ours, attack(network, given.images, given.labels, nearer, seed=5), atol=1e-3)
 
 
+@pytest.mark.parametrize("adversary", ADVERSARIES, ids=str)
+def test_it_is_pgd_by_its_definition(adversary, network, given):
+    """Image by image; unlike torchattacks, this is always there."""
+    mean, std = (torch.tensor(network.pretrained_cfg[name]).view(1, 3, 1, 1) for name in ("mean", "std"))
+    eps, step, inf = adversary.eps / 255, adversary.step / 255, adversary.norm == "linf"
+    source = hf_rws.corruptions.randomness.ImageSource(5, f"pgd-{adversary.norm}", 0, range(3), torch.device("cpu"))
+    starts = _NORMS[adversary.norm].start(source, (3, 32, 32)).split(1)
+    expected = []
+    for clean, label, start in zip((given.images[:3] / 255).split(1), given.labels[:3].split(1), starts, strict=True):
+        image = (clean + eps * start).clamp(0, 1)
+        for _ in range(adversary.steps):
+            image = image.detach().requires_grad_()
+            (gradient,) = torch.autograd.grad(F.cross_entropy(network((image - mean) / std), label), image)
+            change = image.detach() + step * (gradient.sign() if inf else gradient / gradient.norm()) - clean
+            change = change.clamp(-eps, eps) if inf else change * min(1.0, eps / float(change.norm()))
+            image = (clean + change).clamp(0, 1)
+        expected.append(image)
+    found = attack(network, given.images[:3], given.labels[:3], adversary, seed=5)
+    assert torch.allclose(found, torch.cat(expected), atol=1e-5, rtol=0)
+
+
 def self_length(values):
     return values.flatten(1).norm(dim=1).view(-1, 1, 1, 1)
 
