@@ -6,6 +6,7 @@ The libraries read these variables when they are imported, so they are set befor
 import atexit
 import os
 import shutil
+import signal
 import sys
 import tempfile
 
@@ -16,6 +17,8 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # as many threads as processes are fast
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 for _name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HF_HUB_CACHE", "HF_DATASETS_CACHE", "HF_ENDPOINT"):
     os.environ.pop(_name, None)
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in the background of a script
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 import pytest  # noqa: E402
 
