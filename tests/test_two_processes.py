@@ -17,6 +17,7 @@ import torch
 from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
 
+from hf_rws._files import locked
 from hf_rws.cli import run
 from hf_rws.cli.making import study as study_command
 from hf_rws.cli.making import train as train_command
@@ -88,8 +89,21 @@ def _ended_well(command, options):
 
 @pytest.fixture(scope="module")
 def launched(tmp_path_factory):
-    """What one process made in `one` and `study-one`, and two in `two` and `study-two`, and what the two said."""
-    folder = tmp_path_factory.mktemp("launched")
+    """What one process made in `one` and `study-one`, and two in `two` and `study-two`, and what the two said.
+
+    It is made once, whichever of the processes that share out the tests comes first.
+    """
+    shared = tmp_path_factory.getbasetemp()
+    shared = shared.parent if "PYTEST_XDIST_WORKER" in os.environ else shared
+    folder, said = shared / "launched", shared / "launched" / "said.json"
+    with locked(shared, wait=900):
+        if not said.is_file():
+            folder.mkdir()
+            said.write_text(json.dumps(_made(folder)))
+    return SimpleNamespace(folder=folder, nodes=json.loads(said.read_text()))
+
+
+def _made(folder):
     data = ["--dataset", str(toy_dataset(folder / "toy", train=90))]
     threads = torch.get_num_threads()
     with pytest.MonkeyPatch.context() as patched:
@@ -111,7 +125,7 @@ def launched(tmp_path_factory):
     scripts = [str(ROOT / "scripts" / name) for name in ("train.py", "train_study.py")]
     (folder / "launched.json").write_text(json.dumps([*scripts, arguments]))
     (folder / "all.py").write_text(ALL)
-    return SimpleNamespace(folder=folder, nodes=_launch(folder))
+    return _launch(folder)
 
 
 def _launch(folder):
